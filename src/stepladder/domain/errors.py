@@ -1,0 +1,73 @@
+"""Everything that can go wrong, by who has to act. Each message says where, what and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class StepladderError(Exception):
+    """Base of all errors a user may see.
+
+    Arguments are positional and stay in `args`, so an error crosses process borders (pickle) unchanged.
+    """
+
+    def __init__(self, problem: str, hint: str = "") -> None:
+        super().__init__(problem, hint)
+        self.problem = problem
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.problem} {self.hint}".strip()
+
+
+class UsageError(StepladderError):
+    """The command or the call does not make sense as given."""
+
+
+class DataError(StepladderError):
+    """A user's file cannot be used: which file, which line (from 1; None = the file as a whole), what, what to do."""
+
+    def __init__(self, path: Path | str, line: int | None, problem: str, hint: str = "") -> None:
+        Exception.__init__(self, path, line, problem, hint)
+        self.path = Path(path)
+        self.line = line
+        self.problem = problem
+        self.hint = hint
+
+    def __str__(self) -> str:
+        where = str(self.path) if self.line is None else f"{self.path}:{self.line}"
+        return f"{where}: {self.problem} {self.hint}".strip()
+
+
+class RunError(StepladderError):
+    """A run folder is missing, broken, or belongs to other data."""
+
+
+class ModelError(StepladderError):
+    """A model cannot be found, loaded, or used for what was asked."""
+
+
+class EngineError(StepladderError):
+    """A provider or a local engine failed to answer."""
+
+
+class EvaluationError(StepladderError):
+    """Scores cannot be computed or compared."""
+
+
+class BudgetError(StepladderError):
+    """The time or money the user allowed is used up."""
+
+
+class PrivacyError(StepladderError):
+    """Data would leave the machine although `[use] data_may_leave` is false."""
+
+
+class MissingExtra(StepladderError):
+    """An optional part of Stepladder is not installed."""
+
+    def __init__(self, extra: str, what: str) -> None:
+        Exception.__init__(self, extra, what)
+        self.extra = extra
+        self.problem = f"{what} is not installed."
+        self.hint = f"Run: pip install 'stepladder[{extra}]'"

@@ -1,0 +1,67 @@
+"""Answers, and what they are worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What an engine returned for one prompt.
+
+    `cut` = stopped by `max_new_tokens`, not by the model. `latency_seconds` = the batch's wall time shared out by tokens
+    for a batched local engine, the call's own time for an endpoint. `*_sha256` say which weights spoke.
+    """
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    latency_seconds: float
+    cut: bool = False
+    shared_prompt_tokens: int = 0  # of prompt_tokens, computed once for several prompts
+    model_sha256: str = ""
+    adapter_sha256: str | None = None
+    prompt_sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A rung's answer to one input. `generation` is None for rungs that call no model."""
+
+    input_id: str
+    text: str
+    generation: Generation | None = None
+    latency_seconds: float = 0.0
+    retrieved: tuple[str, ...] = ()  # documents shown to the model, best first
+
+    @property
+    def cut(self) -> bool:
+        return self.generation is not None and self.generation.cut
+
+    @classmethod
+    def from_generation(
+        cls, input_id: str, generation: Generation, *, text: str | None = None, retrieved: tuple[str, ...] = ()
+    ) -> Prediction:
+        answer = generation.text if text is None else text
+        return cls(input_id, answer, generation, generation.latency_seconds, retrieved)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How good one answer is, in [0, 1]."""
+
+    value: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.value <= 1.0:
+            raise ValueError(f"a score lies in [0, 1], not {self.value}")
+
+
+@dataclass(frozen=True, slots=True)
+class Ungraded:
+    """The grader could not judge. Never a zero: a broken grader must not look like a bad model."""
+
+    reason: str
+
+
+Grade = Score | Ungraded

@@ -1,0 +1,274 @@
+"""How the rooms meet: `techniques` ask for engines, embedders and tuners by these shapes; `service` hands them in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepladder.domain.messages import Chunk, Example, Input, Message
+from stepladder.domain.prediction import Generation, Grade, Prediction
+from stepladder.domain.task import LoraSettings, Task
+
+Recipe = Mapping[str, Any]
+"""Everything that a fitted rung is, as JSON: written to the run folder and enough to answer again later."""
+
+
+class Progress(Protocol):
+    """Where long work says how far it is. Calls nest: a `start` inside another is a part of it."""
+
+    def start(self, label: str, total: int | None = None) -> None: ...
+    def advance(self, count: int = 1, detail: str = "") -> None: ...
+    def finish(self) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+class SilentProgress:
+    """Progress that nobody watches."""
+
+    def start(self, label: str, total: int | None = None) -> None: ...
+    def advance(self, count: int = 1, detail: str = "") -> None: ...
+    def finish(self) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which weights, tokenizer and template answer. Hashes are sha256 in hex; empty for a hosted model."""
+
+    name: str
+    engine: str  # "transformers", "endpoint", "fake"
+    base_sha256: str = ""
+    tokenizer_sha256: str = ""
+    template_sha256: str = ""
+    parameters: int | None = None
+    context_tokens: int = 0  # 0 = unknown
+    dtype: str = ""
+    revision: str = ""
+    hosted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer may look like: a JSON Schema (as JSON text), a JSON list of labels, or a regular expression."""
+
+    kind: Literal["json_schema", "labels", "regex"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How an answer is drawn. Temperature 0 is greedy; `seed` counts only above it."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+    grammar: Grammar | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One request: turns (system first, if any), then the model's turn. `id` is the input's."""
+
+    id: str
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionScore:
+    """Natural-log probability of a completion and its end-of-turn token after a prompt, and its number of tokens."""
+
+    log_probability: float
+    tokens: int
+
+
+class Engine(Protocol):
+    """What runs a model. An engine keeps nothing between calls but caches that cannot change an answer."""
+
+    @property
+    def identity(self) -> ModelIdentity: ...
+
+    @property
+    def can(self) -> frozenset[str]:
+        """Among "score" (log-probabilities), "grammar", "adapter", "count" (tokens before sending)."""
+        ...
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        decoding: Decoding,
+        *,
+        adapter: Path | None = None,
+        on_answer: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        """Answer every prompt once, in order. `on_answer(index, generation)` is called as each one is finished.
+
+        Raises:
+            EngineError: The provider failed after retries, or a prompt plus `max_new_tokens` exceeds the context
+                (never cut silently).
+        """
+        ...
+
+    def score(
+        self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]], *, adapter: Path | None = None
+    ) -> list[list[CompletionScore]]:
+        """Log-probability of each of `completions[i]` (plus end-of-turn) as the answer to `prompts[i]`."""
+        ...
+
+    def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Tokens of each rendered prompt, the opening of the model's turn included."""
+        ...
+
+    def count_text_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each bare text, no template."""
+        ...
+
+
+class Embedder(Protocol):
+    """Texts to unit vectors."""
+
+    @property
+    def name(self) -> str: ...
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Shape (texts, dimensions), rows of length 1 (0 for a text without any known token)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A training row: a whole conversation; assistant turns of weight 1 are learned (completion only)."""
+
+    id: str
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPoint:
+    """The training at one moment. Losses are mean nats per learned token; `held_out_nll` None between evaluations."""
+
+    step: int
+    epoch: float
+    learning_rate: float
+    loss: float
+    held_out_nll: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """A finished fine-tune: a PEFT adapter folder and how it went.
+
+    `held_out_nll[i]` = mean nats per learned token of held-out row i at the kept checkpoint.
+    """
+
+    folder: Path
+    adapter_sha256: str
+    held_out_nll: tuple[float, ...]
+    history: tuple[TrainPoint, ...]
+    best_step: int
+    steps: int
+    seconds: float
+    tokens: int  # tokens of the rows seen, prompts included, summed over epochs
+
+
+class Tuner(Protocol):
+    """What trains an adapter."""
+
+    def tune(
+        self,
+        rows: Sequence[Conversation],
+        held_out: Sequence[Conversation],
+        settings: LoraSettings,
+        *,
+        folder: Path,
+        seed: int,
+        progress: Progress,
+    ) -> Tuned:
+        """Train LoRA on `rows`, stop by `held_out`, leave a PEFT folder at `folder`; continue a broken-off training there.
+
+        Raises:
+            DataError / ModelError: A row is longer than allowed, or has nothing to learn; named.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """How many variants the rungs may try; `plan` lowers them until the budget holds."""
+
+    forms: int = 10
+    shots: tuple[int, ...] = (2, 4, 8)
+    orders: int = 3
+    passages: tuple[int, ...] = (1, 3, 5)
+    lora_prompts: int = 2
+    seeds: int = 2
+    folds: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class FitContext:
+    """What a technique may see while it is fitted. Predictors never see references beyond `train`.
+
+    `validation` are the rows choices are scored on: in the middle size regime they are the `train` rows themselves, so a
+    predictor must answer a training input as if that input's cluster were not in `train`.
+    `held_out` are rows a fine-tune stops and chooses by; `tune_rows` those it learns (train without `held_out`).
+    """
+
+    task: Task
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    tune_rows: tuple[Example, ...]
+    held_out: tuple[Example, ...]
+    clusters: Mapping[str, int]  # example id -> near-duplicate cluster
+    chunks: tuple[Chunk, ...]
+    engine: Engine
+    embedder: Embedder
+    score: Callable[[Sequence[Prediction]], list[Grade]]  # grades answers to validation inputs, by input id
+    folder: Path  # the rung's own place in the run folder (adapters)
+    tuner: Tuner | None = None
+    choices: Choices = field(default_factory=Choices)
+    seed: int = 0
+    progress: Progress = field(default_factory=SilentProgress)
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)  # what lower rungs chose, by rung name
+    max_new_tokens: int = 64
+
+
+class Predictor(Protocol):
+    """A fitted rung."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+
+    def predict(self, inputs: Sequence[Input]) -> list[Prediction]:
+        """Answer every input once, in order."""
+        ...
+
+
+class Technique(Protocol):
+    """One way of adapting a model (or of doing without)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def tuned(self) -> bool:
+        """Whether weights are trained; tuned rungs carry the burden of proof."""
+        ...
+
+    def reason_not_to(self, context: FitContext) -> str | None:
+        """Why this rung does not apply here, in a sentence; None when it does."""
+        ...
+
+    def fit(self, context: FitContext) -> Predictor:
+        """Make every choice on `context.validation` (or `held_out`), then return the predictor."""
+        ...
+
+    def restore(self, recipe: Recipe, context: FitContext) -> Predictor:
+        """The predictor of a recorded recipe, without choosing anything again."""
+        ...

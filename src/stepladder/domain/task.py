@@ -1,0 +1,316 @@
+"""`task.toml`: every setting, read once, described where it is declared (help, docs and errors reuse the descriptions)."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from stepladder.domain.errors import DataError
+
+FactsChange = Literal["never", "yearly", "monthly", "weekly", "daily"]
+
+
+class Settings(BaseModel):
+    """A table of `task.toml`: frozen, and a key nobody knows is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class DataSettings(Settings):
+    """`[data]`: where the examples are."""
+
+    examples: str | None = Field(None, description="File of examples, split by Stepladder; JSONL, CSV or TSV.")
+    train: str | None = Field(None, description="Your own training file, instead of `examples`.")
+    validation: str | None = Field(None, description="Your own validation file (optional beside `train` and `test`).")
+    test: str | None = Field(None, description="Your own test file (with `train`).")
+    documents: str | None = Field(None, description="Folder of .md, .txt, .html and .pdf files, for retrieval.")
+    input: str | None = Field(None, description="CSV/TSV: the column that holds the input.")
+    reference: str | None = Field(None, description="CSV/TSV: the column that holds the expected output.")
+    id: str | None = Field(None, description="CSV/TSV: the column that holds the row's id.")
+    recorded: str | None = Field(
+        None,
+        description="Answers of your present system: a column or key of the rows, or a JSONL file of id and answer.",
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> DataSettings:
+        if (self.examples is None) == (self.train is None):
+            raise ValueError("give either `examples` or `train` with `test`")
+        if (self.train is None) != (self.test is None):
+            raise ValueError("`train` and `test` come together")
+        if self.validation is not None and self.train is None:
+            raise ValueError("`validation` needs `train` and `test`")
+        return self
+
+
+class OutputSettings(Settings):
+    """`[output]`: the shape of an answer; free text when empty."""
+
+    json_schema: str | None = Field(None, alias="schema", description="File of a JSON Schema the answer must follow.")
+    labels: tuple[str, ...] = Field((), description="The closed list of allowed answers.")
+    regex: str | None = Field(None, description="A regular expression the whole answer must match.")
+    style: bool = Field(False, description="The task is about tone or style: the fact check does not apply.")
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> OutputSettings:
+        if sum((self.json_schema is not None, bool(self.labels), self.regex is not None)) > 1:
+            raise ValueError("give one of `schema`, `labels` and `regex`")
+        if len(set(self.labels)) != len(self.labels) or any(not label.strip() for label in self.labels):
+            raise ValueError("`labels` must be different and not empty")
+        return self
+
+
+class LabelsGrader(Settings):
+    """Right when the answer is the reference label, letter case and outer space aside."""
+
+    type: Literal["labels"] = "labels"
+
+
+class JsonFieldsGrader(Settings):
+    """F1 over the fields' values; reported beside the share that parses and the share that is valid."""
+
+    type: Literal["json_fields"] = "json_fields"
+
+
+class NormalisedMatchGrader(Settings):
+    """Right when both texts are equal after SQuAD normalisation (case, articles, punctuation, space)."""
+
+    type: Literal["normalised_match"] = "normalised_match"
+
+
+class TokenF1Grader(Settings):
+    """F1 over normalised words, as in SQuAD."""
+
+    type: Literal["token_f1"] = "token_f1"
+
+
+class ChrfGrader(Settings):
+    """chrF (character n-gram F-score) by sacrebleu, divided by 100. A proxy for quality, not quality."""
+
+    type: Literal["chrf"] = "chrf"
+
+
+class RegexGrader(Settings):
+    """Right when the pattern matches the whole answer."""
+
+    type: Literal["regex"] = "regex"
+    pattern: str = Field(description="Pattern the whole answer must match.")
+
+
+class NumericGrader(Settings):
+    """Right when the first number of the answer lies within a tolerance of the reference's."""
+
+    type: Literal["numeric"] = "numeric"
+    absolute: float = Field(0.0, ge=0, description="Largest absolute difference that still counts as right.")
+    relative: float = Field(0.0, ge=0, description="Largest difference as a share of the reference.")
+
+
+GraderSettings = Annotated[
+    LabelsGrader | JsonFieldsGrader | NormalisedMatchGrader | TokenF1Grader | ChrfGrader | RegexGrader | NumericGrader,
+    Field(discriminator="type"),
+]
+
+
+class PromptSettings(Settings):
+    """`[[prompts]]`: one of your own prompts, tried first, verbatim, always reported."""
+
+    file: str = Field(
+        description="Text file. With `{input}` in it, it becomes the user turn; without, the system turn before the input."
+    )
+    name: str | None = Field(None, description="Name in the report; by default the file's.")
+
+
+class ModelSettings(Settings):
+    """`[model]`: what answers."""
+
+    base: str = Field(
+        "smollm2-135m-instruct",
+        description="Starter name, Hugging Face id, folder, GGUF file, `openai:NAME`, or `URL NAME` of an OpenAI-shaped server.",
+    )
+    compare: tuple[str, ...] = Field((), description="Larger prompted models, put into the same table.")
+    revision: str | None = Field(None, description="Commit of a Hugging Face repository; recorded when left out.")
+
+
+class UseSettings(Settings):
+    """`[use]`: how the winner will be used; drives cost, break-even, warnings and refusals."""
+
+    calls_per_month: float | None = Field(
+        None, gt=0, description="Expected calls a month (1,000 when nothing is said)."
+    )
+    calls_total: float | None = Field(None, gt=0, description="Calls in all, for a one-off job.")
+    horizon_months: float = Field(12, gt=0, description="Months over which costs are added up.")
+    facts_change: FactsChange = Field("never", description="How often the facts behind the answers change.")
+    data_may_leave: bool = Field(False, description="Whether hosted engines may see the data.")
+    other_tasks: bool = Field(False, description="Whether the tuned model must keep its general abilities.")
+    max_latency_seconds: float | None = Field(None, gt=0, description="Slowest acceptable answer (95th percentile).")
+    machine_usd_per_hour: float | None = Field(None, ge=0, description="Price of this machine; without it, seconds.")
+    label_usd_each: float | None = Field(None, ge=0, description="Price of one more labelled example.")
+    usd_per_million_prompt_tokens: float | None = Field(None, ge=0, description="Price of a hosted model's input.")
+    usd_per_million_completion_tokens: float | None = Field(None, ge=0, description="Price of its output.")
+
+    @model_validator(mode="after")
+    def _one_volume(self) -> UseSettings:
+        if self.calls_per_month is not None and self.calls_total is not None:
+            raise ValueError("give `calls_per_month` or, for a one-off job, `calls_total`")
+        return self
+
+    @property
+    def calls(self) -> float:
+        """Calls over the horizon."""
+        if self.calls_total is not None:
+            return self.calls_total
+        return (self.calls_per_month or 1_000.0) * self.horizon_months
+
+    @property
+    def retrainings(self) -> float:
+        """Trainings over the horizon that changing facts force, beyond the first."""
+        per_year = {"never": 0, "yearly": 1, "monthly": 12, "weekly": 52, "daily": 365}[self.facts_change]
+        return 0.0 if self.calls_total is not None else per_year * self.horizon_months / 12
+
+
+class BudgetSettings(Settings):
+    """`[budget]`: what one climb may use."""
+
+    minutes: float = Field(30, gt=0, description="Wall-clock minutes; `plan` says what is dropped to fit.")
+    usd: float = Field(5, ge=0, description="Money for hosted calls.")
+
+
+class LoraSettings(Settings):
+    """`[rungs.lora]`: the fine-tune; everything has a default from the model and the number of rows."""
+
+    rank: int | None = Field(
+        None, ge=1, le=512, description="Rank of the adapter; by default 8 below 100 rows, else 16."
+    )
+    alpha: float | None = Field(None, gt=0, description="Scale of the adapter; by default twice the rank.")
+    learning_rate: float | None = Field(None, gt=0, description="Peak AdamW rate; by default from the model's width.")
+    epochs: int | None = Field(None, ge=1, description="Most passes over the rows; by default 10, 6 or 4 by size.")
+    batch_size: int | None = Field(None, ge=1, description="Examples an optimizer step; by default 4, 8 or 16.")
+    max_tokens: int | None = Field(None, ge=8, description="Longest training row; longer is an error, never cut.")
+
+
+class RungsSettings(Settings):
+    """`[rungs]`: settings of single rungs, and which to leave out."""
+
+    lora: LoraSettings = Field(default_factory=LoraSettings, description="Settings of the fine-tune.")
+    skip: tuple[str, ...] = Field((), description="Rungs not to climb.")
+
+
+class TaskSettings(Settings):
+    """The whole of `task.toml`."""
+
+    name: str = Field(min_length=1, description="Short name of the task.")
+    instruction: str = Field(min_length=1, description="What is wanted, as you would tell a colleague.")
+    target: float | None = Field(None, gt=0, le=1, description="Good enough; leave out to ask for the best value.")
+    minimum_gain: float = Field(0.03, gt=0, lt=1, description="A difference smaller than this is not worth paying for.")
+    data: DataSettings = Field(description="Where the examples are.")
+    output: OutputSettings = Field(default_factory=OutputSettings, description="The shape of an answer.")
+    graders: tuple[GraderSettings, ...] = Field((), description="The first decides, the rest are reported.")
+    prompts: tuple[PromptSettings, ...] = Field((), description="Your own prompts.")
+    model: ModelSettings = Field(default_factory=ModelSettings, description="What answers.")
+    use: UseSettings = Field(default_factory=UseSettings, description="How the winner will be used.")
+    budget: BudgetSettings = Field(default_factory=BudgetSettings, description="What one climb may use.")
+    rungs: RungsSettings = Field(default_factory=RungsSettings, description="Settings of single rungs.")
+
+    @field_validator("instruction")
+    @classmethod
+    def _strip(cls, value: str) -> str:
+        return value.strip()
+
+    def decided_graders(self) -> tuple[GraderSettings, ...]:
+        """The graders in force: the user's, else one by output shape."""
+        if self.graders:
+            return self.graders
+        if self.output.json_schema is not None:
+            return (JsonFieldsGrader(),)
+        if self.output.labels:
+            return (LabelsGrader(),)
+        if self.output.regex is not None:
+            return (NormalisedMatchGrader(),)
+        return (ChrfGrader(),)
+
+
+class Task(BaseModel):
+    """A task folder: its settings, and where it lies."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: Path
+    settings: TaskSettings
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Task:
+        """Read `task.toml` of a task folder.
+
+        Raises:
+            DataError: The folder or file is missing, is not TOML, or a key or value is wrong (named, with what to do).
+        """
+        folder = Path(folder)
+        path = folder if folder.suffix == ".toml" else folder / "task.toml"
+        if not path.is_file():
+            raise DataError(
+                path, None, "there is no task.toml.", "A task is a folder with a task.toml; see the tutorial."
+            )
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise DataError(path, None, f"not UTF-8 (byte {error.start}).", "Save the file as UTF-8.") from error
+        except tomllib.TOMLDecodeError as error:
+            raise DataError(path, None, f"not TOML: {error}.", "Correct the line.") from error
+        try:
+            settings = TaskSettings.model_validate(raw)
+        except ValidationError as error:
+            raise DataError(path, None, *_explain(error)) from error
+        task = cls(folder=path.parent, settings=settings)
+        if settings.output.json_schema is not None:
+            task.output_schema  # noqa: B018 - read now, so that a broken schema is found before any work
+        return task
+
+    def path(self, name: str) -> Path:
+        """A file named in `task.toml`, relative to the task folder."""
+        return self.folder / name
+
+    @cached_property
+    def output_schema(self) -> dict[str, Any] | None:
+        """The output's JSON Schema, keys in the file's order; None without one."""
+        if self.settings.output.json_schema is None:
+            return None
+        path = self.path(self.settings.output.json_schema)
+        try:
+            schema = json.loads(path.read_text(encoding="utf-8-sig"))
+        except OSError as error:
+            raise DataError(path, None, "the schema cannot be read.", "Check `[output] schema`.") from error
+        except ValueError as error:
+            raise DataError(path, None, f"the schema is not JSON: {error}.", "Correct the file.") from error
+        if not isinstance(schema, dict):
+            raise DataError(path, None, "a schema is a JSON object.", "Correct the file.")
+        return schema
+
+
+def _explain(error: ValidationError) -> tuple[str, str]:
+    """The first fault of a settings file in words, and what to do: the key's own description."""
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"]) or "the file"
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key '{where}'.", "Remove it, or correct its spelling; the reference lists every key."
+    if fault["type"] == "missing":
+        return f"'{where}' is missing.", _description(fault["loc"]) or "Add it."
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"'{where}': {message}.", _description(fault["loc"])
+
+
+def _description(location: tuple[int | str, ...]) -> str:
+    model: Any = TaskSettings
+    found = ""
+    for part in location:
+        fields = getattr(model, "model_fields", {})
+        key = next((name for name, info in fields.items() if part in (name, info.alias)), None)
+        if key is None:
+            break
+        found = fields[key].description or ""
+        model = fields[key].annotation
+    return found

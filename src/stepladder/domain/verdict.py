@@ -1,0 +1,96 @@
+"""What a climb found out: intervals, gains, and the verdict that follows from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean score with its uncertainty: `value` in [0, 1] (or [-1, 1] for a gain), `level` the coverage, 0.95 = 95 %."""
+
+    value: float
+    low: float
+    high: float
+    level: float = 0.95
+    method: str = ""  # "wilson", "bca", "wilson-summed", ...
+    items: int = 0
+    ungraded: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """Paired difference of two rungs on the same examples, in score units; positive favours `candidate`."""
+
+    baseline: str
+    candidate: str
+    interval: Interval
+    wins: int
+    losses: int
+    ties: int
+    probability_better: float  # P(gain > 0)
+    probability_minimum: float  # P(gain >= minimum_gain)
+    probability_not_worse: float  # P(gain >= -minimum_gain)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What adopting a rung costs over the horizon. Seconds are of this machine; usd None when no price was given."""
+
+    seconds_once: float = 0.0  # choosing and training
+    seconds_per_call: float = 0.0
+    usd_once: float | None = None
+    usd_per_call: float | None = None
+    prompt_tokens_per_call: float = 0.0
+    completion_tokens_per_call: float = 0.0
+    retrainings: float = 0.0
+    calls: float = 0.0
+
+    @property
+    def seconds_total(self) -> float:
+        """Machine seconds over the horizon, retraining included."""
+        return self.seconds_once * (1 + self.retrainings) + self.seconds_per_call * self.calls
+
+    @property
+    def usd_total(self) -> float | None:
+        """Dollars over the horizon, retraining included; None when a price is missing."""
+        if self.usd_once is None or self.usd_per_call is None:
+            return None
+        return self.usd_once * (1 + self.retrainings) + self.usd_per_call * self.calls
+
+
+class Outcome(StrEnum):
+    SUFFICIENT = "sufficient"
+    NOT_REACHED = "not_reached"
+    UNDECIDED = "undecided"
+    INVALID = "invalid"
+
+
+class Route(StrEnum):
+    """How a rung won."""
+
+    TARGET = "target"  # first in adoption order with P(score >= target) >= .9
+    GAIN = "gain"  # proved better than the cheaper ones, by enough
+    CHEAPEST = "cheapest"  # nothing dearer proved better
+    CHEAPER_TO_RUN = "cheaper_to_run"  # tuned, not worse, and cheaper over the horizon
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer to "which rung is the cheapest that suffices, and how sure is that?"
+
+    `rung` is the recommended rung (None when invalid); for UNDECIDED and NOT_REACHED it is the best bet so far.
+    `needed_test_rows` is the test size at which the observed rates would decide, for UNDECIDED.
+    """
+
+    outcome: Outcome
+    rung: str | None
+    route: Route | None
+    confidence: str  # "confirmed", "indicative"
+    sentence: str  # the verdict in one or two plain sentences
+    probability: float | None = None  # of the claim the outcome rests on
+    needed_test_rows: int | None = None
+    reasons: tuple[str, ...] = ()  # why invalid, why indicative, what was not tried
+    would_change: tuple[str, ...] = ()
+    gains: tuple[Gain, ...] = field(default=())

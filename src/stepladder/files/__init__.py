@@ -1,0 +1,20 @@
+"""Write whole or not at all. Used by everyone, knows nobody."""
+
+from stepladder.files.atomic import append_line, fsync_folder, new_folder, read_lines, write_bytes, write_text
+from stepladder.files.hashing import hash_bytes, hash_file, hash_json, hash_text
+from stepladder.files.lock import Locked, lock
+
+__all__ = [
+    "Locked",
+    "append_line",
+    "fsync_folder",
+    "hash_bytes",
+    "hash_file",
+    "hash_json",
+    "hash_text",
+    "lock",
+    "new_folder",
+    "read_lines",
+    "write_bytes",
+    "write_text",
+]
