@@ -139,9 +139,7 @@ class ModelSettings(Settings):
 class UseSettings(Settings):
     """`[use]`: how the winner will be used; drives cost, break-even, warnings and refusals."""
 
-    calls_per_month: float | None = Field(
-        None, gt=0, description="Expected calls a month (1,000 when nothing is said)."
-    )
+    calls_per_month: float | None = Field(None, gt=0, description="Expected calls a month (1,000 when nothing is said).")
     calls_total: float | None = Field(None, gt=0, description="Calls in all, for a one-off job.")
     horizon_months: float = Field(12, gt=0, description="Months over which costs are added up.")
     facts_change: FactsChange = Field("never", description="How often the facts behind the answers change.")
@@ -183,9 +181,7 @@ class BudgetSettings(Settings):
 class LoraSettings(Settings):
     """`[rungs.lora]`: the fine-tune; everything has a default from the model and the number of rows."""
 
-    rank: int | None = Field(
-        None, ge=1, le=512, description="Rank of the adapter; by default 8 below 100 rows, else 16."
-    )
+    rank: int | None = Field(None, ge=1, le=512, description="Rank of the adapter; by default 8 below 100 rows, else 16.")
     alpha: float | None = Field(None, gt=0, description="Scale of the adapter; by default twice the rank.")
     learning_rate: float | None = Field(None, gt=0, description="Peak AdamW rate; by default from the model's width.")
     epochs: int | None = Field(None, ge=1, description="Most passes over the rows; by default 10, 6 or 4 by size.")
@@ -252,9 +248,7 @@ class Task(BaseModel):
         folder = Path(folder)
         path = folder if folder.suffix == ".toml" else folder / "task.toml"
         if not path.is_file():
-            raise DataError(
-                path, None, "there is no task.toml.", "A task is a folder with a task.toml; see the tutorial."
-            )
+            raise DataError(path, None, "there is no task.toml.", "A task is a folder with a task.toml; see the tutorial.")
         try:
             raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except UnicodeDecodeError as error:
