@@ -1,0 +1,66 @@
+# Two commands do all the set-up: `make demo` and `make test`. Nothing but Python >= 3.11 is needed beforehand.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+
+.PHONY: demo test test-long check format docs bench-real clean
+
+demo: $(VENV)/.installed
+	$(BIN)/stepladder models pull smollm2-135m-instruct
+	$(BIN)/stepladder demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/stepladder models pull smollm2-135m-instruct
+	$(BIN)/python -m pytest
+
+test-long: $(VENV)/.installed-test
+	$(BIN)/stepladder models pull smollm2-135m-instruct
+	$(BIN)/python -m pytest -m "long or not long"
+
+check: $(VENV)/.installed-check
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m stepladder.interfaces.cli.reference --check docs/reference
+	$(BIN)/python benchmarks/tables.py --check
+
+format: $(VENV)/.installed-check
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
+
+docs: $(VENV)/.installed-check
+	$(BIN)/python -m stepladder.interfaces.cli.reference docs/reference
+	$(BIN)/python benchmarks/tables.py
+
+bench-real: $(VENV)/.installed
+	$(BIN)/python benchmarks/real/run.py
+
+clean:
+	rm -rf $(VENV) build dist
+
+# The first line of every install says how much will be downloaded. With uv the right torch for the machine is chosen.
+ifeq ($(UV),)
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+$(VENV)/bin/python:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Stepladder needs Python 3.11 or newer; try: make PYTHON=python3.12')"
+	$(PYTHON) -m venv $(VENV)
+else
+INSTALL = $(UV) pip install --python $(BIN)/python --torch-backend=auto -c constraints.txt
+$(VENV)/bin/python:
+	$(UV) venv --python '>=3.11' $(VENV)
+endif
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing: about 0.5 GB with a CPU build of torch, several GB where the index serves torch with CUDA (README: the CPU route)."
+	$(INSTALL) -q -e '.[all]'
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(INSTALL) -q -e '.[all,test]'
+	@touch $@
+
+$(VENV)/.installed-check: $(VENV)/.installed-test
+	$(INSTALL) -q -e '.[all,test,check]'
+	@touch $@

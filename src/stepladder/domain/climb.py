@@ -1,0 +1,108 @@
+"""One climb as it is recorded: every rung that was looked at, what it scored and cost, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from stepladder.domain.protocols import ModelIdentity, Recipe, TrainPoint
+from stepladder.domain.verdict import Cost, Interval, Verdict
+
+
+class RungStatus(StrEnum):
+    RAN = "ran"
+    NOT_APPLICABLE = "not applicable"
+    REFUSED = "refused"  # tuning a fact-bound, one-off or changing task
+    OVER_BUDGET = "over budget"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class RungResult:
+    """A rung of the ladder after the climb; scores None where it was not asked.
+
+    `validation` scores choose, `test` scores confirm: they are never mixed. `metrics` are further aggregates by
+    "SPLIT/GRADER" ("test/parses"). Latencies are seconds per answer.
+    """
+
+    name: str
+    tuned: bool
+    status: RungStatus
+    reason: str = ""
+    model: str = ""
+    role: str = ""  # why it answered the test split: "zero-shot", "nominee", "best untuned", "tuned champion"
+    validation: Interval | None = None
+    test: Interval | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+    latency_p50_seconds: float | None = None
+    latency_p95_seconds: float | None = None
+    cut_share: float = 0.0
+    seconds: float = 0.0  # wall time this rung took, choosing and training included
+    recipe: Recipe = field(default_factory=dict)
+    history: tuple[TrainPoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GradedRow:
+    """One answer of one rung, graded: a line of `rows.jsonl`."""
+
+    rung: str
+    split: str  # "validation" or "test"
+    id: str
+    answer: str
+    score: float | None  # None = ungraded
+    ungraded: str = ""
+    others: Mapping[str, float | None] = field(default_factory=dict)  # further graders
+    fold: int | None = None
+    seed: int = 0
+    cut: bool = False
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    latency_seconds: float = 0.0
+    model_sha256: str = ""
+    adapter_sha256: str | None = None
+    prompt_sha256: str = ""
+    retrieved: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedRow:
+    """A test row that one rung has right and another wrong, for the report."""
+
+    id: str
+    input: str
+    reference: str
+    baseline: str
+    baseline_answer: str
+    baseline_score: float
+    candidate: str
+    candidate_answer: str
+    candidate_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClimbRecord:
+    """Everything a reader of the verdict may ask for; `verdict.json` holds it."""
+
+    run: str
+    task: str
+    created: str  # ISO 8601, UTC
+    model: ModelIdentity
+    grader: str
+    rungs: tuple[RungResult, ...]
+    verdict: Verdict
+    regime: str
+    split_sizes: Mapping[str, int]
+    target: float | None
+    minimum_gain: float
+    plan: tuple[str, ...] = ()  # what the plan said, line by line
+    notes: tuple[str, ...] = ()
+    noise: Mapping[str, float] = field(default_factory=dict)
+    regressions: tuple[ChangedRow, ...] = ()  # worst first
+    fixed: int = 0
+    broken: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    machine: str = ""
+    seconds: float = 0.0

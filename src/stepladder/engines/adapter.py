@@ -1,0 +1,23 @@
+"""Which adapter a folder holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stepladder.domain.errors import EngineError
+from stepladder.files import hash_file
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+def hash_adapter_weights(folder: Path) -> str:
+    """sha256 of the weights in a PEFT folder.
+
+    Raises:
+        EngineError: The folder holds no adapter weights.
+    """
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise EngineError(f"{folder} holds no adapter: '{WEIGHTS}' is missing.", "Give the folder a fine-tune wrote.")
+    return hash_file(weights)
