@@ -1,0 +1,1 @@
+"""The user's files: read without losing a word, checked, clustered, split, cut into passages."""

@@ -237,6 +237,7 @@ class FitContext:
     progress: Progress = field(default_factory=SilentProgress)
     recipes: Mapping[str, Recipe] = field(default_factory=dict)  # what lower rungs chose, by rung name
     max_new_tokens: int = 64
+    recorded: Mapping[str, str] = field(default_factory=dict)  # input id -> answer of the present system, of every split
 
 
 class Predictor(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stepladder.domain.errors import EngineError
-from stepladder.files import hash_file
+from stepladder.files import hash_file, hash_json
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -21,3 +21,9 @@ def hash_adapter_weights(folder: Path) -> str:
     if not weights.is_file():
         raise EngineError(f"{folder} holds no adapter: '{WEIGHTS}' is missing.", "Give the folder a fine-tune wrote.")
     return hash_file(weights)
+
+
+def hash_adapter(folder: Path) -> str:
+    """Hash of everything in a PEFT folder that changes an answer: the weights, and the settings (scale, modules) beside them."""
+    config = folder / CONFIG
+    return hash_json([hash_adapter_weights(folder), hash_file(config) if config.is_file() else None])

@@ -1,12 +1,12 @@
 """One folder a run: everything a verdict stands on, readable without this program.
 
-    task/             copy of the task's settings, schema, prompts and split, as they were
-    climb.json        what was asked for: key, seed, choices, plan, model, versions
-    generations.jsonl every model answer, written as it came (kept by `engines.cache`)
-    rungs/NAME/       recipe.json, adapters
-    rows.jsonl        every graded answer
-    verdict.json      the record of the climb
-    report.html       the same for people
+task/             copy of the task's settings, schema, prompts and split, as they were
+climb.json        what was asked for: key, seed, choices, plan, model, versions
+generations.jsonl every model answer, written as it came (kept by `engines.cache`)
+rungs/NAME/       recipe.json, adapters
+rows.jsonl        every graded answer
+verdict.json      the record of the climb
+report.html       the same for people
 """
 
 from __future__ import annotations
@@ -124,8 +124,10 @@ class RunFolder:
     def read_rows(self) -> list[GradedRow]:
         return [from_json(GradedRow, json.loads(line)) for line in files.read_lines(self.path / "rows.jsonl")]
 
-    def write_verdict(self, record: ClimbRecord) -> None:
-        files.write_text(self.verdict_path, json.dumps(to_json(record), indent=2, ensure_ascii=False) + "\n")
+    def write_verdict(self, record: ClimbRecord, inputs: Mapping[str, Any]) -> None:
+        """Write the record, and beside it (`inputs`) all that the verdict can be derived from again."""
+        content = {"record": to_json(record), "inputs": inputs}
+        files.write_text(self.verdict_path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def read_verdict(self) -> ClimbRecord:
         """The record of a finished climb.
@@ -136,8 +138,8 @@ class RunFolder:
         if not self.verdict_path.exists():
             raise RunError(f"{self.path} has no verdict yet.", "Run `stepladder climb` again; it continues.")
         try:
-            return from_json(ClimbRecord, self._read_json(self.verdict_path))
-        except ValueError as error:
+            return from_json(ClimbRecord, self._read_json(self.verdict_path)["record"])
+        except (KeyError, ValueError) as error:
             raise RunError(f"{self.verdict_path} is broken: {error}.", "Restore it, or climb again.") from error
 
     def keep_task(self, folder: Path, names: Iterable[str]) -> None:

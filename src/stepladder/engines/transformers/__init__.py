@@ -1,0 +1,1 @@
+"""A local model through transformers. Import `engine` late: it brings torch."""

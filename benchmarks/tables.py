@@ -1,0 +1,199 @@
+"""Markdown tables of the real climbs, written into marked regions of README.md and docs/log.md.
+
+A region lies between `<!-- table:NAME -->` and `<!-- /table:NAME -->`: `real` in the README (all tasks side by side) and
+`real:TASK` in the log (one task, all its rungs). With `--check` nothing is written; exit code 1 means a region is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stepladder.domain.errors import DataError, StepladderError
+from stepladder.files import write_text
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = Path("benchmarks/results/real")
+README = Path("README.md")
+LOG = Path("docs/log.md")
+
+Result = Mapping[str, Any]
+
+
+def load_results(folder: Path) -> list[Result]:
+    """The stored climbs, by task name.
+
+    Raises:
+        DataError: A file is not JSON.
+    """
+    results = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            results.append(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise DataError(path, None, f"not JSON: {error}.", "Run benchmarks/real/run.py for this task again.") from error
+    return results
+
+
+def overview(results: Sequence[Result]) -> str:
+    """One column a task, one row a rung; then every verdict, and where the figures come from."""
+    headers = ["rung", *(f"{result['name']} ({result['grader']})" for result in results)]
+    names = list(dict.fromkeys(rung["name"] for result in results for rung in result["rungs"]))
+    rungs = [{rung["name"]: rung for rung in result["rungs"]} for result in results]
+    rows = []
+    for name in names:
+        cells = [_overview_cell(column.get(name), result) for column, result in zip(rungs, results, strict=True)]
+        rows.append([f"`{_one_line(name)}`", *cells])
+    verdicts = [f"- **{result['name']}**: {_one_line(result['verdict']['sentence'])}" for result in results]
+    legend = "Test score [95 % interval]; *validation score* where a rung was no contender; **bold**: the verdict's rung."
+    sources = "\n".join(f"{result['name']}: {provenance(result)}" + "  " for result in results).rstrip()
+    return "\n\n".join([_table(headers, rows), legend, "\n".join(verdicts), sources])
+
+
+def task_table(result: Result) -> str:
+    """All rungs of one climb with scores, further metrics, tokens and time; then the verdict and where the figures come from."""
+    metrics = sorted({name.partition("/")[2] for rung in result["rungs"] for name in rung["metrics"]})
+    headers = ["rung", "validation", "test", *metrics, "prompt + answer tokens", "s per 1,000 calls", "s once", "remark"]
+    rows = [_rung_row(rung, metrics) for rung in result["rungs"]]
+    verdict = result["verdict"]
+    splits = ", ".join(f"{name} {size}" for name, size in result["split_sizes"].items())
+    goal = "best value" if result["target"] is None else f"target {result['target']:g}"
+    lines = [
+        f"**{verdict['outcome']}** ({verdict['confidence']}): {_one_line(verdict['sentence'])}",
+        f"Rows: {splits} ({result['regime']}). Grader {result['grader']}; {goal}, minimum gain {result['minimum_gain']:g}.",
+        f"Test rows fixed and broken by the verdict's rung: {result['fixed']} and {result['broken']}.",
+        provenance(result),
+    ]
+    return "\n\n".join([_table(headers, rows, right_from=1, right_to=-1), *lines])
+
+
+def provenance(result: Result) -> str:
+    """Model, commit, versions, machine, date and length of a climb in one line."""
+    machine, model = result["machine"], result["model"]
+    commit = machine["commit"] + (" with local changes" if machine["dirty"] else "")
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return (
+        f"{model['name']} ({model['dtype'] or 'hosted'}), commit {commit}, {machine['date']}, "
+        f"{result['seconds'] / 60:.0f} min on {machine['cores']} cores of {machine['cpu']}; {versions}."
+    )
+
+
+def replace_region(text: str, name: str, content: str, *, where: Path) -> str:
+    """`text` with `content` between the two markers of the region.
+
+    Raises:
+        DataError: A marker is missing, stands twice, or the end stands before the start.
+    """
+    start, end = f"<!-- table:{name} -->", f"<!-- /table:{name} -->"
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        raise DataError(where, None, f"the table has no place of its own here: `{start}`, then `{end}`.", "Add each marker once.")
+    before, inside = text.split(end)[0].split(start)
+    after = text.partition(end)[2]
+    if not content and not inside.strip():
+        return text
+    body = f"\n\n{content}\n\n" if content else "\n"
+    return f"{before}{start}{body}{end}{after}"
+
+
+def region_names(text: str) -> list[str]:
+    """Names of the regions of real climbs that a text has markers for."""
+    return list(dict.fromkeys(re.findall(r"<!-- /?table:(real(?::[^ ]+)?) -->", text)))
+
+
+def fill(text: str, wanted: Mapping[str, str], *, where: Path) -> str:
+    """`text` with every wanted region filled and every other region of real climbs emptied."""
+    for name in dict.fromkeys([*wanted, *region_names(text)]):
+        text = replace_region(text, name, wanted.get(name, ""), where=where)
+    return text
+
+
+def update(repository: Path, *, check: bool) -> list[Path]:
+    """Bring README and log up to date (with `check`: only look). Returns the files that were out of date."""
+    results = load_results(repository / RESULTS)
+    wanted = {
+        README: {"real": overview(results)} if results else {},
+        LOG: {f"real:{result['name']}": task_table(result) for result in results},
+    }
+    stale = []
+    for name, regions in wanted.items():
+        path = repository / name
+        if not path.is_file():
+            if regions:
+                raise DataError(path, None, "there is no such file for the tables.", "Create it with the markers in it.")
+            continue
+        old = path.read_text(encoding="utf-8")
+        new = fill(old, regions, where=path)
+        if new != old:
+            stale.append(name)
+            if not check:
+                write_text(path, new)
+    return stale
+
+
+def _overview_cell(rung: Mapping[str, Any] | None, result: Result) -> str:
+    if rung is None:
+        return "–"
+    if rung["test"] is not None:
+        cell = _interval(rung["test"])
+        return f"**{cell}**" if rung["name"] == result["verdict"]["rung"] else cell
+    return f"*{rung['validation']['value']:.2f}*" if rung["validation"] is not None else rung["status"]
+
+
+def _rung_row(rung: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
+    cost = rung["cost"]
+    ran = rung["status"] == "ran"
+    remarks = [rung["role"], "" if ran else rung["status"], rung["reason"]]
+    return [
+        f"`{_one_line(rung['name'])}`",
+        *(_interval(rung[split]) if rung[split] is not None else "–" for split in ("validation", "test")),
+        *(_metric(rung["metrics"], metric) for metric in metrics),
+        f"{cost['prompt_tokens_per_call']:.0f} + {cost['completion_tokens_per_call']:.0f}" if ran else "–",
+        f"{1000 * cost['seconds_per_call']:.0f}" if ran else "–",
+        f"{cost['seconds_once']:.0f}" if ran else "–",
+        _one_line("; ".join(remark for remark in remarks if remark)),
+    ]
+
+
+def _metric(metrics: Mapping[str, float], name: str) -> str:
+    """A metric on the test split; in italics on validation where the rung did not answer the test."""
+    if f"test/{name}" in metrics:
+        return f"{metrics[f'test/{name}']:.2f}"
+    return f"*{metrics[f'validation/{name}']:.2f}*" if f"validation/{name}" in metrics else "–"
+
+
+def _interval(interval: Mapping[str, Any]) -> str:
+    return f"{interval['value']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right_from: int = 1, right_to: int | None = None) -> str:
+    right = range(len(headers))[right_from:right_to]
+    rule = ["--:" if index in right else ":--" for index in range(len(headers))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [headers, rule, *rows])
+
+
+def _one_line(text: str) -> str:
+    """Text that can neither break a table nor forge a marker."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<!--", "&lt;!--")
+
+
+def main(arguments: Sequence[str] | None = None, *, repository: Path = REPOSITORY) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a table is out of date")
+    options = parser.parse_args(arguments)
+    try:
+        stale = update(repository, check=options.check)
+    except StepladderError as error:
+        print(error, file=sys.stderr)
+        return 3
+    for path in stale:
+        print(f"{path}: {'out of date; run benchmarks/tables.py' if options.check else 'tables written'}")
+    return 1 if stale and options.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Prompt/completion rows: {"prompt": ..., "completion": ...}, texts or lists of messages, other keys as metadata."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stepladder.data.readers.draft import Draft, Row, as_text, read_beside
+from stepladder.data.readers.turns import read_tools, read_turns
+from stepladder.domain.messages import Message
+from stepladder.domain.task import DataSettings
+
+NAME = "prompt/completion"
+EXPECTED = '{"prompt": …, "completion": …}'
+JSON_NOTE = "an answer that is not a text was read as its JSON text."
+
+
+def matches(row: Row, settings: DataSettings) -> bool:
+    return (settings.input or "prompt") in row.values
+
+
+def read(row: Row, settings: DataSettings, *, labelled: bool) -> Draft:
+    """`[data] input` and `reference` may give the two keys other names."""
+    prompt_key, completion_key = settings.input or "prompt", settings.reference or "completion"
+    if labelled and completion_key not in row.values:
+        raise row.fault(f"'{completion_key}' is missing.", "Add the expected answer, or drop the line.")
+    notes: set[str] = set()
+    turns = _read_prompt(row, prompt_key, notes)
+    reference = None
+    if labelled:
+        answer = _read_completion(row, completion_key, notes)
+        turns, reference = (*turns, *answer[:-1]), answer[-1]
+    beside = read_beside(row, settings, {prompt_key, completion_key, "tools"})
+    return Draft(
+        row=row,
+        messages=turns,
+        reference=reference,
+        tools=read_tools(row),
+        turn_keys=tuple(key for key in (prompt_key, completion_key) if _are_turns(row.values.get(key))),
+        notes=tuple(sorted(notes)),
+        **beside,
+    )
+
+
+def _are_turns(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "role" in value[0]
+
+
+def _read_prompt(row: Row, key: str, notes: set[str]) -> tuple[Message, ...]:
+    value = row.values[key]
+    if isinstance(value, list):
+        return read_turns(row, value, key, notes)
+    if not isinstance(value, str):
+        raise row.fault(f"'{key}' must be a text.", "Correct the line, or drop it.")
+    return (Message("user", value),)
+
+
+def _read_completion(row: Row, key: str, notes: set[str]) -> tuple[Message, ...]:
+    value: Any = row.values[key]
+    if _are_turns(value):
+        turns = read_turns(row, value, key, notes)
+        if turns[-1].role != "assistant":
+            raise row.fault(f"'{key}' does not end with the assistant.", "Its last message is the expected answer.")
+        return turns
+    if value is None:
+        raise row.fault("the answer is empty.", "Add the expected answer, or drop the line.")
+    if not isinstance(value, str):
+        notes.add(JSON_NOTE)
+    return (Message("assistant", as_text(value), weight=1.0),)

@@ -1,0 +1,103 @@
+"""Do the expected answers follow `[output]`? They are brought into the project's one form on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jsonschema_rs
+from rapidfuzz import process
+
+from stepladder.data.readers.strict_json import JsonFault, parse_json
+from stepladder.domain.errors import DataError
+from stepladder.domain.messages import Example
+from stepladder.domain.output import canonical_text
+from stepladder.domain.task import Task
+
+Check = Callable[[str], str | None]
+"""What is wrong with an answer, in a sentence; None when nothing is."""
+
+
+def conform(task: Task, examples: tuple[Example, ...], file_of: Mapping[str, Path]) -> tuple[Example, ...]:
+    """The examples with references in canonical form.
+
+    Raises:
+        DataError: A reference does not follow the schema, the labels or the pattern (its line is named), or one of these is
+            itself broken.
+    """
+    check, hint = _build_check(task)
+    schema = task.output_schema
+    conformed = []
+    for example in examples:
+        text = example.reference.content
+        if not text.strip() and example.reference.tool_calls and schema is None and not task.settings.output.labels:
+            conformed.append(example)
+            continue
+        text = text.strip()
+        if (problem := check(text)) is not None:
+            raise DataError(file_of[example.id], example.line, problem, hint)
+        reference = dataclasses.replace(example.reference, content=canonical_text(text, schema))
+        conformed.append(dataclasses.replace(example, reference=reference))
+    return tuple(conformed)
+
+
+def _build_check(task: Task) -> tuple[Check, str]:
+    output = task.settings.output
+    if (schema := task.output_schema) is not None:
+        return _schema_check(task, schema), f"Correct the answer, or the schema {output.json_schema}."
+    if output.labels:
+        return _label_check(output.labels), "Correct the answer, or add it to `[output] labels`."
+    if output.regex is not None:
+        return _regex_check(task, output.regex), "Correct the answer, or `[output] regex`."
+    return (lambda text: None), ""
+
+
+def _schema_check(task: Task, schema: Mapping[str, Any]) -> Check:
+    try:
+        validator = jsonschema_rs.validator_for(dict(schema), retriever=_fetch_nothing)
+    except ValueError as error:
+        path = task.path(task.settings.output.json_schema or "")
+        raise DataError(path, None, f"not a JSON Schema: {_first_line(error)}.", "Correct the schema.") from error
+
+    def check(text: str) -> str | None:
+        try:
+            value = parse_json(text)
+        except JsonFault as fault:
+            return f"the answer is {fault}" if str(fault).startswith("not JSON") else f"the answer: {fault}"
+        for error in validator.iter_errors(value):
+            place = ".".join(str(part) for part in error.instance_path)
+            return f"the answer does not follow the schema: {f'{place}: ' if place else ''}{error.message}."
+        return None
+
+    return check
+
+
+def _label_check(labels: tuple[str, ...]) -> Check:
+    def check(text: str) -> str | None:
+        if text in labels:
+            return None
+        closest = process.extractOne(text, labels, processor=str.casefold)
+        meant = f" Did you mean '{closest[0]}'?" if closest and closest[1] >= 60 else ""
+        return f"the answer '{text[:60]}' is not one of the labels.{meant}"
+
+    return check
+
+
+def _regex_check(task: Task, pattern: str) -> Check:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        path = task.folder / "task.toml"
+        raise DataError(path, None, f"`[output] regex` is not a regular expression: {error}.", "Correct it.") from error
+    return lambda text: None if compiled.fullmatch(text) else f"the answer '{text[:60]}' does not match `[output] regex`."
+
+
+def _fetch_nothing(address: str) -> NoReturn:
+    raise ValueError(f"'{address}' is outside the file, and nothing is fetched")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["it cannot be read"])[0].rstrip(".")

@@ -1,0 +1,199 @@
+"""Answers that are asked for once: recorded as each one is finished, read back when the same thing is asked again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from stepladder.domain.prediction import Generation
+from stepladder.domain.protocols import CompletionScore, Decoding, Engine, ModelIdentity, Prompt
+from stepladder.engines.adapter import hash_adapter
+from stepladder.files import hash_json, read_lines
+
+FORMAT = 1  # raise it when what a key stands for changes
+SYNC_SECONDS = 1.0
+SCORED_AT_ONCE = 32  # prompts; a kill loses at most the scores of one such group
+
+
+class RecordedEngine:
+    """`engine`, with every answer kept in the line file `path`.
+
+    An answer is found by what decided it: hashes of model, tokenizer, template and adapter, the turns and tools, and the
+    decoding settings; never by the prompt's id. A hit returns the recorded generation unchanged, its first latency included.
+    Torn and broken lines are skipped (`bad_lines`): their answers are asked for again.
+
+    Counts: `hits` and `misses`, in answers and scored completions; a prompt that stands twice in one call is asked once.
+    """
+
+    def __init__(self, engine: Engine, path: Path) -> None:
+        self.engine = engine
+        self.hits = 0
+        self.misses = 0
+        self.bad_lines = 0
+        self._path = path
+        self._generations: dict[str, Generation] = {}
+        self._scores: dict[str, CompletionScore] = {}
+        self._read()
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return self.engine.identity
+
+    @property
+    def can(self) -> frozenset[str]:
+        return self.engine.can
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        decoding: Decoding,
+        *,
+        adapter: Path | None = None,
+        on_answer: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        """As `engine` answers; what is recorded is reported first, what is new as it is finished."""
+        speaker = self._speaker(adapter)
+        keys = [_generation_key(speaker, prompt, decoding) for prompt in prompts]
+        places = _places_of_unknown(keys, self._generations)
+        self.misses += len(places)
+        self.hits += len(keys) - len(places)
+        for index, key in enumerate(keys):
+            if key not in places and on_answer is not None:
+                on_answer(index, self._generations[key])
+        if places:
+            self._ask(prompts, decoding, adapter, places, on_answer)
+        return [self._generations[key] for key in keys]
+
+    def score(
+        self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]], *, adapter: Path | None = None
+    ) -> list[list[CompletionScore]]:
+        """As `engine` scores; only completions not recorded yet are computed."""
+        speaker = self._speaker(adapter)
+        keys = [
+            [_score_key(speaker, prompt, completion) for completion in options]
+            for prompt, options in zip(prompts, completions, strict=True)
+        ]
+        unknown = _places_of_unknown([key for row in keys for key in row], self._scores)
+        self.misses += len(unknown)
+        self.hits += sum(map(len, keys)) - len(unknown)
+        work = []
+        for prompt, options, row in zip(prompts, completions, keys, strict=True):
+            new = {key: text for key, text in zip(row, options, strict=True) if unknown.pop(key, None) is not None}
+            if new:
+                work.append((prompt, new))
+        for start in range(0, len(work), SCORED_AT_ONCE):
+            self._compute_scores(work[start : start + SCORED_AT_ONCE], adapter)
+        return [[self._scores[key] for key in row] for row in keys]
+
+    def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
+        return self.engine.count_tokens(prompts)
+
+    def count_text_tokens(self, texts: Sequence[str]) -> list[int]:
+        return self.engine.count_text_tokens(texts)
+
+    def _speaker(self, adapter: Path | None) -> str:
+        """Which weights would answer, as one hash."""
+        identity = dataclasses.asdict(self.identity)
+        return hash_json([FORMAT, identity, None if adapter is None else hash_adapter(adapter)])
+
+    def _ask(
+        self,
+        prompts: Sequence[Prompt],
+        decoding: Decoding,
+        adapter: Path | None,
+        places: Mapping[str, list[int]],
+        on_answer: Callable[[int, Generation], None] | None,
+    ) -> None:
+        unknown = list(places)
+        with _Journal(self._path) as journal:
+
+            def keep(number: int, generation: Generation) -> None:
+                key = unknown[number]
+                journal.add({"key": key, "generation": dataclasses.asdict(generation)})
+                self._generations[key] = generation
+                for index in places[key]:
+                    if on_answer is not None:
+                        on_answer(index, generation)
+
+            self.engine.generate([prompts[places[key][0]] for key in unknown], decoding, adapter=adapter, on_answer=keep)
+
+    def _compute_scores(self, work: Sequence[tuple[Prompt, Mapping[str, str]]], adapter: Path | None) -> None:
+        found = self.engine.score([prompt for prompt, _ in work], [list(new.values()) for _, new in work], adapter=adapter)
+        with _Journal(self._path) as journal:
+            for (_, new), scores in zip(work, found, strict=True):
+                for key, score in zip(new, scores, strict=True):
+                    journal.add({"key": key, "score": dataclasses.asdict(score)})
+                    self._scores[key] = score
+
+    def _read(self) -> None:
+        for line in read_lines(self._path):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+                if "generation" in entry:
+                    self._generations[str(entry["key"])] = Generation(**entry["generation"])
+                else:
+                    self._scores[str(entry["key"])] = CompletionScore(**entry["score"])
+            except (ValueError, TypeError, KeyError):
+                self.bad_lines += 1
+
+
+def _places_of_unknown(keys: Iterable[str], known: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Where each key that is not known yet stands, in the order of first appearance."""
+    places: dict[str, list[int]] = {}
+    for index, key in enumerate(keys):
+        if key not in known:
+            places.setdefault(key, []).append(index)
+    return places
+
+
+def _generation_key(speaker: str, prompt: Prompt, decoding: Decoding) -> str:
+    settings = dataclasses.asdict(decoding)
+    if decoding.temperature == 0:
+        del settings["seed"]  # greedy answers do not depend on it
+    return hash_json(["generation", speaker, _asked(prompt), settings])
+
+
+def _score_key(speaker: str, prompt: Prompt, completion: str) -> str:
+    return hash_json(["score", speaker, _asked(prompt), completion])
+
+
+def _asked(prompt: Prompt) -> list[Any]:
+    # Key order inside tools is kept: a template may render them in that order.
+    return [[message.as_chat() for message in prompt.messages], json.dumps([dict(tool) for tool in prompt.tools])]
+
+
+class _Journal:
+    """A line file being added to. A killed process loses no line; a power cut at most the last second's."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._synced = time.monotonic()
+
+    def __enter__(self) -> _Journal:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: BinaryIO = self._path.open("ab+")
+        if self._file.tell() > 0:
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read(1) != b"\n":  # torn by a kill: end it, so that it harms no other line
+                self._file.write(b"\n")
+        return self
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(entry, ensure_ascii=True).encode() + b"\n")
+        self._file.flush()
+        if time.monotonic() - self._synced >= SYNC_SECONDS:
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()

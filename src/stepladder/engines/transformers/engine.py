@@ -1,0 +1,216 @@
+"""The local engine: a loaded model answers and scores many prompts at a time, their common beginning computed once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stepladder.domain.errors import EngineError, ModelError
+from stepladder.domain.prediction import Generation
+from stepladder.domain.protocols import CompletionScore, Decoding, Grammar, ModelIdentity, Prompt
+from stepladder.engines.adapter import hash_adapter, hash_adapter_weights
+from stepladder.engines.transformers.caches import Prefix, PrefixMemory, is_plain
+from stepladder.engines.transformers.decode import Row, decode, draw_seed
+from stepladder.engines.transformers.grammar import GrammarCompiler, RowGrammar
+from stepladder.engines.transformers.scoring import score_batch
+from stepladder.files import hash_json
+from stepladder.models.conversation import encode_answer, encode_prompt
+from stepladder.models.loading import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """How much is computed at once: prompts, and tokens of keys and values (prompt and answer, over all rows)."""
+
+    rows: int = 32
+    tokens: int = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class _Speaker:
+    """The weights that answer: the base model, or the base model under an adapter."""
+
+    model: Any
+    weights_sha256: str | None  # of the adapter
+    key: str  # of everything in the adapter that changes keys and values; "" for the base
+
+
+class TransformersEngine:
+    """Answers with a model in this process. One call at a time: a second thread waits.
+
+    Greedy answers are those of plain `model.generate`, prompt by prompt, up to rounding (identical in fp32 but for ties).
+    """
+
+    def __init__(self, loaded: LoadedModel, limits: BatchLimits | None = None) -> None:
+        self._loaded = loaded
+        self._limits = limits or BatchLimits()
+        self._stop_ids = frozenset(loaded.stop_ids)
+        self._prefixes = PrefixMemory()
+        self._grammars: GrammarCompiler | None = None
+        self._lock = threading.RLock()
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return self._loaded.identity
+
+    @property
+    def can(self) -> frozenset[str]:
+        return frozenset({"score", "grammar", "adapter", "count"})
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        decoding: Decoding,
+        *,
+        adapter: Path | None = None,
+        on_answer: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        """Answer every prompt once, in order; the longest prompts are asked first.
+
+        Raises:
+            EngineError: A prompt plus `max_new_tokens` exceeds the context, or the grammar cannot be followed.
+            ModelError: The template cannot render a prompt, or the adapter does not fit.
+            MissingExtra: A grammar is asked for and llguidance is not installed.
+        """
+        encoded = [self._encode(prompt) for prompt in prompts]
+        self._check_lengths(prompts, [len(ids) + decoding.max_new_tokens for ids in encoded])
+        answers: dict[int, Generation] = {}
+        with self._lock, self._speaking(adapter) as speaker:
+            prefix, prefix_seconds = self._share(speaker, encoded)
+            rows = [
+                Row(index, ids[prefix.length :], draw_seed(decoding.seed, ids), self._start_grammar(decoding.grammar))
+                for index, ids in enumerate(encoded)
+            ]
+            for batch in self._batches(speaker.model, [row.suffix for row in rows], prefix.length + decoding.max_new_tokens):
+                finished = decode(
+                    speaker.model,
+                    prefix,
+                    [rows[place] for place in batch],
+                    stop_ids=self._stop_ids,
+                    max_new_tokens=decoding.max_new_tokens,
+                    temperature=decoding.temperature,
+                )
+                for row in finished:
+                    row.seconds += prefix_seconds
+                    answers[row.index] = self._generation(row, encoded[row.index], prefix, speaker)
+                    if on_answer is not None:
+                        on_answer(row.index, answers[row.index])
+        return [answers[index] for index in range(len(prompts))]
+
+    def score(
+        self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]], *, adapter: Path | None = None
+    ) -> list[list[CompletionScore]]:
+        """Σ log p of each completion's tokens and its end-of-turn, by teacher forcing.
+
+        Raises:
+            EngineError: A prompt with its longest completion exceeds the context.
+            ModelError: As `generate`.
+        """
+        encoded = [self._encode(prompt) for prompt in prompts]
+        answers = [
+            [self._encode_answer(prompt, completion) for completion in options]
+            for prompt, options in zip(prompts, completions, strict=True)
+        ]
+        longest = [max(map(len, options), default=0) for options in answers]
+        self._check_lengths(prompts, [len(ids) + extra for ids, extra in zip(encoded, longest, strict=True)])
+        scores: list[list[CompletionScore]] = [[] for _ in prompts]
+        with self._lock, self._speaking(adapter) as speaker:
+            prefix, _ = self._share(speaker, encoded)
+            suffixes = [ids[prefix.length :] for ids in encoded]
+            for batch in self._batches(speaker.model, suffixes, prefix.length):
+                sums = score_batch(
+                    speaker.model,
+                    prefix,
+                    [suffixes[place] for place in batch],
+                    [answers[place] for place in batch],
+                    token_budget=self._limits.tokens,
+                )
+                for place, values in zip(batch, sums, strict=True):
+                    scores[place] = [CompletionScore(v, len(ids)) for v, ids in zip(values, answers[place], strict=True)]
+        return scores
+
+    def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Tokens of each rendered prompt, the opening of the model's turn included."""
+        return [len(self._encode(prompt)) for prompt in prompts]
+
+    def count_text_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each bare text."""
+        return [self._loaded.tokenizer.count(text) for text in texts]
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        try:
+            return encode_prompt(self._loaded.template, self._loaded.tokenizer, prompt.messages, prompt.tools)
+        except ModelError as error:
+            raise ModelError(f"Prompt '{prompt.id}': {error.problem}", error.hint) from error
+
+    def _encode_answer(self, prompt: Prompt, completion: str) -> list[int]:
+        return encode_answer(self._loaded.template, self._loaded.tokenizer, prompt.messages, completion, prompt.tools)
+
+    def _check_lengths(self, prompts: Sequence[Prompt], needed: Sequence[int]) -> None:
+        context = self.identity.context_tokens
+        for prompt, tokens in zip(prompts, needed, strict=True):
+            if 0 < context < tokens:
+                raise EngineError(
+                    f"Prompt '{prompt.id}' and its answer need {tokens} tokens, but {self.identity.name} has {context}.",
+                    "Shorten the prompt, or use fewer demonstrations or passages.",
+                )
+
+    @contextmanager
+    def _speaking(self, adapter: Path | None) -> Iterator[_Speaker]:
+        if adapter is None:
+            yield _Speaker(self._loaded.model, None, "")
+            return
+        weights, key = hash_adapter_weights(adapter), hash_adapter(adapter)
+        with self._loaded.adapter(adapter) as model:
+            yield _Speaker(model, weights, key)
+
+    def _share(self, speaker: _Speaker, encoded: Sequence[Sequence[int]]) -> tuple[Prefix, float]:
+        """The common prefix, and each prompt's share of the seconds it took."""
+        started = time.perf_counter()
+        prefix = self._prefixes.prefix_of(speaker.model, encoded, speaker.key)
+        return prefix, (time.perf_counter() - started) / max(1, len(encoded))
+
+    def _start_grammar(self, grammar: Grammar | None) -> RowGrammar | None:
+        if grammar is None:
+            return None
+        if self._grammars is None:
+            vocabulary = self._loaded.model.config.get_text_config().vocab_size
+            self._grammars = GrammarCompiler(self._loaded.tokenizer.backend.to_str(), vocabulary, sorted(self._stop_ids))
+        return self._grammars.start(grammar)
+
+    def _batches(self, model: Any, suffixes: Sequence[Sequence[int]], extra: int) -> Iterator[list[int]]:
+        """Places of prompts that are computed together: of similar length, the longest first, within the limits.
+
+        Args:
+            extra: Tokens each row holds besides its own suffix (shared prefix, answer).
+        """
+        one_length = not is_plain(model)  # padding would be taken for tokens
+        batch: list[int] = []
+        for place in sorted(range(len(suffixes)), key=lambda place: -len(suffixes[place])):
+            width = len(suffixes[batch[0]]) if batch else 0
+            full = len(batch) == self._limits.rows or (len(batch) + 1) * (width + extra) > self._limits.tokens
+            if batch and (full or (one_length and len(suffixes[place]) != width)):
+                yield batch
+                batch = []
+            batch.append(place)
+        if batch:
+            yield batch
+
+    def _generation(self, row: Row, ids: Sequence[int], prefix: Prefix, speaker: _Speaker) -> Generation:
+        return Generation(
+            # Control tokens inside an answer are the model's fault and stay visible.
+            text=self._loaded.tokenizer.decode(row.answer, keep_control_tokens=True),
+            prompt_tokens=len(ids),
+            completion_tokens=row.completion_tokens,
+            latency_seconds=row.seconds,
+            cut=row.end == "length",
+            shared_prompt_tokens=prefix.length,
+            model_sha256=self.identity.base_sha256,
+            adapter_sha256=speaker.weights_sha256,
+            prompt_sha256=hash_json(list(ids)),
+        )

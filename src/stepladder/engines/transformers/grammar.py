@@ -1,0 +1,106 @@
+"""Grammars as token masks, by llguidance: JSON Schema in the project's serialisation, label lists, regular expressions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from stepladder.domain.errors import EngineError, MissingExtra
+from stepladder.domain.output import ITEM_SEPARATOR, KEY_SEPARATOR
+from stepladder.domain.protocols import Grammar
+
+JSON_OPTIONS = {
+    "whitespace_flexible": False,
+    "item_separator": ITEM_SEPARATOR,
+    "key_separator": KEY_SEPARATOR,
+    # What json.dumps escapes with ensure_ascii=False; an escaped slash or letter would be a second spelling of one text.
+    "json_allowed_escapes": '"\\bfnrt',
+}
+
+
+class GrammarCompiler:
+    """Compiles grammars for one tokenizer; the last ones stay compiled.
+
+    Args:
+        tokenizer_json: The text of `tokenizer.json`.
+        vocabulary: Width of the model's logits, which may exceed the tokenizer's vocabulary.
+        stop_ids: Tokens that end a turn.
+    Raises:
+        MissingExtra: llguidance is not installed.
+    """
+
+    def __init__(self, tokenizer_json: str, vocabulary: int, stop_ids: Sequence[int]) -> None:
+        try:
+            import llguidance
+        except ImportError as error:
+            raise MissingExtra("constrained", "llguidance, which holds answers to a grammar,") from error
+        self._llguidance = llguidance
+        self._vocabulary = vocabulary
+        self._tokenizer = llguidance.LLTokenizer(tokenizer_json, n_vocab=vocabulary, eos_token=list(stop_ids))
+        self._compiled: dict[Grammar, Any] = {}
+
+    def start(self, grammar: Grammar) -> RowGrammar:
+        """A fresh follower of `grammar` for one row.
+
+        Raises:
+            EngineError: The grammar is broken, or asks for something llguidance cannot hold an answer to.
+        """
+        if grammar not in self._compiled:
+            self._compiled[grammar] = self._compile(grammar)
+        return RowGrammar(self._compiled[grammar].deep_copy(), self._vocabulary)
+
+    def _compile(self, grammar: Grammar) -> Any:
+        matcher = self._llguidance.LLMatcher(self._tokenizer, self._source(grammar))
+        if matcher.is_error():
+            reason = " ".join(matcher.get_error().split())
+            raise EngineError(
+                f"Answers cannot be held to this {_KINDS[grammar.kind]}: {reason}",
+                "Simplify it, or skip the constrained rungs.",
+            )
+        return matcher
+
+    def _source(self, grammar: Grammar) -> str:
+        matcher = self._llguidance.LLMatcher
+        if grammar.kind == "labels":
+            alternatives = " | ".join(json.dumps(label, ensure_ascii=False) for label in json.loads(grammar.text))
+            return str(matcher.grammar_from_lark(f"start: {alternatives}"))
+        if grammar.kind == "regex":
+            return str(matcher.grammar_from_regex(grammar.text))
+        return str(matcher.grammar_from_json_schema(grammar.text, overrides=JSON_OPTIONS))
+
+
+_KINDS = {"labels": "list of labels", "regex": "regular expression", "json_schema": "JSON Schema"}
+
+
+class RowGrammar:
+    """Where one row stands in its grammar."""
+
+    def __init__(self, matcher: Any, vocabulary: int) -> None:
+        self._matcher = matcher
+        self._vocabulary = vocabulary
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing but the end of the turn may follow."""
+        return bool(self._matcher.is_stopped())
+
+    def allowed(self) -> torch.Tensor:
+        """Tokens that may come next, bool (vocabulary,); the end-of-turn only where the grammar may end."""
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        return torch.from_numpy(np.unpackbits(bits, bitorder="little", count=self._vocabulary).astype(bool))
+
+    def take(self, token: int) -> None:
+        """Move past a chosen token.
+
+        Raises:
+            EngineError: The grammar forbids the token: the mask was not obeyed, or a limit of llguidance was hit.
+        """
+        if not self._matcher.consume_token(token):
+            raise EngineError(
+                f"The grammar could not follow the answer: {' '.join(self._matcher.get_error().split())}",
+                "Simplify the grammar, or skip the constrained rungs.",
+            )

@@ -1,0 +1,85 @@
+"""Engines that ask another engine in a different way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from stepladder.domain.prediction import Generation
+from stepladder.domain.protocols import CompletionScore, Decoding, Engine, ModelIdentity, Prompt
+
+
+class Wrapped:
+    """The other engine as it is; subclasses change one thing."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return self.engine.identity
+
+    @property
+    def can(self) -> frozenset[str]:
+        return self.engine.can
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        decoding: Decoding,
+        *,
+        adapter: Path | None = None,
+        on_answer: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        return self.engine.generate(prompts, decoding, adapter=adapter, on_answer=on_answer)
+
+    def score(
+        self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]], *, adapter: Path | None = None
+    ) -> list[list[CompletionScore]]:
+        return self.engine.score(prompts, completions, adapter=adapter)
+
+    def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
+        return self.engine.count_tokens(prompts)
+
+    def count_text_tokens(self, texts: Sequence[str]) -> list[int]:
+        return self.engine.count_text_tokens(texts)
+
+
+class OneByOne(Wrapped):
+    """Generates for one prompt at a time, as for a single caller."""
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        decoding: Decoding,
+        *,
+        adapter: Path | None = None,
+        on_answer: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        answers: list[Generation] = []
+        for index, prompt in enumerate(prompts):
+            answers += self.engine.generate([prompt], decoding, adapter=adapter)
+            if on_answer is not None:
+                on_answer(index, answers[-1])
+        return answers
+
+
+class Drawing(Wrapped):
+    """Draws at a temperature, by a seed of its own, whatever decoding is asked for."""
+
+    def __init__(self, engine: Engine, *, temperature: float, seed: int) -> None:
+        super().__init__(engine)
+        self._temperature = temperature
+        self._seed = seed
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        decoding: Decoding,
+        *,
+        adapter: Path | None = None,
+        on_answer: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        drawn = replace(decoding, temperature=self._temperature, seed=self._seed)
+        return self.engine.generate(prompts, drawn, adapter=adapter, on_answer=on_answer)

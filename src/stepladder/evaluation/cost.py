@@ -1,0 +1,149 @@
+"""What adopting a rung costs, and in which order rungs are adopted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from stepladder.domain.task import UseSettings
+from stepladder.domain.verdict import Cost
+
+
+class Adoptable(Protocol):
+    @property
+    def tuned(self) -> bool: ...
+
+    @property
+    def cost(self) -> Cost: ...
+
+
+AnyAdoptable = TypeVar("AnyAdoptable", bound=Adoptable)
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """Money when it is known, else seconds of this machine."""
+
+    value: float
+    unit: str  # "usd" or "seconds"
+
+    def __str__(self) -> str:
+        if self.unit == "usd":
+            return f"${self.value:,.2f}" if self.value >= 0.01 or self.value == 0 else f"${self.value:.2g}"
+        return _duration(self.value)
+
+
+def _duration(seconds: float) -> str:
+    for size, name in ((86_400.0, "days"), (3_600.0, "hours"), (60.0, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} machine {name}"
+    return f"{seconds:.3g} machine seconds"
+
+
+def adoption_cost(
+    use: UseSettings,
+    *,
+    prompt_tokens_per_call: float,
+    completion_tokens_per_call: float,
+    seconds_per_call: float,
+    seconds_once: float = 0.0,
+    tuned: bool = False,
+    hosted: bool = False,
+    labelled_rows: int = 0,
+) -> Cost:
+    """The cost of a rung over the horizon, from what was measured.
+
+    Args:
+        seconds_per_call, seconds_once: Of this machine; for a hosted model, the calls' own wall time.
+        tuned: Training is repeated whenever the facts change.
+        labelled_rows: Examples that have to be labelled for this rung beyond those that are there.
+    """
+    machine = None if use.machine_usd_per_hour is None else use.machine_usd_per_hour / 3600
+    if hosted:
+        usd_per_call = _hosted_usd_per_call(use, prompt_tokens_per_call, completion_tokens_per_call)
+        usd_once: float | None = 0.0
+    else:
+        usd_per_call = None if machine is None else seconds_per_call * machine
+        usd_once = None if machine is None else seconds_once * machine
+    if labelled_rows:
+        price = use.label_usd_each
+        usd_once = None if usd_once is None or price is None else usd_once + labelled_rows * price
+    return Cost(
+        seconds_once=seconds_once,
+        seconds_per_call=seconds_per_call,
+        usd_once=usd_once,
+        usd_per_call=usd_per_call,
+        prompt_tokens_per_call=prompt_tokens_per_call,
+        completion_tokens_per_call=completion_tokens_per_call,
+        retrainings=use.retrainings if tuned else 0.0,
+        calls=use.calls,
+    )
+
+
+def _hosted_usd_per_call(use: UseSettings, prompt_tokens: float, completion_tokens: float) -> float | None:
+    prompt_price, completion_price = use.usd_per_million_prompt_tokens, use.usd_per_million_completion_tokens
+    if prompt_price is None or completion_price is None:
+        return None
+    return (prompt_tokens * prompt_price + completion_tokens * completion_price) / 1e6
+
+
+def _in_money(costs: Sequence[Cost]) -> bool:
+    """Costs are compared in dollars only when every one is known in dollars."""
+    return all(cost.usd_total is not None for cost in costs)
+
+
+def _total(cost: Cost, in_money: bool) -> float:
+    return cost.usd_total if in_money and cost.usd_total is not None else cost.seconds_total
+
+
+def order_for_adoption(rungs: Sequence[AnyAdoptable]) -> list[AnyAdoptable]:
+    """Untuned before tuned, then by total cost over the horizon; equal costs keep the ladder's order."""
+    in_money = _in_money([rung.cost for rung in rungs])
+    return sorted(rungs, key=lambda rung: (rung.tuned, _total(rung.cost, in_money)))
+
+
+def costs_less(cost: Cost, than: Cost) -> bool:
+    """Whether the total over the horizon is lower, training included."""
+    in_money = _in_money([cost, than])
+    return _total(cost, in_money) < _total(than, in_money)
+
+
+def total_cost(cost: Cost) -> Amount:
+    """Everything over the horizon."""
+    usd = cost.usd_total
+    return Amount(cost.seconds_total, "seconds") if usd is None else Amount(usd, "usd")
+
+
+def cost_per_thousand(cost: Cost) -> Amount:
+    """Total cost per 1,000 calls: the calls themselves and their share of what is paid once or at each retraining."""
+    if cost.calls > 0:
+        total = total_cost(cost)
+        return Amount(1_000 * total.value / cost.calls, total.unit)
+    if cost.usd_per_call is not None:
+        return Amount(1_000 * cost.usd_per_call, "usd")
+    return Amount(1_000 * cost.seconds_per_call, "seconds")
+
+
+def break_even_calls(cheaper: Cost, dearer: Cost) -> float:
+    """Calls over the horizon from which the rung that is dearer to set up costs less in all.
+
+    Returns:
+        0 when it is not dearer to set up, infinity when its calls are not cheaper either.
+    """
+    in_money = _in_money([cheaper, dearer])
+    set_up = _once(dearer, in_money) - _once(cheaper, in_money)
+    saving = _per_call(cheaper, in_money) - _per_call(dearer, in_money)
+    if saving <= 0:
+        return math.inf
+    return max(0.0, set_up / saving)
+
+
+def _once(cost: Cost, in_money: bool) -> float:
+    once = cost.usd_once if in_money and cost.usd_once is not None else cost.seconds_once
+    return once * (1 + cost.retrainings)
+
+
+def _per_call(cost: Cost, in_money: bool) -> float:
+    return cost.usd_per_call if in_money and cost.usd_per_call is not None else cost.seconds_per_call

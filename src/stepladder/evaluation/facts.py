@@ -1,0 +1,218 @@
+"""Facts in the references: what no training should be asked to teach.
+
+A *fact* is an open-vocabulary span of a reference (a name, number, date or code; not a label, enum value or key) that is
+absent from the input, seen in fewer than two training clusters, and not produced by the model without help.
+
+Names are found by their capital letters, so a language that capitalises all nouns yields more candidates; that the span must
+be missing from input, training and the model's own answers keeps ordinary words out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from stepladder.domain.messages import Example
+from stepladder.domain.task import Task
+
+SHORT_VALUE_WORDS = 4
+"""A string field of at most so many words is taken as one span; a longer one is searched for names and numbers."""
+
+_MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
+_DATE = re.compile(
+    rf"\b\d{{4}}-\d{{2}}-\d{{2}}\b|\b\d{{1,2}}[./]\d{{1,2}}[./]\d{{2,4}}\b"
+    rf"|\b\d{{1,2}}(?:st|nd|rd|th)?\s+(?:{_MONTHS})(?:\s+\d{{4}})?\b|\b(?:{_MONTHS})\s+\d{{1,2}}(?:st|nd|rd|th)?(?:,?\s+\d{{4}})?\b"
+)
+_CODE = re.compile(r"https?://\S*[\w/]|[\w.+-]+@[\w-]+(?:\.[\w-]+)+|\b(?=[\w-]*[A-Za-z])(?=[\w-]*\d)\w+(?:-\w+)*\b")
+_NUMBER = re.compile(r"\d+(?:[,.:]\d+)*")
+_WORD = re.compile(r"[^\W\d_][\w'’&-]*")
+_SENTENCE_END = re.compile(r"(?:^|[.!?:;\n\"“”(*•-])\s*$")
+_JOINERS = frozenset({"of", "the", "and", "de", "la", "von", "van", "der", "du", "&"})
+_PLAIN_CAPITALS = frozenset({"I", "I'm", "I'll", "I've", "I'd", "I’m", "I’ll", "I’ve", "I’d", "OK"})
+
+
+def open_spans(text: str) -> tuple[str, ...]:
+    """Names, numbers, dates and codes of a free text, in order of their kind, each once.
+
+    A single capitalised word at the start of a sentence is no name.
+    """
+    found: list[str] = []
+    for pattern in (_DATE, _CODE, _NUMBER):
+        found += [match.group().strip() for match in pattern.finditer(text)]
+        text = pattern.sub(lambda match: " " * len(match.group()), text)
+    found += _names(text)
+    return tuple(dict.fromkeys(found))
+
+
+def _names(text: str) -> Iterator[str]:
+    """Runs of capitalised words, small joining words inside allowed."""
+    run: list[re.Match[str]] = []
+    for word in _WORD.finditer(text):
+        gap = text[run[-1].end() : word.start()] if run else " "
+        if run and gap.strip(" \t") != "":
+            yield from _name(run, text)
+            run = []
+        capital = word.group()[0].isupper() and word.group() not in _PLAIN_CAPITALS
+        if capital or (run and word.group() in _JOINERS):
+            run.append(word)
+        elif run:
+            yield from _name(run, text)
+            run = []
+    if run:
+        yield from _name(run, text)
+
+
+def _name(run: list[re.Match[str]], text: str) -> Iterator[str]:
+    while run and run[-1].group() in _JOINERS:
+        run = run[:-1]
+    if run and _SENTENCE_END.search(text[: run[0].start()]):
+        run = run[1:]  # its capital may come from its place
+        while run and run[0].group() in _JOINERS:
+            run = run[1:]
+    if run:
+        yield text[run[0].start() : run[-1].end()]
+
+
+def reference_spans(example: Example, task: Task) -> tuple[str, ...]:
+    """The open-vocabulary spans of a row's reference; none for closed labels."""
+    if task.settings.output.labels or any(grader.type == "labels" for grader in task.settings.decided_graders()[:1]):
+        return ()
+    text = example.reference.content
+    schema = task.output_schema
+    if schema is None:
+        return open_spans(text)
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return open_spans(text)
+    return tuple(dict.fromkeys(span for span in _value_spans(value, schema, schema) if span))
+
+
+def _value_spans(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Iterator[str]:
+    schema = _resolved(schema, root)
+    if "enum" in schema or "const" in schema:
+        return
+    if isinstance(value, dict):
+        properties = schema.get("properties", {})
+        for key, child in value.items():
+            yield from _value_spans(child, properties.get(key, {}), root)
+    elif isinstance(value, list):
+        for child in value:
+            yield from _value_spans(child, schema.get("items", {}), root)
+    elif isinstance(value, str):
+        yield from (value.strip(),) if len(value.split()) <= SHORT_VALUE_WORDS else open_spans(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield json.dumps(value)
+
+
+def _resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema behind a local `$ref`, or the one branch of `anyOf`/`oneOf` that is not null; {} for anything odd."""
+    for _ in range(8):  # a chain this long is a circle
+        if not isinstance(schema, Mapping):
+            return {}
+        if str(schema.get("$ref", "")).startswith("#/"):
+            target: Any = root
+            for part in str(schema["$ref"])[2:].split("/"):
+                target = target.get(part, {}) if isinstance(target, Mapping) else {}
+            schema = target
+            continue
+        branches = [branch for branch in schema.get("anyOf", schema.get("oneOf", [])) if branch != {"type": "null"}]
+        if len(branches) != 1:
+            return schema
+        schema = branches[0]
+    return {}
+
+
+class Haystack:
+    """A text that can be asked whether it holds a span: whole words, letter case aside, numbers by value."""
+
+    def __init__(self, text: str) -> None:
+        self._text = f" {_plain(text)} "
+        self._numbers = {number for match in _NUMBER.findall(text) if (number := _number(match)) is not None}
+
+    def __contains__(self, span: object) -> bool:
+        number = _number(str(span))
+        if number is not None and number in self._numbers:
+            return True
+        plain = _plain(str(span))
+        return not plain or f" {plain} " in self._text
+
+
+def _plain(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def _number(text: str) -> Decimal | None:
+    try:
+        number = Decimal(text.replace(",", ""))
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None
+
+
+def find_facts(
+    examples: Sequence[Example], train_examples: Sequence[Example], clusters: Mapping[str, int], task: Task
+) -> dict[str, tuple[str, ...]]:
+    """Spans of each row that neither its input, nor the instruction, nor two other training clusters hold.
+
+    They are facts when the model does not produce them closed-book either (`report_facts`).
+
+    Args:
+        clusters: Near-duplicate cluster by example id; a row's own cluster does not count as seen.
+    Returns:
+        By example id, only rows that have such spans.
+    """
+    training = [(clusters.get(example.id), Haystack(example.reference.content)) for example in train_examples]
+    instruction = Haystack(task.settings.instruction)
+    lacking = {}
+    for example in examples:
+        given = Haystack(example.input.text)
+        spans = [span for span in reference_spans(example, task) if span not in given and span not in instruction]
+        own = clusters.get(example.id)
+        unseen = tuple(span for span in spans if _clusters_with(span, training, own) < 2)
+        if unseen:
+            lacking[example.id] = unseen
+    return lacking
+
+
+def _clusters_with(span: str, training: Sequence[tuple[int | None, Haystack]], own: int | None) -> int:
+    seen: set[object] = set()
+    for place, (cluster, text) in enumerate(training):
+        if (cluster is None or cluster != own) and span in text:
+            seen.add(("row", place) if cluster is None else cluster)
+            if len(seen) == 2:
+                break
+    return len(seen)
+
+
+@dataclass(frozen=True, slots=True)
+class FactReport:
+    """The facts of the validation rows: by row id, and the share of rows that have any."""
+
+    facts: Mapping[str, tuple[str, ...]]
+    rows: int
+
+    @property
+    def share(self) -> float:
+        return len(self.facts) / self.rows if self.rows else 0.0
+
+
+def report_facts(lacking: Mapping[str, tuple[str, ...]], draws: Mapping[str, Sequence[str]], rows: int) -> FactReport:
+    """Strike out what the model produced closed-book.
+
+    Args:
+        lacking: What `find_facts` found.
+        draws: The model's answers to each row of `lacking` without documents: one greedy and some drawn.
+        rows: Number of validation rows looked at.
+    """
+    facts = {}
+    for row, spans in lacking.items():
+        said = [Haystack(text) for text in draws.get(row, ())]
+        left = tuple(span for span in spans if not any(span in text for text in said))
+        if left:
+            facts[row] = left
+    return FactReport(facts, rows)

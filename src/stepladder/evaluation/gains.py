@@ -1,0 +1,173 @@
+"""Paired gains: how much better one rung is than another on the same rows, and how sure that is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+from scipy.special import betainc, betaincinv, ndtri
+
+from stepladder.domain.errors import EvaluationError
+from stepladder.domain.verdict import Gain, Interval
+from stepladder.evaluation.statistics import (
+    CROSS_FIT_INFLATION,
+    Floats,
+    bayesian_bootstrap,
+    graded,
+    mean_of_known,
+    seed_deviations,
+    share,
+)
+
+PROVED = 0.95
+_SAME = 1e-9
+_NODES = (np.arange(2_000) + 0.5) / 2_000  # midpoints of equal slices of probability
+
+
+def probability_better(wins: float, losses: float) -> float:
+    """P(the candidate wins more than half of the rows on which the two differ) = P(Beta(wins + 1, losses + 1) > ½).
+
+    Equals 1 - the one-sided mid-p of McNemar's test, so one number serves both schools.
+    """
+    return float(betainc(losses + 1, wins + 1, 0.5))
+
+
+class Posterior(Protocol):
+    """What is known about a gain after seeing the rows."""
+
+    def better(self) -> float: ...
+
+    def at_least(self, gain: float) -> float: ...
+
+    def bounds(self, level: float) -> tuple[float, float]: ...
+
+
+@dataclass(frozen=True)
+class WinLoss:
+    """Dirichlet(wins + 1, losses + 1, ties + 1) over the shares of won, lost and tied rows; counts may be fractions.
+
+    The share D of rows that differ and the winning share R among them are independent Betas and gain = D · (2R - 1), so
+    P(gain ≥ x) is the mean over D of P(R ≥ (1 + x/D)/2): a sum over fixed quantiles of D, no random draws.
+    """
+
+    wins: float
+    losses: float
+    ties: float
+
+    def better(self) -> float:
+        return probability_better(self.wins, self.losses)
+
+    def at_least(self, gain: float) -> float:
+        differing = betaincinv(self.wins + self.losses + 2, self.ties + 1, _NODES)
+        needed = np.clip((1 + gain / differing) / 2, 0.0, 1.0)
+        return float(np.mean(betainc(self.losses + 1, self.wins + 1, 1 - needed)))
+
+    def bounds(self, level: float) -> tuple[float, float]:
+        return self._quantile(0.5 - level / 2), self._quantile(0.5 + level / 2)
+
+    def _quantile(self, probability: float) -> float:
+        return float(brentq(lambda gain: 1 - self.at_least(gain) - probability, -1.0, 1.0, xtol=1e-7))
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Draws of the gain by a hierarchical bootstrap."""
+
+    draws: Floats
+
+    def better(self) -> float:
+        return share(self.draws > 0)
+
+    def at_least(self, gain: float) -> float:
+        return share(self.draws >= gain)
+
+    def bounds(self, level: float) -> tuple[float, float]:
+        low, high = np.quantile(self.draws, (0.5 - level / 2, 0.5 + level / 2))
+        return float(low), float(high)
+
+
+def gain(
+    baseline: ArrayLike,
+    candidate: ArrayLike,
+    *,
+    minimum_gain: float,
+    clusters: ArrayLike | None = None,
+    cross_fit: bool = False,
+    seed: int = 0,
+    names: tuple[str, str] = ("baseline", "candidate"),
+    level: float = 0.95,
+) -> Gain:
+    """Mean gain of `candidate` over `baseline` on the rows both have scores for.
+
+    One seed each, pass/fail, no clusters: the exact `WinLoss`. Else draws: a Bayesian bootstrap over clusters of the row
+    differences, plus the seeds' deviations, with one win and one loss added, as large as a differing row's typical difference
+    (root mean square). On pass/fail rows that is the same rule. `cross_fit` divides wins and losses by 1.25, or multiplies
+    the standard error by √1.25.
+
+    Args:
+        baseline, candidate: Scores in [0, 1], shape (items,) or (seeds, items), nan = ungraded; the seeds may differ in number.
+    Raises:
+        EvaluationError: The rows differ in number, or none has both scores.
+    """
+    before, after = (np.atleast_2d(np.asarray(scores, dtype=np.float64)) for scores in (baseline, candidate))
+    if before.shape[1] != after.shape[1]:
+        raise EvaluationError("the two rungs answered different numbers of rows.")
+    both = ~(np.isnan(before).all(axis=0) | np.isnan(after).all(axis=0))
+    if not both.any():
+        raise EvaluationError("no row has a score from both rungs.")
+    names_of_clusters = None if clusters is None else np.asarray(clusters)[both]
+    old, new = graded(before[:, both], names_of_clusters), graded(after[:, both], names_of_clusters)
+    differences = new.values - old.values
+    wins, losses = int((differences > _SAME).sum()), int((differences < -_SAME).sum())
+    ties = len(differences) - wins - losses
+    posterior: Posterior
+    if old.pass_fail and new.pass_fail and not old.clustered:
+        factor = CROSS_FIT_INFLATION if cross_fit else 1.0
+        posterior = WinLoss(wins / factor, losses / factor, ties / factor)
+    else:
+        seeds = (_seed_means(before[:, both]), _seed_means(after[:, both]))
+        posterior = Drawn(_draw(differences, old.clusters, seeds, cross_fit=cross_fit, seed=seed))
+    value = float(differences.mean())
+    low, high = posterior.bounds(level)
+    method = "dirichlet" if isinstance(posterior, WinLoss) else "bootstrap"
+    return Gain(
+        baseline=names[0],
+        candidate=names[1],
+        interval=Interval(value, min(low, value), max(high, value), level, method, len(differences), int((~both).sum())),
+        wins=wins,
+        losses=losses,
+        ties=ties,
+        probability_better=posterior.better(),
+        probability_minimum=posterior.at_least(minimum_gain),
+        probability_not_worse=posterior.at_least(-minimum_gain),
+    )
+
+
+def _seed_means(table: Floats) -> Floats:
+    return mean_of_known(table[~np.isnan(table).all(axis=1)], axis=1)
+
+
+def _draw(
+    differences: Floats, clusters: NDArray[np.int64], seed_means: tuple[Floats, Floats], *, cross_fit: bool, seed: int
+) -> Floats:
+    rng = np.random.default_rng(seed)
+    differing = differences[np.abs(differences) > _SAME]
+    size = float(np.sqrt((differing**2).mean())) if len(differing) else 1.0
+    draws = bayesian_bootstrap(differences, clusters, (size, -size), cross_fit=cross_fit, rng=rng)
+    return draws + seed_deviations(seed_means[1], rng) - seed_deviations(seed_means[0], rng)
+
+
+def rows_to_prove(observed: Gain) -> int | None:
+    """Rows in all at which the observed gain, with its spread per row, would be proved better than 0; None when it never is.
+
+    A normal approximation from the interval's width: the standard error shrinks with the root of the rows.
+    """
+    interval = observed.interval
+    if interval.value <= 0 or interval.items == 0:
+        return None
+    standard_error = (interval.high - interval.low) / (2 * float(ndtri(0.5 + interval.level / 2)))
+    ratio = float(ndtri(PROVED)) * standard_error / interval.value
+    return max(interval.items + 1, int(np.ceil(interval.items * ratio**2)))

@@ -1,0 +1,33 @@
+"""Short answers, right or wrong."""
+
+from __future__ import annotations
+
+import re
+import string
+
+from stepladder.domain.messages import Example
+from stepladder.domain.prediction import Grade, Score
+from stepladder.evaluation.graders.base import NO_REFERENCE
+
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalise(text: str) -> str:
+    """Lower case, no ASCII punctuation, no English articles, single spaces.
+
+    Source:
+        The evaluation of SQuAD 1.1: Rajpurkar et al. (2016), arXiv 1606.05250.
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+class NormalisedMatch:
+    """1 when answer and reference are equal after `normalise`, else 0."""
+
+    name = "normalised_match"
+
+    def grade(self, example: Example, answer: str) -> Grade:
+        if not example.reference.content.strip():
+            return NO_REFERENCE
+        return Score(float(normalise(answer) == normalise(example.reference.content)))

@@ -1,0 +1,282 @@
+"""How sure a mean score is: intervals, and the probability that the true mean reaches a target.
+
+Scores are arrays of shape (items,) or (seeds, items); nan = ungraded. Ungraded rows are left out and counted, never zero.
+Rows of one near-duplicate cluster are not independent: `clusters` (items,) names each row's cluster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import betainc, ndtr, ndtri
+
+from stepladder.domain.errors import EvaluationError
+from stepladder.domain.verdict import Interval
+
+Floats = NDArray[np.float64]
+
+CROSS_FIT_INFLATION = 1.25
+"""Variance factor for scores of cross-fitted rungs: five models, trained on overlapping rows, answered the rows."""
+
+FEW_DIFFERENT_ROWS = 15
+"""Below so many rows that differ from the commonest score, a bootstrap sees too few of them to be trusted."""
+
+DRAWS = 10_000
+_CHUNK_CELLS = 2_000_000  # resampled cells held at once: 16 MB
+_SAME = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Graded:
+    """The rows that have a score: mean over seeds, cluster, and the mean of each seed over these rows."""
+
+    values: Floats  # (items,)
+    clusters: NDArray[np.int64]  # (items,), from 0
+    seed_means: Floats  # (seeds,)
+    ungraded: int
+    pass_fail: bool  # one seed, every score 0 or 1
+
+    @property
+    def clustered(self) -> bool:
+        return len(self.values) > 0 and int(self.clusters.max()) + 1 < len(self.values)
+
+
+def graded(scores: ArrayLike, clusters: ArrayLike | None = None) -> Graded:
+    """Leave out the rows without a score (in every seed) and number the clusters.
+
+    Raises:
+        EvaluationError: No row is left, or the shapes do not fit.
+    """
+    table = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+    names = np.arange(table.shape[1]) if clusters is None else np.asarray(clusters)
+    if table.ndim != 2 or names.shape != (table.shape[1],):
+        raise EvaluationError("scores and clusters do not belong to the same rows.")
+    known = ~np.isnan(table)
+    keep = known.any(axis=0)
+    if not keep.any():
+        raise EvaluationError("no row has a score.", "Look at the reasons of the ungraded rows.")
+    values = mean_of_known(table[:, keep], axis=0)
+    return Graded(
+        values=values,
+        clusters=np.unique(names[keep], return_inverse=True)[1].astype(np.int64).reshape(-1),
+        seed_means=mean_of_known(table[known.any(axis=1)], axis=1),
+        ungraded=int((~keep).sum()),
+        pass_fail=len(table) == 1 and bool(np.isin(values, (0.0, 1.0)).all()),
+    )
+
+
+def mean_of_known(table: Floats, axis: int) -> Floats:
+    """Mean along `axis` over the entries that are not nan; every line needs at least one."""
+    known = ~np.isnan(table)
+    means: Floats = np.where(known, table, 0.0).sum(axis=axis) / known.sum(axis=axis)
+    return means
+
+
+def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """Score interval of a rate. Takes fractions: summed scores, or effective counts of clustered rows.
+
+    Source:
+        Wilson (1927), Probable inference, JASA 22.
+    """
+    if n <= 0:
+        raise EvaluationError("an interval needs at least one row.")
+    z = float(ndtri(0.5 + level / 2))
+    rate = successes / n
+    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * float(np.sqrt(max(rate * (1 - rate), 0.0) / n + z * z / (4 * n * n)))
+    return max(0.0, min(centre - half, rate)), min(1.0, max(centre + half, rate))
+
+
+def design_effect(values: Floats, clusters: NDArray[np.int64]) -> float:
+    """How many times larger clusters make the variance of the mean, ≥ 1; rows divided by it are the effective rows.
+
+    The ratio of the cluster-robust variance to that of independent rows. When all scores are equal nothing can be estimated,
+    and a cluster counts as one row.
+    """
+    count = int(clusters.max()) + 1
+    n = len(values)
+    if count == n:
+        return 1.0
+    residuals = values - values.mean()
+    independent = float((residuals**2).sum())
+    if independent < _SAME or count == 1:
+        return n / count
+    sums = np.bincount(clusters, weights=residuals)
+    robust = float((sums**2).sum()) * count / (count - 1)
+    return float(np.clip(robust / (independent * n / (n - 1)), 1.0, n))
+
+
+def few_differ(values: Floats) -> bool:
+    """Whether too few rows differ from the commonest score for a bootstrap."""
+    commonest = int(np.unique(np.round(values, 9), return_counts=True)[1].max())
+    return len(values) - commonest < FEW_DIFFERENT_ROWS
+
+
+def mean_interval(
+    scores: ArrayLike, clusters: ArrayLike | None = None, *, cross_fit: bool = False, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """Mean score with its interval.
+
+    Pass/fail of one seed: Wilson. Other scores: BCa over clusters, or Wilson on the summed scores where few rows differ.
+    Clusters enter Wilson through the design effect; `cross_fit` widens by √1.25.
+    """
+    rows = graded(scores, clusters)
+    value = float(rows.values.mean())
+    if rows.pass_fail or few_differ(rows.values):
+        effective = effective_rows(rows, cross_fit=cross_fit)
+        low, high = wilson(value * effective, effective, level)
+        method = "wilson" if rows.pass_fail else "wilson-summed"
+    else:
+        low, high = bca(rows.values, rows.clusters, level=level, seed=seed)
+        stretch = CROSS_FIT_INFLATION**0.5 if cross_fit else 1.0
+        low, high = max(0.0, value - (value - low) * stretch), min(1.0, value + (high - value) * stretch)
+        method = "bca"
+    return Interval(value, low, high, level, method, len(rows.values), rows.ungraded)
+
+
+def effective_rows(rows: Graded, *, cross_fit: bool = False) -> float:
+    """Rows that carry as much as these would if they were independent and not cross-fitted."""
+    inflation = CROSS_FIT_INFLATION if cross_fit else 1.0
+    return len(rows.values) / (design_effect(rows.values, rows.clusters) * inflation)
+
+
+def rows_per_effective_row(
+    scores: ArrayLike, clusters: ArrayLike | None = None, *, cross_fit: bool = False, seed: int = 0
+) -> float:
+    """Rows that carry as much as one independent pass/fail row: above 1 with clusters, below 1 where scores are graded.
+
+    For graded scores, the rows a pass/fail rung of the same mean would need for an interval of this width.
+    """
+    rows = graded(scores, clusters)
+    if rows.pass_fail or few_differ(rows.values):
+        return len(rows.values) / effective_rows(rows, cross_fit=cross_fit)
+    interval = mean_interval(scores, clusters, cross_fit=cross_fit, seed=seed)
+    standard_error = (interval.high - interval.low) / (2 * float(ndtri(0.5 + interval.level / 2)))
+    return len(rows.values) * standard_error**2 / (interval.value * (1 - interval.value))
+
+
+def bca(
+    values: Floats, clusters: NDArray[np.int64] | None = None, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0
+) -> tuple[float, float]:
+    """Bias-corrected and accelerated bootstrap interval of the mean, resampling rows or whole clusters.
+
+    When all rows (or clusters) are alike a bootstrap cannot see any uncertainty; then Wilson on the summed scores answers.
+
+    Source:
+        Efron (1987), Better bootstrap confidence intervals, JASA 82.
+    """
+    groups = np.arange(len(values)) if clusters is None else clusters
+    sums = np.bincount(groups, weights=values).astype(np.float64)
+    sizes = np.bincount(groups).astype(np.float64)
+    mean = float(sums.sum() / sizes.sum())
+    jackknife = (sums.sum() - sums) / np.maximum(sizes.sum() - sizes, 1.0)
+    influence = jackknife.mean() - jackknife
+    if len(sums) < 2 or float((influence**2).sum()) < _SAME**2:
+        return wilson(mean * len(sums), len(sums), level)
+    means = _resampled_means(sums, sizes, draws, seed)
+    acceleration = float((influence**3).sum() / (6 * (influence**2).sum() ** 1.5))
+    below = ((means < mean - _SAME).sum() + (means <= mean + _SAME).sum()) / (2 * draws)
+    bias = float(ndtri(np.clip(below, 0.5 / draws, 1 - 0.5 / draws)))
+    ends = bias + np.array([ndtri(0.5 - level / 2), ndtri(0.5 + level / 2)])
+    low, high = np.quantile(means, ndtr(bias + ends / (1 - acceleration * ends)))
+    return float(low), float(high)
+
+
+def _resampled_means(sums: Floats, sizes: Floats, draws: int, seed: int) -> Floats:
+    rng = np.random.default_rng(seed)
+    count = len(sums)
+    means = np.empty(draws)
+    step = max(1, _CHUNK_CELLS // count)
+    for start in range(0, draws, step):
+        chosen = rng.integers(0, count, size=(min(step, draws - start), count))
+        means[start : start + step] = sums[chosen].sum(axis=1) / sizes[chosen].sum(axis=1)
+    return means
+
+
+def probability_at_least(
+    scores: ArrayLike, target: float, clusters: ArrayLike | None = None, *, cross_fit: bool = False, seed: int = 0
+) -> float:
+    """P(true mean score ≥ target).
+
+    Pass/fail, or few rows that differ: Beta(s + 1, n - s + 1) with s the summed scores and n the effective rows (a uniform
+    prior: one right and one wrong row added). Else a Bayesian bootstrap over clusters with the same two rows added, of which
+    that Beta is the special case for independent pass/fail rows, and over seeds. Never exactly 0 or 1 for 0 < target < 1.
+    """
+    rows = graded(scores, clusters)
+    if rows.pass_fail or few_differ(rows.values):
+        effective = effective_rows(rows, cross_fit=cross_fit)
+        return beta_at_least(float(rows.values.mean()), effective, target)
+    rng = np.random.default_rng(seed)
+    draws = bayesian_bootstrap(rows.values, rows.clusters, (1.0, 0.0), cross_fit=cross_fit, rng=rng)
+    draws += seed_deviations(rows.seed_means, rng)
+    return share(draws >= target)
+
+
+def beta_at_least(rate: float, n: float, target: float) -> float:
+    """P(p ≥ target) when `rate` · n of n rows were right and nothing was known before (uniform prior)."""
+    return 1.0 - float(betainc(rate * n + 1, (1 - rate) * n + 1, target))
+
+
+def bayesian_bootstrap(
+    values: Floats,
+    clusters: NDArray[np.int64],
+    added: tuple[float, ...],
+    *,
+    cross_fit: bool,
+    rng: np.random.Generator,
+    draws: int = DRAWS,
+) -> Floats:
+    """Draws from the posterior of the mean, shape (draws,): exponential weights for clusters and for the `added` rows.
+
+    `cross_fit` lets the observed clusters (not the added rows) weigh 1/1.25, which multiplies the variance by 1.25.
+
+    Source:
+        Rubin (1981), The Bayesian bootstrap, Annals of Statistics 9.
+    """
+    sums, sizes = np.bincount(clusters, weights=values), np.bincount(clusters).astype(np.float64)
+    shape = np.full(len(sums), 1 / CROSS_FIT_INFLATION if cross_fit else 1.0)
+    sums, sizes = np.append(sums, added), np.append(sizes, np.ones(len(added)))
+    shape = np.append(shape, np.ones(len(added)))
+    means = np.empty(draws)
+    step = max(1, _CHUNK_CELLS // len(sums))
+    for start in range(0, draws, step):
+        weights = rng.standard_gamma(shape, size=(min(step, draws - start), len(sums)))
+        means[start : start + step] = weights @ sums / (weights @ sizes)
+    return means
+
+
+def seed_deviations(seed_means: Floats, rng: np.random.Generator, draws: int = DRAWS) -> Floats:
+    """How far the mean of these training seeds may lie from that of all seeds, shape (draws,); zeros for one seed.
+
+    Draws S - 1 of S seeds with replacement, which keeps the variance unbiased for as few as two.
+
+    Source:
+        Rao & Wu (1988), Resampling inference with complex survey data, JASA 83.
+    """
+    count = len(seed_means)
+    if count == 1:
+        return np.zeros(draws)
+    chosen = rng.integers(0, count, size=(draws, count - 1))
+    deviations: Floats = seed_means[chosen].mean(axis=1) - seed_means.mean()
+    return deviations
+
+
+def share(hits: NDArray[np.bool_]) -> float:
+    """Share of draws that hold, kept half a draw away from 0 and 1: draws cannot prove a certainty."""
+    return float(np.clip(hits.mean(), 0.5 / len(hits), 1 - 0.5 / len(hits)))
+
+
+def seed_disagreement(scores: ArrayLike) -> float:
+    """Share of rows on which the seeds' scores differ; 0 for one seed. Rows without a score in some seed do not count."""
+    table = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+    table = table[:, ~np.isnan(table).any(axis=0)]
+    return 0.0 if table.size == 0 else float((np.ptp(table, axis=0) > _SAME).mean())
+
+
+def noise_floor(disagreement_rate: float, n: int) -> float:
+    """Smallest difference of two means that is more than seed noise: 1.96 · √(d / n), d = share of rows that disagree."""
+    if n <= 0:
+        raise EvaluationError("a noise floor needs at least one row.")
+    return 1.96 * float(np.sqrt(disagreement_rate / n))

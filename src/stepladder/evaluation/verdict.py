@@ -1,0 +1,283 @@
+"""The rules: which rung is the cheapest that suffices, from the contenders' scores on the test split.
+
+Everything here is reckoned from `VerdictInputs` alone, so a recorded verdict can be derived again without running anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepladder.domain.errors import EvaluationError
+from stepladder.domain.verdict import Gain, Outcome, Route, Verdict
+from stepladder.evaluation import wording
+from stepladder.evaluation.compare import Contender, Pairing, why_not_eligible
+from stepladder.evaluation.cost import costs_less, order_for_adoption
+from stepladder.evaluation.gains import PROVED, rows_to_prove
+from stepladder.evaluation.planning import REACHED, false_pass_rate, rows_to_decide
+from stepladder.evaluation.ruling import Ruling, VerdictInputs
+from stepladder.evaluation.statistics import probability_at_least, rows_per_effective_row
+
+MOST_UNGRADED = 0.02
+MOST_CUT = 0.05
+WARN_FROM_OPENINGS = 5
+NEVER_CONFIRMED_FROM_OPENINGS = 20
+MOST_FALSE_PASSES = 0.05
+LIKELY = 0.5  # P(gain ≥ minimum_gain) from which an unproved dearer rung leaves the question open
+CLOSE = 0.05  # odds from which a tuned rung of one seed lost so closely that another seed could have won
+
+
+def decide(inputs: VerdictInputs) -> Verdict:
+    """The verdict on these contenders.
+
+    With a target: the first in adoption order with P(score ≥ target) ≥ .9, NOT_REACHED when no P exceeds .1, else UNDECIDED.
+    Without: walk up in adoption order and move only for a proved gain of at least `minimum_gain`; UNDECIDED while a dearer
+    rung is more likely than not better by that much. A tuned rung has to beat the strongest untuned contender too, not only
+    the one the walk stands on. On a second route a tuned rung takes over when it is not worse and costs less in all.
+
+    INVALID: a leak, over 2 % of the scores ungraded, or over 5 % cut answers in the rung the verdict names or, for a tuned
+    one, in the untuned rung it has to beat. Cut answers of others count as wrong and are mentioned: a plain prompt that
+    rambles past the limit is a finding, not a fault of the measurement.
+
+    Raises:
+        EvaluationError: There are no contenders, two share a name, or they answered different numbers of rows.
+    """
+    _check(inputs)
+    faults = _broken(inputs)
+    if faults:
+        return _invalid(faults)
+    eligible = order_for_adoption(
+        [rung for rung in inputs.contenders if why_not_eligible(rung, inputs.max_latency_seconds) is None]
+    )
+    if not eligible:
+        return _nobody(inputs)
+    clusters = None if inputs.clusters is None else np.asarray(inputs.clusters, dtype=np.int64)
+    pairing = Pairing(inputs.minimum_gain, clusters, inputs.cross_fit, inputs.seed)
+    rule = _without_target if inputs.target is None else _with_target
+    ruling = rule(inputs, eligible, pairing, clusters)
+    faults = _cut(ruling, eligible)
+    if faults:
+        return _invalid(faults)
+    doubts = _doubts(inputs, ruling, eligible)
+    decided = ruling.outcome in (Outcome.SUFFICIENT, Outcome.NOT_REACHED)
+    interval = ruling.rung.interval(clusters, cross_fit=inputs.cross_fit, seed=inputs.seed)
+    return Verdict(
+        outcome=ruling.outcome,
+        rung=ruling.rung.rung,
+        route=ruling.route,
+        confidence="confirmed" if decided and not doubts else "indicative",
+        sentence=wording.sentence(inputs, ruling, interval),
+        probability=ruling.probability,
+        needed_test_rows=ruling.needed_test_rows,
+        reasons=(*doubts, *_remarks(inputs, ruling)),
+        would_change=wording.would_change(inputs, ruling, eligible),
+        gains=tuple(pairing.gain(ruling.rung, other) for other in inputs.contenders if other.rung != ruling.rung.rung),
+    )
+
+
+def _check(inputs: VerdictInputs) -> None:
+    names = [rung.rung for rung in inputs.contenders]
+    if not names:
+        raise EvaluationError("there is no contender to decide about.")
+    if len(set(names)) != len(names):
+        raise EvaluationError("two contenders share a name.")
+    if len({rung.items for rung in inputs.contenders}) > 1:
+        raise EvaluationError("the contenders answered different numbers of rows.")
+
+
+def _broken(inputs: VerdictInputs) -> tuple[str, ...]:
+    """What makes every comparison worthless: leaks, and a grader that cannot judge."""
+    ungraded = [rung for rung in inputs.contenders if rung.ungraded_share > MOST_UNGRADED]
+    return (
+        *(f"leak: {leak}" for leak in inputs.leaks),
+        *(
+            f"broken grader: {wording.percent(rung.ungraded_share)} of the answers of {rung.rung} have no score."
+            for rung in ungraded
+        ),
+    )
+
+
+def _with_target(
+    inputs: VerdictInputs, eligible: Sequence[Contender], pairing: Pairing, clusters: NDArray[np.int64] | None
+) -> Ruling:
+    assert inputs.target is not None
+    odds = {
+        rung.rung: probability_at_least(rung.scores, inputs.target, clusters, cross_fit=inputs.cross_fit, seed=inputs.seed)
+        for rung in eligible
+    }
+    reaching = [rung for rung in eligible if odds[rung.rung] >= REACHED]
+    if reaching:
+        first = reaching[0]
+        takeover = _cheaper_to_run(first, reaching, pairing)
+        if takeover is not None:
+            return _taken_over(first, takeover, pairing, odds)
+        return Ruling(Outcome.SUFFICIENT, first, Route.TARGET, odds[first.rung], odds=odds)
+    if max(odds.values()) <= 1 - REACHED:
+        best = max(eligible, key=lambda rung: rung.mean)
+        return Ruling(Outcome.NOT_REACHED, best, None, odds[best.rung], odds=odds)
+    best = max(eligible, key=lambda rung: odds[rung.rung])
+    rows = _rows_to_decide(inputs, [rung for rung in eligible if odds[rung.rung] > 1 - REACHED], clusters)
+    return Ruling(Outcome.UNDECIDED, best, None, odds[best.rung], needed_test_rows=rows, odds=odds)
+
+
+def _rows_to_decide(inputs: VerdictInputs, open_ones: Sequence[Contender], clusters: NDArray[np.int64] | None) -> int | None:
+    """The first size at which an open contender above the target is proved; with all below it, at which the last is ruled out."""
+    assert inputs.target is not None
+    above = [rung for rung in open_ones if rung.mean >= inputs.target]
+    sizes = [
+        rows_to_decide(
+            rung.mean,
+            inputs.target,
+            rows_per_effective=rows_per_effective_row(rung.scores, clusters, cross_fit=inputs.cross_fit, seed=inputs.seed),
+            at_least=rung.items + 1,
+        )
+        for rung in (above or open_ones)
+    ]
+    known = [size for size in sizes if size is not None]
+    if above:
+        return min(known, default=None)
+    return max(known) if len(known) == len(sizes) else None
+
+
+def _without_target(
+    inputs: VerdictInputs, eligible: Sequence[Contender], pairing: Pairing, clusters: NDArray[np.int64] | None
+) -> Ruling:
+    chosen, beaten = eligible[0], None
+    for rung in eligible[1:]:
+        hurdles = _hurdles(chosen, rung, eligible)
+        if all(_proved(pairing.gain(hurdle, rung), inputs.minimum_gain) for hurdle in hurdles):
+            chosen, beaten = rung, hurdles[-1]
+    takeover = _cheaper_to_run(chosen, eligible, pairing)
+    final = takeover or chosen
+    dearer = [rung for rung in eligible if _is_dearer(rung, final, eligible)]
+    odds = {rung.rung: pairing.gain(final, rung).probability_minimum for rung in dearer}
+    rivals = [rung for rung in dearer if odds[rung.rung] >= LIKELY]
+    if rivals:
+        best = max(rivals, key=lambda rung: rung.mean)
+        sizes = [rows_to_prove(pairing.gain(hurdle, best)) for hurdle in _hurdles(final, best, eligible)]
+        known = [size for size in sizes if size is not None]
+        rows = max(known) if len(known) == len(sizes) else None
+        move = pairing.gain(final, best)
+        return Ruling(Outcome.UNDECIDED, best, None, odds[best.rung], rows, odds=odds, against=final, proof=move)
+    if takeover is not None:
+        return _taken_over(chosen, takeover, pairing, odds)
+    if beaten is not None:
+        proof = pairing.gain(beaten, chosen)
+        return Ruling(Outcome.SUFFICIENT, chosen, Route.GAIN, proof.probability_better, odds=odds, against=beaten, proof=proof)
+    nothing_better = 1 - max(odds.values()) if odds else None
+    strongest = max(dearer, key=lambda rung: odds[rung.rung], default=None)
+    nearest = None if strongest is None else pairing.gain(chosen, strongest)
+    return Ruling(Outcome.SUFFICIENT, chosen, Route.CHEAPEST, nothing_better, odds=odds, against=strongest, proof=nearest)
+
+
+def _hurdles(standing: Contender, rung: Contender, eligible: Sequence[Contender]) -> list[Contender]:
+    """Whom `rung` has to beat: the rung the walk stands on and, for a tuned rung, the strongest untuned contender."""
+    strongest = _strongest_untuned(eligible) if rung.tuned else None
+    return [standing] if strongest is None or strongest is standing else [standing, strongest]
+
+
+def _strongest_untuned(eligible: Sequence[Contender]) -> Contender | None:
+    return max((rung for rung in eligible if not rung.tuned), key=lambda rung: rung.mean, default=None)
+
+
+def _proved(move: Gain, minimum_gain: float) -> bool:
+    return move.probability_better >= PROVED and move.interval.value >= minimum_gain - 1e-9
+
+
+def _is_dearer(rung: Contender, than: Contender, eligible: Sequence[Contender]) -> bool:
+    """Later in adoption order, or (for a tuned rung that took over) with the higher total cost."""
+    if rung is than:
+        return False
+    order = [other.rung for other in eligible]
+    return order.index(rung.rung) > order.index(than.rung) or costs_less(than.cost, rung.cost)
+
+
+def _cheaper_to_run(chosen: Contender, candidates: Sequence[Contender], pairing: Pairing) -> Contender | None:
+    """The second route: the cheapest tuned rung that costs less in all and is proved not worse by `minimum_gain`."""
+    return next(
+        (
+            rung
+            for rung in candidates
+            if rung.tuned
+            and rung is not chosen
+            and costs_less(rung.cost, chosen.cost)
+            and pairing.gain(chosen, rung).probability_not_worse >= PROVED
+        ),
+        None,
+    )
+
+
+def _taken_over(chosen: Contender, takeover: Contender, pairing: Pairing, odds: dict[str, float]) -> Ruling:
+    proof = pairing.gain(chosen, takeover)
+    return Ruling(
+        Outcome.SUFFICIENT, takeover, Route.CHEAPER_TO_RUN, proof.probability_not_worse, odds=odds, against=chosen, proof=proof
+    )
+
+
+def _cut(ruling: Ruling, eligible: Sequence[Contender]) -> tuple[str, ...]:
+    """Cut answers in the rungs the verdict rests on."""
+    basis = [ruling.rung]
+    strongest = _strongest_untuned(eligible)
+    if ruling.rung.tuned and strongest is not None:
+        basis.append(strongest)
+    return tuple(
+        f"cut answers: {wording.percent(rung.cut_share)} of the answers of {rung.rung} hit the token limit."
+        for rung in basis
+        if rung.cut_share > MOST_CUT
+    )
+
+
+def _doubts(inputs: VerdictInputs, ruling: Ruling, eligible: Sequence[Contender]) -> tuple[str, ...]:
+    """Why the verdict is indicative and not confirmed."""
+    doubts = []
+    if inputs.cross_fit:
+        doubts.append(
+            "The rows were too few for a test split: they were cross-fitted, and the final refit is not itself measured."
+        )
+    for rung in eligible:
+        if rung.tuned and rung.seeds == 1 and _matters(rung, ruling):
+            doubts.append(f"{rung.rung} was trained with one seed; another seed may score differently.")
+    if inputs.openings >= NEVER_CONFIRMED_FROM_OPENINGS:
+        doubts.append(f"The test split was opened {inputs.openings} times; only new test rows can confirm anything now.")
+    if ruling.route is Route.TARGET and inputs.target is not None:
+        chance = false_pass_rate(inputs.target, ruling.rung.items, len(eligible), cross_fit=inputs.cross_fit)
+        if chance > MOST_FALSE_PASSES:
+            doubts.append(
+                f"With {len(eligible)} contenders and {ruling.rung.items} test rows, the chance that one 5 points under the "
+                f"target passes can be {wording.percent(chance)}."
+            )
+    return tuple(doubts)
+
+
+def _matters(tuned: Contender, ruling: Ruling) -> bool:
+    """Whether another seed of this rung could turn the verdict: it won, or it lost closely."""
+    if tuned is ruling.rung or tuned is ruling.against:
+        return tuned is ruling.rung or ruling.odds.get(tuned.rung, 0.0) >= CLOSE
+    settled_by_untuned = ruling.route is Route.TARGET and not ruling.rung.tuned
+    return not settled_by_untuned and ruling.odds.get(tuned.rung, 0.0) >= CLOSE
+
+
+def _remarks(inputs: VerdictInputs, ruling: Ruling) -> tuple[str, ...]:
+    """What a reader should know besides."""
+    out = [why for rung in inputs.contenders if (why := why_not_eligible(rung, inputs.max_latency_seconds))]
+    out += [
+        f"{wording.percent(rung.cut_share)} of the answers of {rung.rung} hit the token limit and count as wrong."
+        for rung in inputs.contenders
+        if rung.cut_share > MOST_CUT
+    ]
+    if WARN_FROM_OPENINGS <= inputs.openings < NEVER_CONFIRMED_FROM_OPENINGS:
+        out.append(f"The test split was opened {inputs.openings} times; each further choice on it flatters the chosen rung more.")
+    return tuple(out)
+
+
+def _invalid(faults: tuple[str, ...]) -> Verdict:
+    sentence = f"This climb decides nothing: {faults[0]}"
+    return Verdict(Outcome.INVALID, None, None, "indicative", sentence, reasons=faults)
+
+
+def _nobody(inputs: VerdictInputs) -> Verdict:
+    reasons = tuple(why for rung in inputs.contenders if (why := why_not_eligible(rung, inputs.max_latency_seconds)))
+    sentence = "No rung may be recommended: every contender breaks a limit you set or was ruled out."
+    return Verdict(Outcome.NOT_REACHED, None, None, "indicative", sentence, reasons=reasons)

@@ -1,0 +1,178 @@
+"""The verdict in plain words, every figure with its uncertainty and every recommendation with its price."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from stepladder.domain.verdict import Gain, Interval, Outcome, Route
+from stepladder.evaluation.compare import Contender
+from stepladder.evaluation.cost import break_even_calls, cost_per_thousand, total_cost
+from stepladder.evaluation.planning import more_rows_for, smallest_provable_gain
+from stepladder.evaluation.ruling import Ruling, VerdictInputs
+
+SMALL_MODEL_PARAMETERS = 1_000_000_000
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f}%"
+
+
+def odds(probability: float) -> str:
+    """A probability in whole per cent, never a certainty."""
+    if probability > 0.99:
+        return "over 99%"
+    return "under 1%" if probability < 0.01 else percent(probability)
+
+
+def points(gain: float) -> str:
+    """A gain in points of a hundred."""
+    value = round(100 * gain, 1) + 0.0  # + 0.0 turns -0.0 into 0.0
+    return f"{value:g} point" if value == 1 else f"{value:g} points"
+
+
+def score(interval: Interval) -> str:
+    return f"{percent(interval.value)} (between {100 * interval.low:.0f} and {100 * interval.high:.0f})"
+
+
+def price(contender: Contender) -> str:
+    return f"{cost_per_thousand(contender.cost)} per 1,000 calls"
+
+
+def changes(gain: Gain) -> str:
+    return f"{gain.wins} rows fixed, {gain.losses} broken"
+
+
+def sentence(inputs: VerdictInputs, ruling: Ruling, interval: Interval) -> str:
+    """The verdict in one to three sentences."""
+    writers = {Outcome.NOT_REACHED: _not_reached, Outcome.UNDECIDED: _undecided}
+    routes = {
+        Route.TARGET: _target,
+        Route.GAIN: _gain,
+        Route.CHEAPEST: _cheapest,
+        Route.CHEAPER_TO_RUN: _cheaper_to_run,
+    }
+    write = routes[ruling.route] if ruling.route is not None else writers[ruling.outcome]
+    return write(inputs, ruling, interval)
+
+
+def _scores(interval: Interval) -> str:
+    return f"scores {score(interval)} on {interval.items} rows"
+
+
+def _target(inputs: VerdictInputs, ruling: Ruling, interval: Interval) -> str:
+    return (
+        f"{ruling.rung.rung} is enough: it {_scores(interval)}; the odds that it truly reaches {_target_text(inputs)} are "
+        f"{odds(ruling.probability or 0.0)}. It costs {price(ruling.rung)}."
+    )
+
+
+def _gain(inputs: VerdictInputs, ruling: Ruling, interval: Interval) -> str:
+    assert ruling.against is not None
+    assert ruling.proof is not None
+    proof = ruling.proof
+    return (
+        f"{ruling.rung.rung} is worth its price: it {_scores(interval)}, {points(proof.interval.value)} more than "
+        f"{ruling.against.rung} ({changes(proof)}); the odds that it is really better are {odds(proof.probability_better)}, "
+        f"by {points(inputs.minimum_gain)} or more {odds(proof.probability_minimum)}. "
+        f"It costs {price(ruling.rung)} instead of {price(ruling.against)}."
+    )
+
+
+def _cheapest(inputs: VerdictInputs, ruling: Ruling, interval: Interval) -> str:
+    start = f"Stay with {ruling.rung.rung}: it {_scores(interval)} and costs {price(ruling.rung)}"
+    if ruling.against is None or ruling.proof is None:
+        return f"{start}; there was nothing dearer to weigh it against."
+    proof = ruling.proof
+    return (
+        f"{start}. Nothing dearer earned its price: {ruling.against.rung} comes nearest ({points(proof.interval.value)}; "
+        f"{changes(proof)}), with odds of {odds(proof.probability_minimum)} of being better by "
+        f"{points(inputs.minimum_gain)} or more."
+    )
+
+
+def _cheaper_to_run(inputs: VerdictInputs, ruling: Ruling, interval: Interval) -> str:
+    assert ruling.against is not None
+    assert ruling.proof is not None
+    rung, against, proof = ruling.rung, ruling.against, ruling.proof
+    return (
+        f"{rung.rung} does the work of {against.rung} for less: it {_scores(interval)}; the odds that it is at most "
+        f"{points(inputs.minimum_gain)} worse are {odds(proof.probability_not_worse)} ({changes(proof)}). "
+        f"Over the horizon it costs {total_cost(rung.cost)} instead of {total_cost(against.cost)}, training included."
+    )
+
+
+def _not_reached(inputs: VerdictInputs, ruling: Ruling, interval: Interval) -> str:
+    return (
+        f"No rung reaches {_target_text(inputs)}. The best so far, {ruling.rung.rung}, {_scores(interval)}; the odds that it truly gets "
+        f"there are {odds(ruling.probability or 0.0)}."
+    )
+
+
+def _undecided(inputs: VerdictInputs, ruling: Ruling, interval: Interval) -> str:
+    start = f"{interval.items} rows are too few to decide. The best bet is {ruling.rung.rung}: it {_scores(interval)}"
+    if inputs.target is not None or ruling.against is None or ruling.proof is None:
+        claim = f"the odds that it truly reaches {_target_text(inputs)} are {odds(ruling.probability or 0.0)}"
+    else:
+        claim = (
+            f"the odds that it beats {ruling.against.rung} by {points(inputs.minimum_gain)} or more are "
+            f"{odds(ruling.proof.probability_minimum)} ({changes(ruling.proof)})"
+        )
+    return f"{start}; {claim}. It costs {price(ruling.rung)}."
+
+
+def _target_text(inputs: VerdictInputs) -> str:
+    return f"{100 * (inputs.target or 0.0):.4g}%"
+
+
+def would_change(inputs: VerdictInputs, ruling: Ruling, eligible: Sequence[Contender]) -> tuple[str, ...]:
+    """What would turn the verdict: more rows, more or fewer calls, a larger model."""
+    return (*_rows(inputs, ruling), *_calls(ruling, eligible), *_models(inputs))
+
+
+def _rows(inputs: VerdictInputs, ruling: Ruling) -> tuple[str, ...]:
+    items = ruling.rung.items
+    if ruling.outcome is Outcome.UNDECIDED:
+        if ruling.needed_test_rows is None:
+            return (
+                "The best bet lies so close to the line that no practical number of test rows decides; moving the line would.",
+            )
+        more = ruling.needed_test_rows - items
+        return (f"{more} more test rows, {ruling.needed_test_rows} in all, would decide if the rates stay as they are.",)
+    if inputs.target is not None:
+        return ()
+    provable = smallest_provable_gain(items, cross_fit=inputs.cross_fit)
+    more_rows = more_rows_for(items, cross_fit=inputs.cross_fit)
+    shown = "no gain reliably" if provable is None else f"gains from about {points(math.ceil(100 * provable) / 100)}"
+    further = f"; {more_rows} more would show 5 points" if more_rows else ""
+    return (f"These {items} test rows show {shown}{further}.",)
+
+
+def _calls(ruling: Ruling, eligible: Sequence[Contender]) -> tuple[str, ...]:
+    """The volume at which a tuned rung becomes, or stops being, the cheaper one."""
+    chosen = ruling.rung
+    calls = chosen.cost.calls
+    if ruling.route is Route.CHEAPER_TO_RUN and ruling.against is not None:
+        turning = break_even_calls(ruling.against.cost, chosen.cost)
+        text = f"Below {turning:,.0f} calls (you expect {calls:,.0f}) {ruling.against.rung} costs less in all than {chosen.rung}."
+        return (text,) if turning > 0 else ()
+    if chosen.tuned or calls <= 0:
+        return ()
+    turning_points = {rung.rung: break_even_calls(chosen.cost, rung.cost) for rung in eligible if rung.tuned}
+    return tuple(
+        f"From {turning:,.0f} calls (you expect {calls:,.0f}) {tuned} costs less in all than {chosen.rung}."
+        for tuned, turning in turning_points.items()
+        if calls < turning < math.inf
+    )
+
+
+def _models(inputs: VerdictInputs) -> tuple[str, ...]:
+    if inputs.larger_models_compared or inputs.base_parameters is None:
+        return ()
+    if inputs.base_parameters >= SMALL_MODEL_PARAMETERS:
+        return ("Larger models with a prompt were not tried; name one in `[model] compare`.",)
+    millions = inputs.base_parameters / 1e6
+    return (
+        f"The base has {millions:,.0f} million parameters and no larger one was tried: a larger model with a prompt may win. "
+        "Name one in `[model] compare`.",
+    )

@@ -1,0 +1,27 @@
+"""The commands that use a finished climb: `predict`, `report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stepladder.interfaces.cli.climbing import show, watching
+from stepladder.service.climb import Climb
+from stepladder.service.open_run import find_run
+from stepladder.service.predict import predict as predict_file
+from stepladder.service.report import write_report
+
+
+def predict(run: Path, file: Path, *, output: Path | None, rung: str | None, device: str) -> None:
+    """Answer a file of inputs."""
+    target = output or file.with_name(file.name + ".answers.jsonl")
+    with watching() as watcher:
+        done = predict_file(run, file, target, rung=rung, device=device, watcher=watcher)
+    print(f"{done.answered} answers by '{done.rung}' in {target} ({done.new} new, {done.cut} cut).")
+
+
+def report(run: Path, *, as_json: bool) -> None:
+    """Show a climb and write its report again."""
+    folder = find_run(run)
+    record = folder.read_verdict()
+    write_report(record, folder.report_path)
+    show(Climb(record, folder.path), as_json=as_json)

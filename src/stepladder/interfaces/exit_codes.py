@@ -1,0 +1,44 @@
+"""One table from errors to exit codes (design §2)."""
+
+from __future__ import annotations
+
+from stepladder.domain.errors import (
+    BudgetError,
+    DataError,
+    EngineError,
+    EvaluationError,
+    MissingExtra,
+    ModelError,
+    PrivacyError,
+    RunError,
+    StepladderError,
+    UsageError,
+)
+
+OK = 0
+TARGET_NOT_REACHED = 1
+USAGE = 2
+DATA = 3
+ENGINE = 4
+BUDGET = 5
+OUR_FAULT = 70
+INTERRUPTED = 130
+
+EXIT_CODES: dict[type[StepladderError], int] = {
+    UsageError: USAGE,
+    PrivacyError: USAGE,
+    MissingExtra: USAGE,
+    DataError: DATA,
+    RunError: DATA,
+    EvaluationError: DATA,
+    ModelError: ENGINE,
+    EngineError: ENGINE,
+    BudgetError: BUDGET,
+}
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code that tells a script what happened."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), OUR_FAULT)

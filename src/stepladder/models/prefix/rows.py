@@ -1,0 +1,72 @@
+"""Token rows, what they share, and how they are grouped into passes. Plain Python: nothing here needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """A row as token ids, and how much each token counts as a label.
+
+    `weights[t]` is the weight of token t's negative log-likelihood given the tokens before it; 0 = not learned. A row's
+    first token has nothing before it, so its weight must be 0.
+    """
+
+    id: str
+    token_ids: tuple[int, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.token_ids) != len(self.weights):
+            raise ValueError(f"row {self.id}: {len(self.token_ids)} tokens but {len(self.weights)} weights")
+        if self.weights and self.weights[0] != 0:
+            raise ValueError(f"row {self.id}: its first token has no token before it and cannot be learned")
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def labelled(self) -> tuple[int, ...]:
+        """Places of the learned tokens."""
+        return tuple(place for place, weight in enumerate(self.weights) if weight > 0)
+
+    @property
+    def weight(self) -> float:
+        """Sum of the weights: what this row contributes to the denominator of the loss."""
+        return sum(self.weights)
+
+
+def common_prefix_length(rows: Sequence[EncodedRow]) -> int:
+    """How many leading tokens all rows share and may compute once; 0 for fewer than two rows.
+
+    Compared on token ids, never on text (a merge may cross the border of equal texts). The prefix ends two tokens before
+    the first learned token of any row at the latest: the token that predicts a label is then always a row's own, so
+    every position has one label at most and the last shared one needs no copy for each row. A row without labels keeps
+    its last token for itself.
+    """
+    if len(rows) < 2:
+        return 0
+    first, last = min(row.token_ids for row in rows), max(row.token_ids for row in rows)
+    shared = 0  # what the smallest and the greatest of sorted sequences share, all between them share too
+    for left, right in zip(first, last, strict=False):
+        if left != right:
+            break
+        shared += 1
+    own_from = min((row.labelled[0] if row.labelled else len(row)) - 1 for row in rows)
+    return max(0, min(shared, own_from))
+
+
+def group_by_length(lengths: Sequence[int], tokens_per_pass: int) -> list[list[int]]:
+    """Row numbers in groups of similar length, the longest first; `rows × longest` of a group stays in the budget.
+
+    A row longer than the budget is a group of its own. Ties keep their order, so equal input gives equal groups.
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):  # longest first: memory is short at once or never
+        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= tokens_per_pass:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups

@@ -1,0 +1,222 @@
+"""The main job: load, check, split; fit every rung; let the contenders answer the test rows; decide; record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stepladder.domain.climb import ClimbRecord, RungResult, RungStatus
+from stepladder.domain.errors import BudgetError
+from stepladder.domain.protocols import Choices, Engine, Recipe, Technique
+from stepladder.domain.task import Task
+from stepladder.domain.verdict import Verdict
+from stepladder.evaluation.records import inputs_to_json
+from stepladder.service import wiring
+from stepladder.service.contest import hold_contest
+from stepladder.service.plan import Plan
+from stepladder.service.planning import plan_climb
+from stepladder.service.record import make_record
+from stepladder.service.refusal import tuning_refusals
+from stepladder.service.report import write_report
+from stepladder.service.rung_run import RungRun, run_rung, validation_interval
+from stepladder.service.setup import (
+    Base,
+    ClimbOptions,
+    Watcher,
+    fit_context,
+    keep_plan,
+    make_base,
+    open_run,
+    open_test,
+    record_engine,
+    runs_folder,
+)
+from stepladder.service.shipping import ship
+from stepladder.service.show import html_fragment, interval_text, ladder_table
+from stepladder.service.speeds import remember_training
+from stepladder.service.worlds import World, build_worlds
+from stepladder.storage.run_folder import RunFolder
+from stepladder.techniques.ladder import LADDER, technique
+
+COMPARED = ("prompt", "few-shot")
+"""Rungs that models of `[model] compare` climb."""
+
+
+@dataclass(frozen=True)
+class Climb:
+    """A finished climb. Prints as the ladder and its verdict, in a terminal and in a notebook."""
+
+    record: ClimbRecord
+    folder: Path
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.record.verdict
+
+    @property
+    def rungs(self) -> tuple[RungResult, ...]:
+        return self.record.rungs
+
+    def __rich__(self) -> object:
+        return ladder_table(self.record)
+
+    def _repr_html_(self) -> str:
+        return html_fragment(self.record)
+
+
+@dataclass
+class Ascent:
+    """A climb under way: what it stands on, and what every rung did so far."""
+
+    base: Base
+    run: RunFolder
+    plan: Plan
+    engine: Engine
+    compared: dict[str, Engine]
+    started: float = field(default_factory=time.monotonic)
+    runs: list[RungRun] = field(default_factory=list)
+
+    @property
+    def choices(self) -> Choices:
+        return self.plan.choices
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def seconds_left(self) -> float:
+        """Of the budget; what is left over is spent on replaying test rows one by one."""
+        minutes = self.base.options.budget_minutes or self.base.task.settings.budget.minutes
+        return max(0.0, 60 * minutes - self.seconds)
+
+
+def climb(
+    task: Task | Path | str,
+    *,
+    budget_minutes: float | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    tune_anyway: bool = False,
+    fresh: bool = False,
+    watcher: Watcher | None = None,
+) -> Climb:
+    """Climb the ladder on a task and return the verdict with everything behind it.
+
+    Args:
+        task: A task, or its folder.
+        budget_minutes: Instead of `[budget] minutes`.
+        device: "auto", "cuda", "mps" or "cpu".
+        tune_anyway: Climb tuned rungs even where tuning would be refused.
+        fresh: Start anew although an unfinished run of the same task could be continued.
+    Raises:
+        DataError: The task or its data cannot be used; nothing has been written.
+        PrivacyError, ModelError, EngineError, BudgetError: See `stepladder.domain.errors`.
+    """
+    watcher = watcher or Watcher()
+    options = ClimbOptions(budget_minutes, device, seed, tune_anyway, fresh)
+    base = make_base(task if isinstance(task, Task) else Task.load(task), options, watcher)
+    compared = {name: wiring.build_engine(name, base.task) for name in base.task.settings.model.compare}
+    run = open_run(base, runs_folder(base.task))
+    with run.locked():
+        plan = keep_plan(run, plan_climb(base))
+        for line in plan.lines:
+            watcher.say(line)
+        recorded = {name: record_engine(engine, run) for name, engine in compared.items()}
+        ascent = Ascent(base, run, plan, record_engine(base.engine, run), dict(recorded))
+        return _ascend(ascent)
+
+
+def _ascend(ascent: Ascent) -> Climb:
+    base, run = ascent.base, ascent.run
+    worlds = build_worlds(base.data.examples, base.data.splits, folds=ascent.choices.folds)
+    for world in worlds:
+        for finished in _climb_world(ascent, world):
+            ascent.runs.append(finished)
+            run.replace_rows(row for ran in ascent.runs for row in ran.rows)
+            base.watcher.say(_rung_line(finished, world, len(worlds)))
+    openings = open_test(base, run)
+    contest = hold_contest(base, run, ascent.runs, openings=openings, cross_fit=_is_cross(base), seconds_left=ascent.seconds_left)
+    run.replace_rows([*(row for ran in ascent.runs for row in ran.rows), *contest.rows])
+    record = make_record(base, run, ascent.plan, ascent.runs, contest, seconds=ascent.seconds)
+    ship(base, run, ascent.engine, ascent.choices, ascent.runs, record, refit=_is_cross(base))
+    write_report(record, run.report_path)
+    run.write_verdict(record, inputs_to_json(contest.inputs))
+    return Climb(record, run.path)
+
+
+def _is_cross(base: Base) -> bool:
+    return base.data.splits.regime in ("cross", "prompts")
+
+
+def _climb_world(ascent: Ascent, world: World) -> Iterator[RungRun]:
+    """Every rung in ladder order, untuned ones of compared models after this model's own untuned ones."""
+    base = ascent.base
+    recipes: dict[str, Recipe] = {}
+    untuned = [rung for rung in LADDER if not rung.tuned]
+    tuned = [rung for rung in LADDER if rung.tuned]
+    for rung in untuned:
+        finished = _climb_rung(ascent, rung, world, ascent.engine, recipes)
+        if finished.predictor is not None:
+            recipes[rung.name] = finished.recipe
+        yield finished
+    for name, engine in ascent.compared.items():
+        for rung in map(technique, COMPARED):
+            yield _climb_rung(ascent, rung, world, engine, dict(recipes), label=f"{rung.name} @ {name}")
+    here = [ran for ran in ascent.runs if ran.world.fold == world.fold]
+    refused = {} if base.tuner is None else tuning_refusals(base, world, ascent.engine, ascent.plan, here)
+    for rung in tuned:
+        if rung.name in refused and not base.options.tune_anyway:
+            yield RungRun(rung.name, rung, world, RungStatus.REFUSED, refused[rung.name])
+            continue
+        finished = _climb_rung(ascent, rung, world, ascent.engine, recipes)
+        if finished.predictor is not None:
+            recipes[rung.name] = finished.recipe
+            _remember_speed(ascent, finished)
+        yield finished
+
+
+def _climb_rung(
+    ascent: Ascent,
+    rung: Technique,
+    world: World,
+    engine: Engine,
+    recipes: dict[str, Recipe],
+    *,
+    label: str = "",
+) -> RungRun:
+    """One rung, unless the user skips it or the budget has no room for it."""
+    base, name = ascent.base, label or rung.name
+    if rung.name in base.task.settings.rungs.skip:
+        return RungRun(name, rung, world, RungStatus.NOT_APPLICABLE, "`[rungs] skip` names it.")
+    folder = ascent.run.rung_folder(name, world.fold)
+    context = fit_context(base, world, engine, ascent.choices, folder, recipes)
+    reason = rung.reason_not_to(context)
+    if reason is not None:
+        return RungRun(name, rung, world, RungStatus.NOT_APPLICABLE, reason)
+    if rung.name in ascent.plan.over_budget:
+        return RungRun(name, rung, world, RungStatus.OVER_BUDGET, "The plan does not hold it; raise `[budget] minutes`.")
+    base.watcher.progress.start(name)
+    try:
+        return run_rung(name, rung, world, context, base.marker, ascent.run)
+    except BudgetError as error:
+        return RungRun(name, rung, world, RungStatus.OVER_BUDGET, str(error))
+    finally:
+        base.watcher.progress.finish()
+
+
+def _remember_speed(ascent: Ascent, finished: RungRun) -> None:
+    for adapter in finished.recipe.get("adapters", ()):
+        if adapter.get("seconds") and adapter.get("tokens"):
+            remember_training(ascent.base.engine, wiring.speeds_path(), tokens=adapter["tokens"], seconds=adapter["seconds"])
+
+
+def _rung_line(finished: RungRun, world: World, worlds: int) -> str:
+    """One plain line about a rung as soon as it is finished."""
+    where = f"{finished.name} (fold {world.fold + 1})" if world.fold is not None and worlds > 1 else finished.name
+    if finished.status is not RungStatus.RAN:
+        return f"{where}: {finished.status.value}. {finished.reason}".rstrip()
+    interval = validation_interval(finished.rows)
+    return f"{where}: {interval_text(interval)} on {len(finished.rows)} validation rows, {finished.seconds:.0f} s"

@@ -1,0 +1,222 @@
+"""The contenders answer the test rows, once, after every choice has been made; then the verdict.
+
+In cross-fitting each fold names its own contenders from its own training part. What is compared is then a role ("the best
+untuned rung, chosen by these rules"); it carries the name of the rung that most folds gave it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepladder.domain.climb import GradedRow, RungStatus
+from stepladder.domain.protocols import Predictor
+from stepladder.domain.verdict import Cost, Verdict
+from stepladder.evaluation.compare import Contender, Contenders, name_contenders
+from stepladder.evaluation.cost import adoption_cost, order_for_adoption
+from stepladder.evaluation.ruling import VerdictInputs
+from stepladder.evaluation.statistics import noise_floor, seed_disagreement
+from stepladder.evaluation.verdict import decide
+from stepladder.service.replay import Replay, replay_alone
+from stepladder.service.rung_run import RungRun, renamed
+from stepladder.service.setup import Base
+from stepladder.storage.run_folder import RunFolder
+
+ROLES = ("zero-shot", "nominee", "best untuned", "tuned champion")
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What the test rows said. `roles` names each contender's parts; `runs` the rung runs behind it, one a world."""
+
+    verdict: Verdict
+    inputs: VerdictInputs  # all that the verdict depends on; it can be derived again from these
+    contenders: tuple[Contender, ...]  # in adoption order
+    roles: Mapping[str, tuple[str, ...]]
+    runs: Mapping[str, tuple[RungRun, ...]]
+    rows: tuple[GradedRow, ...]
+    clusters: NDArray[np.int64]
+    cross_fit: bool
+    noise: Mapping[str, float] = field(default_factory=dict)
+
+    def named(self, rung: str) -> Contender | None:
+        return next((contender for contender in self.contenders if contender.rung == rung), None)
+
+
+@dataclass(frozen=True)
+class Seat:
+    """One contender before it has answered: its name, roles, and the rung that holds the part in every world."""
+
+    name: str
+    roles: tuple[str, ...]
+    runs: tuple[RungRun, ...]
+
+
+def hold_contest(
+    base: Base, run: RunFolder, runs: Sequence[RungRun], *, openings: int, cross_fit: bool, seconds_left: float
+) -> Contest:
+    """Name the contenders, let them answer, replay some rows alone, decide."""
+    seats = name_seats(base, runs)
+    rows: list[GradedRow] = []
+    replays: dict[str, Replay] = {}
+    contenders: list[Contender] = []
+    for seat in seats:
+        base.watcher.progress.start(f"test: {seat.name}")
+        answered = _answer_test(base, seat)
+        base.watcher.progress.finish()
+        rows += answered
+        replays[seat.name] = replay_alone(base, run, seat.name, seat.runs[0], answered, seconds=seconds_left / len(seats))
+        contenders.append(_contender(base, seat, answered, replays[seat.name]))
+    ids = [row.id for row in rows if row.rung == seats[0].name and row.seed == 0]
+    clusters = np.asarray([base.data.clusters[row] for row in ids], dtype=np.int64)
+    settings = base.task.settings
+    ordered = order_for_adoption(contenders)
+    inputs = VerdictInputs(
+        contenders=tuple(ordered),
+        target=settings.target,
+        minimum_gain=settings.minimum_gain,
+        clusters=tuple(int(cluster) for cluster in clusters),
+        cross_fit=cross_fit,
+        openings=openings,
+        base_parameters=base.engine.identity.parameters,
+        larger_models_compared=bool(settings.model.compare),
+        max_latency_seconds=settings.use.max_latency_seconds,
+        seed=base.options.seed,
+    )
+    return Contest(
+        decide(inputs),
+        inputs,
+        tuple(ordered),
+        {seat.name: seat.roles for seat in seats},
+        {seat.name: seat.runs for seat in seats},
+        tuple(rows),
+        clusters,
+        cross_fit,
+        _noise(contenders, replays),
+    )
+
+
+def name_seats(base: Base, runs: Sequence[RungRun]) -> list[Seat]:
+    """Who holds which role, from the validation rows of each world alone."""
+    by_world: dict[int | None, list[RungRun]] = {}
+    for ran in runs:
+        if ran.status is RungStatus.RAN:
+            by_world.setdefault(ran.world.fold, []).append(ran)
+    named = {fold: name_validated(base, ran) for fold, ran in by_world.items()}
+    holders: dict[str, tuple[RungRun, ...]] = {}
+    for role, attribute in zip(ROLES, ("zero_shot", "nominee", "best_untuned", "tuned"), strict=True):
+        names = {fold: getattr(chosen, attribute) for fold, chosen in named.items()}
+        if all(name is not None for name in names.values()):
+            holders[role] = tuple(_find(by_world[fold], name) for fold, name in names.items())
+    seats: dict[tuple[str, ...], list[str]] = {}
+    for role, held in holders.items():
+        seats.setdefault(tuple(ran.name for ran in held), []).append(role)
+    taken: set[str] = set()
+    result = []
+    for parts, roles in seats.items():
+        name = Counter(parts).most_common(1)[0][0]
+        if name in taken or len(set(parts)) > 1:
+            name = f"{name} ({roles[0]})"
+        taken.add(name)
+        result.append(Seat(name, tuple(roles), holders[roles[0]]))
+    return result
+
+
+def name_validated(base: Base, runs: Sequence[RungRun]) -> Contenders:
+    """The contenders by these rungs' validation rows."""
+    settings = base.task.settings
+    return name_contenders(
+        [_validated(base, ran) for ran in runs if ran.status is RungStatus.RAN],
+        target=settings.target,
+        minimum_gain=settings.minimum_gain,
+        max_latency_seconds=settings.use.max_latency_seconds,
+    )
+
+
+def _validated(base: Base, ran: RungRun) -> Contender:
+    """A rung with its validation scores, in the shape the rules take."""
+    return Contender(ran.name, ran.technique.tuned, _scores(ran.rows), measured_cost(base, ran, ran.rows), _cut_share(ran.rows))
+
+
+def _find(runs: Sequence[RungRun], name: str) -> RungRun:
+    return next(ran for ran in runs if ran.name == name)
+
+
+def _answer_test(base: Base, seat: Seat) -> list[GradedRow]:
+    """Test answers of a contender over all worlds and all its seeds, graded."""
+    rows: list[GradedRow] = []
+    for ran in seat.runs:
+        inputs = [example.input for example in ran.world.test]
+        for seed, predictor in enumerate(_seeds(ran)):
+            answers = predictor.predict(inputs)
+            graded = base.marker.rows(ran.name, "test", ran.world.test, answers, fold=ran.world.fold, seed=seed)
+            rows += renamed(graded, seat.name)
+    return rows
+
+
+def _seeds(ran: RungRun) -> list[Predictor]:
+    """The rung once for each training seed; once where nothing was trained, or in a fold."""
+    assert ran.predictor is not None
+    of_seeds = getattr(ran.predictor, "seed_predictors", None)
+    if of_seeds is None or ran.world.fold is not None:
+        return [ran.predictor]
+    return list(of_seeds())
+
+
+def _contender(base: Base, seat: Seat, rows: Sequence[GradedRow], replay: Replay) -> Contender:
+    seeds = sorted({row.seed for row in rows})
+    latencies = replay.latencies or tuple(row.latency_seconds for row in rows)
+    return Contender(
+        rung=seat.name,
+        tuned=seat.runs[0].technique.tuned,
+        scores=np.stack([_scores([row for row in rows if row.seed == seed]) for seed in seeds]),
+        cost=measured_cost(base, seat.runs[0], rows, seconds=float(np.mean([ran.seconds for ran in seat.runs]))),
+        cut_share=_cut_share(rows),
+        latency_p50_seconds=float(np.quantile(latencies, 0.5)),
+        latency_p95_seconds=float(np.quantile(latencies, 0.95)),
+    )
+
+
+def measured_cost(base: Base, ran: RungRun, rows: Sequence[GradedRow], seconds: float | None = None) -> Cost:
+    """What adopting a rung costs, from the tokens and seconds of its own answers."""
+    identity = ran.context.engine.identity if ran.context is not None else base.engine.identity
+    return adoption_cost(
+        base.task.settings.use,
+        prompt_tokens_per_call=_mean([row.prompt_tokens for row in rows]),
+        completion_tokens_per_call=_mean([row.completion_tokens for row in rows]),
+        seconds_per_call=_mean([row.latency_seconds for row in rows]),
+        seconds_once=ran.seconds if seconds is None else seconds,
+        tuned=ran.technique.tuned,
+        hosted=identity.hosted,
+    )
+
+
+def _noise(contenders: Sequence[Contender], replays: Mapping[str, Replay]) -> dict[str, float]:
+    """How far answers move when nothing that matters is changed: batch size, training seed."""
+    replayed = sum(replay.rows for replay in replays.values())
+    noise = {
+        "replayed_rows": float(replayed),
+        "changed_by_batching": sum(replay.changed for replay in replays.values()) / replayed if replayed else 0.0,
+    }
+    for contender in contenders:
+        if contender.seeds > 1:
+            disagreement = seed_disagreement(contender.scores)
+            noise[f"seed_disagreement {contender.rung}"] = disagreement
+            noise[f"seed_floor {contender.rung}"] = noise_floor(disagreement, contender.items)
+    return noise
+
+
+def _scores(rows: Sequence[GradedRow]) -> NDArray[np.float64]:
+    return np.asarray([np.nan if row.score is None else row.score for row in rows], dtype=np.float64)
+
+
+def _cut_share(rows: Sequence[GradedRow]) -> float:
+    return _mean([float(row.cut) for row in rows])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else 0.0

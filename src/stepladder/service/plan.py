@@ -1,0 +1,138 @@
+"""Before anything is spent: what these rows can show, how long it will take, and what is left out to fit the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from stepladder.domain.protocols import Choices
+from stepladder.domain.task import TaskSettings
+from stepladder.evaluation.planning import more_rows_for, pass_mark, smallest_provable_gain
+from stepladder.service.speeds import Speeds
+from stepladder.service.workload import Workload, estimate_confirmation, estimate_rungs
+
+FREE_RUNGS = ("baseline", "recorded", "classifier")
+TUNED_RUNGS = ("lora", "lora+constrained", "lora+nearest", "lora+rag")
+KEPT_TO_THE_LAST = ("prompt", "constrained", "few-shot", "nearest", "rag", "lora", "lora+constrained")
+"""What a ladder is for; the dear combinations give way first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will be tried, for how long, and why not more. `seconds` by rung; `over_budget` names rungs left out."""
+
+    choices: Choices
+    seconds: dict[str, float]
+    confirmation_seconds: float
+    over_budget: tuple[str, ...]
+    lines: tuple[str, ...]
+    tuned_seconds_per_call: float = 0.0  # estimate of a tuned rung's call, batched
+
+    @classmethod
+    def none(cls) -> Plan:
+        """No plan: everything may be tried."""
+        return cls(Choices(), {}, 0.0, (), ())
+
+    @property
+    def total_seconds(self) -> float:
+        return self.confirmation_seconds + sum(seconds for rung, seconds in self.seconds.items() if rung not in self.over_budget)
+
+
+def make_plan(
+    settings: TaskSettings, work: Workload, speeds: Speeds, rungs: tuple[str, ...], *, budget_minutes: float, refit: bool
+) -> Plan:
+    """Choices that fit `budget_minutes`, dropped one by one in the fixed order, each said in a line.
+
+    Args:
+        rungs: Those that apply, in ladder order.
+        refit: Whether a last training on all rows follows (cross-fitting).
+    """
+    budget = budget_minutes * 60.0
+    cross = work.worlds > 1
+    choices = Choices(folds=work.worlds, seeds=1 if cross else Choices().seeds)
+    dropped: list[str] = []
+
+    def seconds_of(chosen: Choices, wanted: tuple[str, ...]) -> float:
+        sized = replace(work, worlds=chosen.folds)
+        tuned = any(rung in TUNED_RUNGS for rung in wanted)
+        total = sum(estimate_rungs(sized, chosen, speeds, rungs=wanted).values())
+        again = total / max(1, chosen.folds) if refit else 0.0
+        return total + again + estimate_confirmation(sized, chosen, speeds, tuned=tuned)
+
+    for said, lower in _reductions(rungs, cross=cross):
+        if seconds_of(choices, rungs) <= budget:
+            break
+        lowered = lower(choices)
+        if lowered != choices:
+            choices = lowered
+            dropped.append(said)
+    kept = rungs
+    over: list[str] = []
+    while seconds_of(choices, kept) > budget:
+        left_out = _next_to_leave_out(kept, estimate_rungs(replace(work, worlds=choices.folds), choices, speeds, rungs=kept))
+        if left_out is None:
+            break
+        over.append(left_out)
+        kept = tuple(rung for rung in kept if rung != left_out)
+    sized = replace(work, worlds=choices.folds)
+    seconds = estimate_rungs(sized, choices, speeds, rungs=rungs)
+    confirmation = estimate_confirmation(sized, choices, speeds, tuned=any(rung in TUNED_RUNGS for rung in kept))
+    lines = [*_power_lines(settings, work), *_time_lines(seconds_of(choices, kept), budget_minutes, dropped, over)]
+    call = (work.shared_tokens + work.input_tokens) / speeds.prompt + work.answer_tokens / speeds.completion
+    return Plan(choices, seconds, confirmation, tuple(over), tuple(lines), call)
+
+
+def _reductions(rungs: tuple[str, ...], *, cross: bool) -> Iterator[tuple[str, Callable[[Choices], Choices]]]:
+    """What may be dropped, in order: what is said, and how the choices are lowered."""
+    if any(rung in TUNED_RUNGS for rung in rungs):
+        yield "the second LoRA prompt", lambda now: replace(now, lora_prompts=1)
+        yield "the second seed", lambda now: replace(now, seeds=1)
+    if "few-shot" in rungs:
+        yield "further orders of the demonstrations", lambda now: replace(now, orders=1)
+    yield "prompt forms beyond 6", lambda now: replace(now, forms=min(now.forms, 6))
+    yield "prompt forms beyond 3", lambda now: replace(now, forms=min(now.forms, 3))
+    yield "8 demonstrations and 5 passages", lambda now: replace(now, shots=(2, 4), passages=(1, 3))
+    yield "all but 4 demonstrations and 3 passages", lambda now: replace(now, shots=(4,), passages=(3,))
+    if cross:
+        yield "the fifth fold", lambda now: replace(now, folds=min(now.folds, 4))
+        yield "the fourth fold", lambda now: replace(now, folds=min(now.folds, 3))
+        yield "the third fold", lambda now: replace(now, folds=min(now.folds, 2))
+
+
+def _next_to_leave_out(rungs: tuple[str, ...], seconds: dict[str, float]) -> str | None:
+    """The dearest of the combinations, then of the rest; a tuned rung goes before the one it stands on."""
+    combinations = [rung for rung in rungs if rung in seconds and rung not in KEPT_TO_THE_LAST]
+    if combinations:
+        return max(combinations, key=lambda rung: seconds[rung])
+    if "lora+constrained" in rungs and "lora" in rungs:
+        return "lora+constrained"
+    rest = [rung for rung in rungs if rung in seconds and rung != "prompt"]
+    return max(rest, key=lambda rung: seconds[rung]) if rest else None
+
+
+def _power_lines(settings: TaskSettings, work: Workload) -> Iterator[str]:
+    """What the test rows can show (design §5, "before spending")."""
+    rows = work.test_rows * work.worlds
+    cross_fit = work.worlds > 1
+    if settings.target is not None:
+        needed = pass_mark(settings.target, rows, cross_fit=cross_fit)
+        if needed is None:
+            yield f"Pass mark: {rows} test rows cannot show {settings.target:.0%}, even if all are right."
+        else:
+            yield f"Pass mark: {needed} of {rows} must be right to show {settings.target:.0%}."
+    gain = smallest_provable_gain(rows, cross_fit=cross_fit)
+    if gain is None:
+        yield f"Gains: with {rows} test rows no gain can be proved; label more."
+    else:
+        yield f"Gains: with {rows} test rows only gains of about {100 * gain:.0f} points or more can be proved."
+    more = more_rows_for(rows, 0.05, cross_fit=cross_fit)
+    if more:
+        yield f"To show a gain of 5 points: about {more:,} more test rows."
+
+
+def _time_lines(seconds: float, budget_minutes: float, dropped: list[str], over: list[str]) -> Iterator[str]:
+    yield f"Time: about {max(1, round(seconds / 60))} of {budget_minutes:g} minutes."
+    if dropped:
+        yield f"Left out to fit the budget: {'; '.join(dropped)}."
+    if over:
+        yield f"Rungs that do not fit the budget: {', '.join(over)}. Raise `[budget] minutes` to climb them."

@@ -1,0 +1,144 @@
+"""The winner at work: a rung of a finished climb answers new inputs, whatever it is made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stepladder import files
+from stepladder.data.readers import read_inputs
+from stepladder.domain.errors import DataError, RunError
+from stepladder.domain.messages import Input
+from stepladder.domain.prediction import Prediction
+from stepladder.domain.protocols import Predictor, Recipe
+from stepladder.domain.task import Task
+from stepladder.service import wiring
+from stepladder.service.open_run import find_run
+from stepladder.service.plan import Plan
+from stepladder.service.setup import ClimbOptions, Watcher, fit_context, keep_plan, make_base
+from stepladder.service.shipping import STANDS_ON, plain_name
+from stepladder.service.worlds import build_worlds, whole_world
+from stepladder.storage.run_folder import RunFolder
+from stepladder.techniques.ladder import technique
+
+ROWS_AT_ONCE = 32
+"""Answers written together; a kill costs at most these."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What `predict` has done: answers in the file, how many of them new, how many cut at the token limit."""
+
+    rung: str
+    answered: int
+    new: int
+    cut: int
+
+
+def predict(
+    run: Path | str,
+    file: Path | str,
+    output: Path | str,
+    *,
+    rung: str | None = None,
+    device: str = "auto",
+    watcher: Watcher | None = None,
+) -> Answered:
+    """Answer every input of a JSONL, CSV or TSV file; one JSON line each, in order, into `output`.
+
+    Inputs that `output` already answers (by id, with the same rung and the same input) are left as they are, so a
+    broken-off call continues.
+
+    Args:
+        run: A run folder, or a task folder (its newest finished run).
+        rung: Another rung of the climb than the one the verdict recommends.
+    Raises:
+        RunError: No such rung was fitted. DataError: The input file cannot be used.
+    """
+    watcher = watcher or Watcher()
+    folder = find_run(run)
+    name = rung or plain_name(folder.read_verdict().verdict.rung)
+    if name is None:
+        raise RunError("the verdict names no rung.", "Choose one with --rung.")
+    settings = Task.load(folder.task_folder).settings.data
+    inputs = [row.input for row in read_inputs(Path(file), settings)]
+    target = Path(output)
+    done = _answered_before(target, name, inputs)
+    waiting = [item for item in inputs if item.id not in done]
+    cut = sum(bool(line.get("cut")) for line in done.values())
+    if waiting:
+        predictor = restore_rung(folder, name, device=device, watcher=watcher)
+        watcher.progress.start(f"{name} answers", len(waiting))
+        for start in range(0, len(waiting), ROWS_AT_ONCE):
+            batch = waiting[start : start + ROWS_AT_ONCE]
+            for item, prediction in zip(batch, predictor.predict(batch), strict=True):
+                cut += prediction.cut
+                files.append_line(target, json.dumps(_line(name, item, prediction), ensure_ascii=False))
+            watcher.progress.advance(len(batch))
+        watcher.progress.finish()
+    return Answered(name, len(inputs), len(waiting), cut)
+
+
+def restore_rung(folder: RunFolder, name: str, *, device: str = "auto", watcher: Watcher | None = None) -> Predictor:
+    """A fitted rung of a finished run, ready to answer.
+
+    Raises:
+        RunError: The run holds no such rung.
+    """
+    recorded = folder.read_result(name, None)
+    if recorded is None:
+        known = sorted(path.parent.name for path in folder.path.glob("rungs/*/recipe.json") if "-fold" not in path.parent.name)
+        raise RunError(f"{folder.path} has no fitted rung '{name}'.", f"It has: {', '.join(known) or 'none'}.")
+    bare, _, compared = name.partition(" @ ")
+    base = make_base(Task.load(folder.task_folder), ClimbOptions(device=device), watcher or Watcher())
+    engine = wiring.build_engine(compared, base.task, device=device) if compared else base.engine
+    splits = base.data.splits
+    cross = splits.regime in ("cross", "prompts")
+    world = whole_world(base.data.examples, splits) if cross else build_worlds(base.data.examples, splits, folds=1)[0]
+    plan = keep_plan(folder, Plan.none())
+    recipes: dict[str, Recipe] = {}
+    for lower in STANDS_ON.get(bare, ()):
+        below = folder.read_result(lower, None)
+        if below is not None:
+            recipes[lower] = below["recipe"]
+    context = fit_context(base, world, engine, plan.choices, folder.rung_folder(name, None), recipes)
+    return technique(bare).restore(recorded["recipe"], context)
+
+
+def _answered_before(target: Path, rung: str, inputs: Sequence[Input]) -> dict[str, dict[str, Any]]:
+    """Complete lines of an earlier, broken-off call.
+
+    Raises:
+        DataError: The file holds something else; it is not touched.
+    """
+    asked = {item.id: files.hash_text(item.text) for item in inputs}
+    done: dict[str, dict[str, Any]] = {}
+    for number, text in enumerate(files.read_lines(target), start=1):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue  # a line torn by a kill
+        if not isinstance(line, dict) or "rung" not in line or "input_sha256" not in line:
+            raise DataError(target, number, "this is not a file of answers.", "Choose another --output.")
+        if line["rung"] != rung or asked.get(line["id"]) != line["input_sha256"]:
+            raise DataError(target, number, "the answers in it are another rung's or another file's.", "Choose another --output.")
+        done[line["id"]] = line
+    return done
+
+
+def _line(rung: str, item: Input, prediction: Prediction) -> dict[str, Any]:
+    spoken = prediction.generation
+    return {
+        "id": item.id,
+        "answer": prediction.text,
+        "rung": rung,
+        "cut": prediction.cut,
+        "retrieved": list(prediction.retrieved),
+        "input_sha256": files.hash_text(item.text),
+        "model_sha256": spoken.model_sha256 if spoken else "",
+        "adapter_sha256": spoken.adapter_sha256 if spoken else None,
+        "latency_seconds": prediction.latency_seconds,
+    }

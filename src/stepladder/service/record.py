@@ -1,0 +1,191 @@
+"""From what every rung did to the one record that the table, the report and `verdict.json` show."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+
+from stepladder.domain.climb import ChangedRow, ClimbRecord, GradedRow, RungResult, RungStatus
+from stepladder.domain.protocols import TrainPoint
+from stepladder.evaluation.graders import metrics
+from stepladder.service.contest import Contest, measured_cost
+from stepladder.service.plan import Plan
+from stepladder.service.rung_run import RungRun, validation_interval
+from stepladder.service.setup import Base, versions
+from stepladder.storage.run_folder import RunFolder
+
+WORST_REGRESSIONS = 10
+
+
+def make_record(
+    base: Base, run: RunFolder, plan: Plan, runs: Sequence[RungRun], contest: Contest, *, seconds: float
+) -> ClimbRecord:
+    """Everything a reader of the verdict may ask for."""
+    settings = base.task.settings
+    pair = _pair_to_show(contest)
+    changed = _changed_rows(base, contest, *pair) if pair is not None else []
+    return ClimbRecord(
+        run=run.name,
+        task=settings.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=base.engine.identity,
+        grader=base.marker.graders[0].name,
+        rungs=tuple(_results(base, runs, contest)),
+        verdict=contest.verdict,
+        regime=base.data.splits.regime,
+        split_sizes=_split_sizes(runs),
+        target=settings.target,
+        minimum_gain=settings.minimum_gain,
+        plan=plan.lines,
+        notes=base.data.notes,
+        noise=contest.noise,
+        regressions=tuple([row for row in changed if row.candidate_score < row.baseline_score][:WORST_REGRESSIONS]),
+        fixed=sum(row.candidate_score > row.baseline_score for row in changed),
+        broken=sum(row.candidate_score < row.baseline_score for row in changed),
+        versions=versions(),
+        machine=f"{platform.machine()} {platform.system()}, {_processor()}",
+        seconds=seconds,
+    )
+
+
+def _results(base: Base, runs: Sequence[RungRun], contest: Contest) -> list[RungResult]:
+    """One row a rung in ladder order; contenders whose rung changed from fold to fold follow as rows of their own."""
+    names = list(dict.fromkeys(ran.name for ran in runs))
+    results = [_result(base, [ran for ran in runs if ran.name == name], contest) for name in names]
+    for contender in contest.contenders:
+        if contender.rung not in names:
+            first = contest.runs[contender.rung][0]
+            bare = RungResult(contender.rung, contender.tuned, RungStatus.RAN, model=_model(base, first))
+            results.append(_with_test(base, bare, contest))
+    return results
+
+
+def _result(base: Base, runs: Sequence[RungRun], contest: Contest) -> RungResult:
+    first = runs[0]
+    finished = [ran for ran in runs if ran.status is RungStatus.RAN]
+    if not finished:
+        return RungResult(first.name, first.technique.tuned, first.status, first.reason, _model(base, first))
+    rows = [row for ran in finished for row in ran.rows]
+    latencies = [row.latency_seconds for row in rows] or [0.0]
+    result = RungResult(
+        name=first.name,
+        tuned=first.technique.tuned,
+        status=RungStatus.RAN,
+        reason="" if len(finished) == len(runs) else f"Ran in {len(finished)} of {len(runs)} folds.",
+        model=_model(base, first),
+        validation=validation_interval(rows),
+        metrics=_metrics(base, rows, "validation"),
+        cost=measured_cost(base, finished[0], rows, float(np.mean([ran.seconds for ran in finished]))),
+        latency_p50_seconds=float(np.quantile(latencies, 0.5)),
+        latency_p95_seconds=float(np.quantile(latencies, 0.95)),
+        cut_share=float(np.mean([row.cut for row in rows])) if rows else 0.0,
+        seconds=sum(ran.seconds for ran in finished),
+        recipe=finished[0].recipe,
+        history=_history(finished[0]),
+    )
+    return _with_test(base, result, contest)
+
+
+def _with_test(base: Base, result: RungResult, contest: Contest) -> RungResult:
+    """The result with its test score, cost and latency, when the rung was a contender."""
+    contender = contest.named(result.name)
+    if contender is None:
+        return result
+    rows = [row for row in contest.rows if row.rung == result.name and row.seed == 0]
+    return replace(
+        result,
+        role=", ".join(contest.roles[result.name]),
+        test=contender.interval(contest.clusters, cross_fit=contest.cross_fit, seed=base.options.seed),
+        metrics={**result.metrics, **_metrics(base, rows, "test")},
+        cost=contender.cost,
+        latency_p50_seconds=contender.latency_p50_seconds,
+        latency_p95_seconds=contender.latency_p95_seconds,
+        cut_share=contender.cut_share,
+    )
+
+
+def _metrics(base: Base, rows: Sequence[GradedRow], split: str) -> dict[str, float]:
+    """Further aggregates: what the deciding grader adds, and the means of the other graders."""
+    examples = {example.id: example for example in base.data.examples}
+    shown = [examples[row.id] for row in rows]
+    found = metrics(base.marker.graders[0], shown, [row.answer for row in rows])
+    for name in rows[0].others if rows else ():
+        values = [row.others[name] for row in rows if row.others[name] is not None]
+        if values:
+            found[name] = float(np.mean(np.asarray(values, dtype=np.float64)))
+    return {f"{split}/{name}": value for name, value in found.items()}
+
+
+def _pair_to_show(contest: Contest) -> tuple[str, str] | None:
+    """Which two contenders' differences are shown row by row: the tuned one against the untuned one that rivals it."""
+    tuned = [contender.rung for contender in contest.contenders if contender.tuned]
+    untuned = [contender for contender in contest.contenders if not contender.tuned]
+    if not untuned:
+        return None
+    best = max(untuned, key=lambda contender: contender.mean).rung
+    if tuned:
+        return best, tuned[0]
+    first = next((name for name, roles in contest.roles.items() if "zero-shot" in roles), None)
+    return (first, best) if first is not None and first != best else None
+
+
+def _changed_rows(base: Base, contest: Contest, baseline: str, candidate: str) -> list[ChangedRow]:
+    """Test rows that the two contenders answered with different success, worst for the candidate first."""
+    examples = {example.id: example for example in base.data.examples}
+    before = {row.id: row for row in contest.rows if row.rung == baseline and row.seed == 0}
+    changed = []
+    for row in contest.rows:
+        if row.rung != candidate or row.seed != 0 or row.id not in before:
+            continue
+        old = before[row.id]
+        if old.score is None or row.score is None or old.score == row.score:
+            continue
+        example = examples[row.id]
+        changed.append(
+            ChangedRow(
+                row.id,
+                example.input.text,
+                example.reference.content,
+                baseline,
+                old.answer,
+                old.score,
+                candidate,
+                row.answer,
+                row.score,
+            )
+        )
+    return sorted(changed, key=lambda row: row.candidate_score - row.baseline_score)
+
+
+def _history(ran: RungRun) -> tuple[TrainPoint, ...]:
+    adapters = ran.recipe.get("adapters", ())
+    points = adapters[0].get("history", ()) if adapters else ()
+    return tuple(point if isinstance(point, TrainPoint) else TrainPoint(**point) for point in points)
+
+
+def _model(base: Base, ran: RungRun) -> str:
+    return ran.context.engine.identity.name if ran.context is not None else base.engine.identity.name
+
+
+def _split_sizes(runs: Sequence[RungRun]) -> dict[str, int]:
+    worlds = list({ran.world.fold: ran.world for ran in runs}.values())
+    sizes = {"train": len(worlds[0].train), "test": sum(len(world.test) for world in worlds)}
+    if not worlds[0].chooses_on_train:
+        sizes["validation"] = len(worlds[0].validation)
+    if len(worlds) > 1:
+        sizes["folds"] = len(worlds)
+    return sizes
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - a pseudo file
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        return platform.processor() or "unknown processor"
+    return f"{names[0]}, {len(names)} cores" if names else platform.processor()

@@ -1,0 +1,133 @@
+"""One rung in one world: fitted (or restored after a kill), asked, graded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from stepladder.domain.climb import GradedRow, RungStatus
+from stepladder.domain.errors import MissingExtra
+from stepladder.domain.messages import Example
+from stepladder.domain.prediction import Grade, Prediction, Score, Ungraded
+from stepladder.domain.protocols import FitContext, Predictor, Recipe, Technique
+from stepladder.domain.verdict import Interval
+from stepladder.evaluation.graders import Grader
+from stepladder.evaluation.statistics import mean_interval
+from stepladder.service.worlds import World
+from stepladder.storage.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class RungRun:
+    """A rung after its turn in one world. `predictor` is None when it did not run; `rows` are its validation answers."""
+
+    name: str  # the technique's, or "technique @ model" for a compared model
+    technique: Technique
+    world: World
+    status: RungStatus
+    reason: str = ""
+    predictor: Predictor | None = None
+    context: FitContext | None = None
+    rows: tuple[GradedRow, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.predictor.recipe if self.predictor is not None else {}
+
+
+@dataclass(frozen=True)
+class Marker:
+    """Grades answers with every grader of the task; the first decides. A cut answer is wrong, whatever its text."""
+
+    graders: tuple[Grader, ...]
+
+    def grade(self, example: Example, prediction: Prediction) -> Grade:
+        """The deciding grade."""
+        return Score(0.0) if prediction.cut else self.graders[0].grade(example, prediction.text)
+
+    def scorer(self, examples: Sequence[Example]) -> Callable[[Sequence[Prediction]], list[Grade]]:
+        """What a technique may use to choose: grades by input id, references kept out of its sight."""
+        by_id = {example.id: example for example in examples}
+        return lambda predictions: [self.grade(by_id[prediction.input_id], prediction) for prediction in predictions]
+
+    def rows(
+        self,
+        rung: str,
+        split: str,
+        examples: Sequence[Example],
+        predictions: Sequence[Prediction],
+        *,
+        fold: int | None,
+        seed: int = 0,
+    ) -> tuple[GradedRow, ...]:
+        """Every answer with its grades, as it is recorded."""
+        return tuple(
+            self._row(rung, split, example, prediction, fold, seed)
+            for example, prediction in zip(examples, predictions, strict=True)
+        )
+
+    def _row(self, rung: str, split: str, example: Example, prediction: Prediction, fold: int | None, seed: int) -> GradedRow:
+        decided = self.grade(example, prediction)
+        others = {
+            grader.name: _value(Score(0.0) if prediction.cut else grader.grade(example, prediction.text))
+            for grader in self.graders[1:]
+        }
+        spoken = prediction.generation
+        return GradedRow(
+            rung=rung,
+            split=split,
+            id=example.id,
+            answer=prediction.text,
+            score=_value(decided),
+            ungraded=decided.reason if isinstance(decided, Ungraded) else "",
+            others=others,
+            fold=fold,
+            seed=seed,
+            cut=prediction.cut,
+            prompt_tokens=spoken.prompt_tokens if spoken else 0,
+            completion_tokens=spoken.completion_tokens if spoken else 0,
+            latency_seconds=prediction.latency_seconds,
+            model_sha256=spoken.model_sha256 if spoken else "",
+            adapter_sha256=spoken.adapter_sha256 if spoken else None,
+            prompt_sha256=spoken.prompt_sha256 if spoken else "",
+            retrieved=prediction.retrieved,
+        )
+
+
+def run_rung(name: str, technique: Technique, world: World, context: FitContext, marker: Marker, run: RunFolder) -> RungRun:
+    """Fit a rung, or take it up from the run folder when it was finished there before, and grade its validation answers.
+
+    A tuned rung is validated on the held-out rows only: the others it has learned.
+    """
+    recorded = run.read_result(name, world.fold)
+    start = time.perf_counter()
+    try:
+        predictor = technique.fit(context) if recorded is None else technique.restore(recorded["recipe"], context)
+    except MissingExtra as error:
+        return RungRun(name, technique, world, RungStatus.NOT_APPLICABLE, str(error))
+    examples = world.held_out if technique.tuned else world.validation
+    predictions = predictor.predict([example.input for example in examples])
+    seconds = time.perf_counter() - start if recorded is None else float(recorded["seconds"])
+    if recorded is None:
+        run.write_result(name, world.fold, {"recipe": predictor.recipe, "seconds": seconds})
+    rows = marker.rows(name, "validation", examples, predictions, fold=world.fold)
+    return RungRun(name, technique, world, RungStatus.RAN, "", predictor, context, rows, seconds)
+
+
+def _value(grade: Grade) -> float | None:
+    return grade.value if isinstance(grade, Score) else None
+
+
+def renamed(rows: Sequence[GradedRow], rung: str) -> tuple[GradedRow, ...]:
+    """The same answers under a contender's name."""
+    return tuple(replace(row, rung=rung) for row in rows)
+
+
+def validation_interval(rows: Sequence[GradedRow]) -> Interval:
+    """Mean validation score of some graded rows; a row that several folds answered counts once, by its mean."""
+    by_id: dict[str, list[float]] = {}
+    for row in rows:
+        by_id.setdefault(row.id, []).append(float("nan") if row.score is None else row.score)
+    return mean_interval([sum(scores) / len(scores) for scores in by_id.values()], seed=0)

@@ -1,0 +1,196 @@
+"""What a climb stands on before its first rung: data, engine, plan, run folder."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+
+from stepladder import files
+from stepladder.data.split import record_opening
+from stepladder.domain.errors import RunError
+from stepladder.domain.messages import Example
+from stepladder.domain.protocols import Choices, Embedder, Engine, FitContext, Progress, Recipe, SilentProgress, Tuner
+from stepladder.domain.task import Task
+from stepladder.engines.cache import RecordedEngine
+from stepladder.evaluation.graders import build_graders
+from stepladder.service import wiring
+from stepladder.service.plan import Plan
+from stepladder.service.rung_run import Marker
+from stepladder.service.task_data import TaskData, load_task_data, task_files
+from stepladder.service.worlds import World
+from stepladder.storage.records import from_json, to_json
+from stepladder.storage.run_folder import RunFolder
+
+CHARACTERS_PER_TOKEN = 3.0
+"""For engines that cannot count before sending: few enough that the limit on new tokens is not too low."""
+
+
+@dataclass(frozen=True)
+class ClimbOptions:
+    """How to climb; everything has a default.
+
+    `budget_minutes` overrides `[budget] minutes`. `tune_anyway` climbs tuned rungs that would be refused.
+    `fresh` starts a new run although an unfinished one could be continued.
+    """
+
+    budget_minutes: float | None = None
+    device: str = "auto"
+    seed: int = 0
+    tune_anyway: bool = False
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who is told while a climb goes on: progress of long work, and lines worth keeping."""
+
+    progress: Progress = field(default_factory=SilentProgress)
+    say: Callable[[str], None] = lambda line: None
+
+
+@dataclass(frozen=True)
+class Base:
+    """The tools of a climb, the same for every rung."""
+
+    data: TaskData
+    engine: Engine
+    tuner: Tuner | None
+    embedder: Embedder
+    marker: Marker
+    options: ClimbOptions
+    watcher: Watcher
+
+    @property
+    def task(self) -> Task:
+        return self.data.task
+
+
+def make_base(task: Task, options: ClimbOptions, watcher: Watcher) -> Base:
+    """Read the data first (cheap, and where most faults are), then load the model."""
+    wiring.set_threads()
+    embedder = wiring.build_embedder()
+    data = load_task_data(task, embedder, seed=options.seed)
+    for note in data.notes:
+        watcher.say(note)
+    task = data.task
+    name = task.settings.model.base
+    engine = wiring.build_engine(name, task, device=options.device)
+    tuner = wiring.build_tuner(name, device=options.device)
+    return Base(data, engine, tuner, embedder, Marker(build_graders(task)), options, watcher)
+
+
+def open_run(base: Base, runs: Path) -> RunFolder:
+    """The unfinished run of the same data, split, settings and weights, or a new one."""
+    key = files.hash_json(
+        {
+            "settings": base.task.settings.model_dump(mode="json"),
+            "data": base.data.fingerprint,
+            "splits": {**base.data.splits.split_of, **base.data.splits.fold_of},
+            "model": asdict(base.engine.identity),
+            "options": [base.options.budget_minutes, base.options.seed, base.options.tune_anyway],
+        }
+    )
+    run = None if base.options.fresh else RunFolder.unfinished(runs, key)
+    if run is not None:
+        base.watcher.say(f"Continuing {run.path}: finished answers are not asked again.")
+        return run
+    state = {"key": key, "created": datetime.now(UTC).isoformat(timespec="seconds"), "options": asdict(base.options)}
+    run = RunFolder.create(runs, state, now=datetime.now())
+    run.keep_task(base.task.folder, task_files(base.task))
+    return run
+
+
+def keep_plan(run: RunFolder, plan: Plan) -> Plan:
+    """The plan of this run: the one it was begun with, so that a continued run makes the same choices."""
+    state = run.read_state()
+    if "plan" in state:
+        return from_json(Plan, state["plan"])
+    run.write_state({**state, "plan": to_json(plan)})
+    return plan
+
+
+def record_engine(engine: Engine, run: RunFolder) -> RecordedEngine:
+    """Every answer is written to the run as it comes, and never asked twice."""
+    return RecordedEngine(engine, run.generations_path)
+
+
+def fit_context(
+    base: Base, world: World, engine: Engine, choices: Choices, folder: Path, recipes: dict[str, Recipe]
+) -> FitContext:
+    """What the rungs of one world may see."""
+    return FitContext(
+        task=base.task,
+        train=world.train,
+        validation=world.validation,
+        tune_rows=world.tune_rows,
+        held_out=world.held_out,
+        clusters=base.data.clusters,
+        chunks=base.data.chunks,
+        engine=engine,
+        embedder=base.embedder,
+        score=base.marker.scorer((*world.validation, *world.held_out)),
+        folder=folder,
+        tuner=base.tuner,
+        choices=choices,
+        seed=base.options.seed,
+        progress=base.watcher.progress,
+        recipes=recipes,
+        max_new_tokens=new_token_limit(world.train, engine),
+        recorded=base.data.recorded,
+    )
+
+
+def new_token_limit(train: tuple[Example, ...], engine: Engine) -> int:
+    """1.5 times the 99th percentile of the training answers, and 16 more (design §4), rounded up to a multiple of 8.
+
+    The rounding keeps the limit equal between folds whose answers hardly differ, so their answers can be shared.
+    """
+    texts = [example.reference.content for example in train]
+    if "count" in engine.can:
+        counts = engine.count_text_tokens(texts)
+    else:
+        counts = [ceil(len(text) / CHARACTERS_PER_TOKEN) for text in texts]
+    limit = 1.5 * float(np.quantile(counts, 0.99)) + 16
+    return int(ceil(limit / 8) * 8)
+
+
+def open_test(base: Base, run: RunFolder) -> int:
+    """Note in the ledger that the test rows are opened for this run; how often they have been by now."""
+    openings = record_opening(base.task, run.name)
+    if openings >= 5:
+        base.watcher.say(
+            f"These test rows have now been opened {openings} times; each opening makes a lucky winner likelier. Add new rows."
+        )
+    return openings
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on; parts that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for name in ("stepladder", "torch", "transformers", "peft", "llguidance", "openai", "numpy", "scipy", "sacrebleu"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def runs_folder(task: Task) -> Path:
+    """Where a task's runs are kept.
+
+    Raises:
+        RunError: The folder cannot be written.
+    """
+    folder = task.folder / "runs"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be made: {error.strerror}.", "Copy the task to a folder of yours.") from error
+    return folder

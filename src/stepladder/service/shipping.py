@@ -1,0 +1,87 @@
+"""Leaving the winner ready to be used: its adapter at the top of the run, and after cross-fitting one refit on all rows."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+
+from stepladder import files
+from stepladder.domain.climb import ClimbRecord, RungStatus
+from stepladder.domain.protocols import Choices, Engine, Recipe
+from stepladder.service.rung_run import RungRun
+from stepladder.service.setup import Base, fit_context
+from stepladder.service.worlds import whole_world
+from stepladder.storage.run_folder import RunFolder
+from stepladder.techniques.ladder import LADDER, technique
+
+STANDS_ON = {
+    "constrained": ("prompt",),
+    "few-shot": ("prompt",),
+    "nearest": ("prompt",),
+    "rag": ("prompt",),
+    "lora": ("prompt",),
+    "lora+constrained": ("prompt", "lora"),
+    "lora+nearest": ("prompt", "nearest"),
+    "lora+rag": ("prompt", "rag"),
+}
+"""Which lower rungs' choices a rung builds on."""
+
+
+def ship(
+    base: Base,
+    run: RunFolder,
+    engine: Engine,
+    choices: Choices,
+    runs: Sequence[RungRun],
+    record: ClimbRecord,
+    *,
+    refit: bool,
+) -> None:
+    """Make the recommended rung answerable by `predict`, and put the tuned champion's adapter where it is looked for."""
+    winner = plain_name(record.verdict.rung)
+    if refit and winner is not None and "@" not in winner:
+        _refit(base, run, engine, choices, winner)
+    champion = next((rung.name for rung in record.rungs if "tuned champion" in rung.role), None)
+    if champion is not None:
+        _ship_adapter(run, plain_name(champion) or champion, runs)
+
+
+def plain_name(contender: str | None) -> str | None:
+    """The rung behind a contender's name: "few-shot (nominee)" is "few-shot"."""
+    return None if contender is None else contender.split(" (")[0]
+
+
+def _refit(base: Base, run: RunFolder, engine: Engine, choices: Choices, winner: str) -> None:
+    """Fit the winner, and what it stands on, once on every row. Its own score stays unknown: no row is left to measure it."""
+    world = whole_world(base.data.examples, base.data.splits)
+    recipes: dict[str, Recipe] = {}
+    base.watcher.say(f"Fitting '{winner}' once more on all {len(world.train)} rows; that fit is shipped, not itself measured.")
+    wanted = {*STANDS_ON.get(winner, ()), winner}
+    for name in [rung.name for rung in LADDER if rung.name in wanted]:
+        rung = technique(name)
+        context = fit_context(base, world, engine, choices, run.rung_folder(name, None), recipes)
+        recorded = run.read_result(name, None)
+        if rung.reason_not_to(context) is not None:
+            continue
+        base.watcher.progress.start(f"refit: {name}")
+        predictor = rung.fit(context) if recorded is None else rung.restore(recorded["recipe"], context)
+        base.watcher.progress.finish()
+        recipes[name] = predictor.recipe
+        run.write_result(name, None, {"recipe": predictor.recipe, "seconds": 0.0, "measured": False})
+
+
+def _ship_adapter(run: RunFolder, name: str, runs: Sequence[RungRun]) -> None:
+    """The champion's adapter at the top of the run: the refit one, else the one that was measured (of the first fold)."""
+    refitted = run.read_result(name, None)
+    measured = next((ran for ran in runs if ran.name == name and ran.status is RungStatus.RAN), None)
+    if refitted is not None:
+        recipe, home = refitted["recipe"], run.rung_folder(name, None)
+    elif measured is not None:
+        recipe, home = measured.recipe, run.rung_folder(name, measured.world.fold)
+    else:
+        return
+    adapters = recipe.get("adapters", ())
+    source = home / adapters[0]["folder"] if adapters else home / "none"
+    if source.is_dir():
+        with files.new_folder(run.path / "adapter") as folder:
+            shutil.copytree(source, folder, dirs_exist_ok=True)

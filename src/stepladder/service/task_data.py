@@ -1,0 +1,84 @@
+"""Everything a task folder holds, read, checked and split, before any model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stepladder.data.documents import load_documents
+from stepladder.data.duplicates import cluster
+from stepladder.data.fingerprint import fingerprint
+from stepladder.data.readers import read_examples
+from stepladder.data.split import Splits, load_or_make, split_given
+from stepladder.domain.messages import Chunk, Example
+from stepladder.domain.protocols import Embedder
+from stepladder.domain.task import PromptSettings, Task
+from stepladder.evaluation.planning import rows_to_show
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task with its rows, near-duplicate clusters, split and passages. `notes` say what the readers guessed."""
+
+    task: Task
+    examples: tuple[Example, ...]
+    splits: Splits
+    chunks: tuple[Chunk, ...]
+    fingerprint: str
+    notes: tuple[str, ...]
+
+    @property
+    def clusters(self) -> Mapping[str, int]:
+        return self.splits.cluster_of
+
+    @property
+    def recorded(self) -> dict[str, str]:
+        return {example.id: example.recorded for example in self.examples if example.recorded is not None}
+
+
+def load_task_data(task: Task, embedder: Embedder, *, seed: int = 0) -> TaskData:
+    """Read, cluster and split a task's rows; the split is written to splits.json when it is new or has grown.
+
+    Raises:
+        DataError: Anything wrong with a file, named; nothing is written then.
+    """
+    chunks = load_documents(task)
+    data = task.settings.data
+    if data.examples is not None:
+        read = read_examples(task)
+        clusters = cluster(read.examples, embedder)
+        splits, said = load_or_make(task, read.examples, clusters, seed=seed, rows_needed=rows_to_show)
+        examples, notes = read.examples, (*read.notes, *said)
+        instruction = read.shared_instruction
+    else:
+        parts = {name: read_examples(task, name) for name in ("train", "validation", "test") if getattr(data, name)}
+        examples = tuple(example for part in parts.values() for example in part.examples)
+        clusters = cluster(examples, embedder)
+        splits, said = split_given({name: part.examples for name, part in parts.items()}, clusters, task=task, seed=seed)
+        notes = (*(note for part in parts.values() for note in part.notes), *said)
+        instruction = next(iter(parts.values())).shared_instruction
+    task, notes = _with_instruction(task, instruction, notes)
+    return TaskData(task, examples, splits, chunks, fingerprint(examples), notes)
+
+
+def _with_instruction(task: Task, shared: str | None, notes: tuple[str, ...]) -> tuple[Task, tuple[str, ...]]:
+    """A system turn that all rows share is the instruction. Where it differs from task.toml's, it is tried as it stands."""
+    if shared is None or shared.strip() == task.settings.instruction:
+        return task, notes
+    note = "All rows share a system message that differs from `instruction`; the rows' own is used as the instruction."
+    settings = task.settings.model_copy(update={"instruction": shared.strip()})
+    return task.model_copy(update={"settings": settings}), (*notes, note)
+
+
+def own_prompt_files(prompts: tuple[PromptSettings, ...]) -> list[str]:
+    """Files that a task's own prompts come from."""
+    return [prompt.file for prompt in prompts]
+
+
+def task_files(task: Task) -> list[str]:
+    """Names of everything in the task folder that a run must keep to answer again later."""
+    settings = task.settings
+    data = settings.data
+    named = [data.examples, data.train, data.validation, data.test, data.documents, settings.output.json_schema]
+    recorded = data.recorded if data.recorded and (task.folder / data.recorded).is_file() else None
+    return ["task.toml", "splits.json", *[name for name in [*named, recorded] if name], *own_prompt_files(settings.prompts)]

@@ -1,0 +1,152 @@
+"""A small made-up task, an embedder and a tuner without a model, so that techniques can be tried and tested anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepladder.domain.messages import Chunk, Example, Input, Message
+from stepladder.domain.prediction import Grade, Prediction, Score
+from stepladder.domain.protocols import Choices, Conversation, Engine, FitContext, Progress, TrainPoint, Tuned
+from stepladder.domain.task import LoraSettings, Task, TaskSettings
+
+Kind = Literal["labels", "json", "text"]
+
+LABELS = ("animal", "plant", "stone")
+WORDS = {
+    "animal": ("heron", "otter", "weasel", "lynx", "badger", "toad", "newt", "stoat"),
+    "plant": ("fern", "alder", "sedge", "willow", "nettle", "clover", "thistle", "moss"),
+    "stone": ("basalt", "granite", "slate", "gneiss", "marble", "flint", "chalk", "schist"),
+}
+SCHEMA = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["kind", "note"],
+    "properties": {"kind": {"enum": list(LABELS)}, "note": {"type": "string", "description": "a remark in a few words"}},
+}
+
+
+class FakeEmbedder:
+    """Words hashed to dimensions, counted, and brought to length 1."""
+
+    name = "fake"
+
+    def __init__(self, dimensions: int = 256) -> None:
+        self._dimensions = dimensions
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Shape (texts, dimensions)."""
+        vectors = np.zeros((len(texts), self._dimensions), dtype=np.float32)
+        for row, text in enumerate(texts):
+            for word in text.lower().split():
+                vectors[row, int(hashlib.sha256(word.encode()).hexdigest()[:8], 16) % self._dimensions] += 1
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.asarray(vectors / np.where(lengths > 0, lengths, 1), dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class FakeTraining:
+    """One call of the tuner."""
+
+    rows: tuple[Conversation, ...]
+    held_out: tuple[Conversation, ...]
+    folder: Path
+    seed: int
+
+
+@dataclass
+class FakeTuner:
+    """Trains nothing: leaves a folder, and gives every held-out row the loss that `nll` says (by default 1)."""
+
+    nll: Callable[[Conversation], float] = lambda row: 1.0
+    trainings: list[FakeTraining] = field(default_factory=list)
+
+    def tune(
+        self,
+        rows: Sequence[Conversation],
+        held_out: Sequence[Conversation],
+        settings: LoraSettings,
+        *,
+        folder: Path,
+        seed: int,
+        progress: Progress,
+    ) -> Tuned:
+        """Leave a folder whose content depends on the rows and the seed."""
+        self.trainings.append(FakeTraining(tuple(rows), tuple(held_out), folder, seed))
+        folder.mkdir(parents=True, exist_ok=True)
+        content = json.dumps([seed, settings.model_dump(), [[message.as_chat() for message in row.messages] for row in rows]])
+        (folder / "adapter_config.json").write_text(content, encoding="utf-8")
+        losses = tuple(self.nll(row) for row in held_out)
+        point = TrainPoint(step=1, epoch=1.0, learning_rate=1e-3, loss=1.0, held_out_nll=float(np.mean(losses)))
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        return Tuned(folder, digest, losses, (point,), best_step=1, steps=1, seconds=1.0, tokens=len(content))
+
+
+def fake_context(folder: Path, engine: Engine, kind: Kind = "labels", *, clusters: int = 24, **changes: Any) -> FitContext:
+    """A fitted-to-be rung's surroundings in the middle size regime, where validation is the training rows.
+
+    Every cluster holds two near-duplicates; of every fifth cluster both rows are held out. `changes` replace fields.
+    """
+    task = fake_task(folder / "task", kind)
+    rows = [fake_example(kind, cluster, copy) for cluster in range(clusters) for copy in range(2)]
+    held_out = tuple(row for number, row in enumerate(rows) if number // 2 % 5 == 0)
+    references = {row.id: row.reference.content for row in rows}
+    fields: dict[str, Any] = {
+        "task": task,
+        "train": tuple(rows),
+        "validation": tuple(rows),
+        "tune_rows": tuple(row for row in rows if row not in held_out),
+        "held_out": held_out,
+        "clusters": {row.id: number // 2 for number, row in enumerate(rows)},
+        "chunks": fake_chunks(clusters),
+        "engine": engine,
+        "embedder": FakeEmbedder(),
+        "score": lambda predictions: _grade(predictions, references),
+        "folder": folder / "rung",
+        "tuner": FakeTuner(),
+        "choices": Choices(forms=4, shots=(2, 4), orders=2, passages=(1, 3)),
+        "recorded": {row.id: row.reference.content for row in rows},
+        **changes,
+    }
+    return FitContext(**fields)
+
+
+def fake_task(folder: Path, kind: Kind, **settings: Any) -> Task:
+    """A task folder: name the kind of a thing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "schema.json").write_text(json.dumps(SCHEMA), encoding="utf-8")
+    output = {"labels": {"labels": LABELS}, "json": {"schema": "schema.json"}, "text": {}}[kind]
+    raw = {"name": "things", "instruction": "Say what kind of thing it is.", "data": {"examples": "examples.jsonl"}}
+    return Task(folder=folder, settings=TaskSettings.model_validate({**raw, "output": output, **settings}))
+
+
+def fake_example(kind: Kind, cluster: int, copy: int) -> Example:
+    """Row `copy` of a cluster. References hold a text found nowhere else, but for labels, which cannot."""
+    label = LABELS[cluster % len(LABELS)]
+    word = WORDS[label][cluster // len(LABELS) % len(WORDS[label])]
+    id = f"row-{cluster}-{copy}"
+    secret = f"secret-{id}."
+    reference = {"labels": label, "json": json.dumps({"note": secret, "kind": label}), "text": f"{label} {secret}"}[kind]
+    text = f"what is the {word} numbered {cluster} found at the pond" + (" please" if copy else "")
+    turns = (Message("user", text),)
+    return Example(Input(id, turns), Message("assistant", reference, weight=1), sources=(f"documents/{word}.md",))
+
+
+def fake_chunks(clusters: int) -> tuple[Chunk, ...]:
+    """A passage about every thing that the rows ask for."""
+    words = dict.fromkeys(
+        WORDS[LABELS[cluster % len(LABELS)]][cluster // len(LABELS) % len(WORDS[LABELS[0]])] for cluster in range(clusters)
+    )
+    texts = {word: f"The {word} is one of the things at the pond and needs care." for word in words}
+    return tuple(Chunk(f"documents/{word}.md", 0, len(text), text, heading=f"On {word}") for word, text in texts.items())
+
+
+def _grade(predictions: Sequence[Prediction], references: dict[str, str]) -> list[Grade]:
+    return [Score(float(one.text.strip() == references[one.input_id])) for one in predictions]

@@ -1,0 +1,137 @@
+"""LoRA on a base model that others are using too: put in, saved, taken out again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor
+
+from stepladder.domain.errors import ModelError
+from stepladder.files import write_text
+from stepladder.training.presets import TrainSettings
+from stepladder.training.record import SIDE_FILE
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
+SCORE_BYTES = 8  # of one attention score in an eager pass: kept in bf16 and in fp32, and a mask
+SCORE_BUDGET_BYTES = 2**30
+
+
+def lora_config(settings: TrainSettings) -> LoraConfig:
+    """LoRA on every linear layer but the head, without dropout (a prefix that is shared could not drop what each row drops)."""
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+@contextmanager
+def adapted(model: Any, settings: TrainSettings) -> Iterator[Any]:
+    """`model` with a fresh seeded LoRA in fp32 inside; when the block ends, well or not, the base is exactly as it was.
+
+    Raises:
+        ModelError: An adapter is loaded in the model already.
+    """
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise ModelError(f"{model.name_or_path or 'the model'} has an adapter loaded.", "Unload it before tuning.")
+    trained_before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    training_before = model.training
+    with torch.random.fork_rng(), _quiet_peft():
+        torch.manual_seed(settings.seed)
+        wrapped: Any = get_peft_model(model, lora_config(settings), autocast_adapter_dtype=True)
+    wrapped.eval()  # no dropout of the base model either; gradients flow all the same
+    try:
+        yield wrapped
+    finally:
+        wrapped.unload()
+        for parameter, trained in trained_before:
+            parameter.requires_grad_(trained)
+            parameter.grad = None
+        model.train(training_before)
+
+
+@contextmanager
+def fast_attention(model: Any, *, longest: int, tokens_per_pass: int) -> Iterator[str]:
+    """The attention that trains fastest here, for the time of the block; yields its name.
+
+    On a CPU in bf16 the backward pass of torch's fused attention is slow, and plain matrix products (softmax in fp32) win,
+    as long as the scores of all layers fit in memory.
+    """
+    config = model.config.get_text_config(decoder=True)
+    scores = config.num_hidden_layers * config.num_attention_heads * max(tokens_per_pass, longest) * longest * SCORE_BYTES
+    before = model.config._attn_implementation
+    eager = model.device.type == "cpu" and model.dtype == torch.bfloat16 and before == "sdpa" and scores <= SCORE_BUDGET_BYTES
+    if eager:
+        model.set_attn_implementation("eager")
+    try:
+        yield str(model.config._attn_implementation)
+    finally:
+        if eager:
+            model.set_attn_implementation(before)
+
+
+def adapter_tensors(wrapped: Any) -> dict[str, Tensor]:
+    """The trained parameters by name; the tensors themselves, not copies."""
+    return {name: parameter for name, parameter in wrapped.named_parameters() if parameter.requires_grad}
+
+
+def set_adapter_tensors(wrapped: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Put saved values into the trained parameters.
+
+    Raises:
+        ModelError: The names are not exactly those of the adapter (a partly restored adapter must not go on training).
+    """
+    own = adapter_tensors(wrapped)
+    if own.keys() != tensors.keys():
+        raise ModelError(
+            f"the checkpoint fits {len(own.keys() & tensors.keys())} of {len(own)} adapter tensors.",
+            "Delete the folder '….checkpoints' beside the adapter to train from the start.",
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+
+
+def write_weights(folder: Path, wrapped: Any) -> None:
+    """The adapter as plain `PeftModel.from_pretrained` loads it: its configuration and its weights."""
+    with _quiet_peft():
+        wrapped.save_pretrained(str(folder), save_embedding_layers=False)  # "auto" may ask a hub
+
+
+def write_papers(folder: Path, *, tokenizer_folder: Path | None, side: Mapping[str, Any], card: str) -> None:
+    """What belongs beside the weights: the tokenizer with its template, the model card, the side file last."""
+    for name in TOKENIZER_FILES if tokenizer_folder is not None else ():
+        source = Path(tokenizer_folder or "") / name
+        if source.is_file():
+            shutil.copyfile(source, folder / name)
+    write_text(folder / "README.md", card)
+    write_text(folder / SIDE_FILE, json.dumps(side, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """Without PEFT's call of a property that transformers has renamed (nothing a user could act on)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield

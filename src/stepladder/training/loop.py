@@ -1,0 +1,108 @@
+"""The training loop. It yields what happened; the caller shows, saves and stops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from stepladder.domain.errors import ModelError
+from stepladder.models.prefix.forward import backward_loss, row_nll
+from stepladder.models.prefix.rows import EncodedRow
+from stepladder.training.presets import TrainSettings
+
+
+@dataclass(frozen=True, slots=True)
+class TrainStep:
+    """One optimizer step. `loss`: mean nats per learned token before the step; `tokens`: of its rows, prompts included."""
+
+    step: int
+    epoch: float
+    learning_rate: float
+    loss: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A moment to save. `held_out_nll`: mean nats per learned token of each held-out row; empty without such rows."""
+
+    step: int
+    held_out_nll: tuple[float, ...]
+
+
+def train(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    rows: Sequence[EncodedRow],
+    held_out: Sequence[EncodedRow],
+    settings: TrainSettings,
+    *,
+    share: bool,
+    after_step: int = 0,
+) -> Iterator[TrainStep | Evaluation]:
+    """Train the parameters of `optimizer` on `rows`, continuing behind `after_step`.
+
+    Loss of a step = Σ weight · nll / Σ weight over all learned tokens of its rows, however they are split into passes.
+    Between two yields nothing is half done: parameters and optimizer belong to the step last yielded.
+
+    Raises:
+        ModelError: The loss or its gradient is not a number, or the first step does not reach a part of the adapter.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    steps, per_epoch = settings.steps(len(rows)), settings.steps_per_epoch(len(rows))
+    for step, batch in settings.batches(len(rows), after_step=after_step):
+        rate = settings.learning_rate_at(step, steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        chosen = [rows[index] for index in batch]
+        loss = backward_loss(model, chosen, share=share, tokens_per_pass=settings.tokens_per_pass)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
+        if not (math.isfinite(loss) and math.isfinite(norm.item())):
+            raise _diverged(step, loss, chosen, rate)
+        if step == 1:
+            check_every_part_learns(model)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        yield TrainStep(step, step / per_epoch, rate, loss, sum(map(len, chosen)))
+        if settings.evaluates_after(step, len(rows)):
+            nll = row_nll(model, held_out, share=share, tokens_per_pass=settings.tokens_per_pass)
+            yield Evaluation(step, tuple(nll))
+
+
+def build_optimizer(model: Any, settings: TrainSettings) -> torch.optim.AdamW:
+    """AdamW over everything in `model` that is trained, in the model's own order."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(
+        trained, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
+    )
+
+
+def check_every_part_learns(model: Any) -> None:
+    """Whether each B matrix got a gradient (A's is zero at first, since B starts at zero): an inert adapter learns nothing.
+
+    Raises:
+        ModelError: Some got none; named.
+    """
+    inert = [
+        name.replace(".lora_B.default.weight", "")
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and ".lora_B." in name and (parameter.grad is None or not parameter.grad.any())
+    ]
+    if inert:
+        shown = ", ".join(inert[:3]) + (f" and {len(inert) - 3} more" if len(inert) > 3 else "")
+        raise ModelError(
+            f"after the first step the adapter has no gradient at {shown}.",
+            "This architecture does not train this way; please report it with the model's name.",
+        )
+
+
+def _diverged(step: int, loss: float, rows: Sequence[EncodedRow], rate: float) -> ModelError:
+    names = ", ".join(row.id for row in rows[:8])
+    return ModelError(
+        f"training broke at step {step}: the loss is {loss:g} or its gradient is not finite (rows {names}).",
+        f"Lower [rungs.lora] learning_rate (it is {rate:.2g} here), or look at these rows.",
+    )

@@ -1,0 +1,106 @@
+"""What a fine-tune uses unless told otherwise, from the number of rows and the model's width.
+
+Sources: rank, batch, epochs and warm-up from the small-data practice of several tools; the rate's shape from the Tinker
+cookbook's hyper-parameter formula (2025), its use below a width of 2,000 is our assumption; all-linear targets from
+"LoRA Without Regret" (Thinking Machines, 2025).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from stepladder.domain.task import LoraSettings
+
+WARMUP_SHARE = 0.08
+WARMUP_STEPS_AT_LEAST = 3
+FINAL_RATE_SHARE = 0.1
+STEPS_BETWEEN_EVALUATIONS = 20
+QWEN_RATE = 3e-4
+ACTIVATION_BYTES = 2**31  # for one pass; what a pass needs beyond the weights
+BYTES_PER_TOKEN_LAYER_WIDTH = 100  # measured on llama shapes with PEFT's adapters: about 100 B per token, layer and unit
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """Everything that decides a training but the rows and the base model. Equal settings and data give equal adapters."""
+
+    rank: int
+    alpha: float
+    learning_rate: float  # the peak
+    epochs: int
+    batch_size: int  # rows an optimizer step, at most
+    max_tokens: int  # longest row; 0 = the model says no limit
+    tokens_per_pass: int  # rows × longest own part of one forward pass
+    seed: int
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    gradient_clip: float = 1.0
+
+    def steps_per_epoch(self, rows: int) -> int:
+        return math.ceil(rows / self.batch_size)
+
+    def steps(self, rows: int) -> int:
+        """Optimizer steps when nothing stops the training early."""
+        return self.epochs * self.steps_per_epoch(rows)
+
+    def learning_rate_at(self, step: int, steps: int) -> float:
+        """Rate of optimizer step `step` (from 1) of `steps`: linear to the peak, then linear to a tenth of it."""
+        warmup = min(steps, max(WARMUP_STEPS_AT_LEAST, round(WARMUP_SHARE * steps)))
+        if step <= warmup:
+            return self.learning_rate * step / warmup
+        left = (steps - step) / (steps - warmup)
+        return self.learning_rate * (FINAL_RATE_SHARE + (1 - FINAL_RATE_SHARE) * left)
+
+    def evaluates_after(self, step: int, rows: int) -> bool:
+        """After every epoch, every 20 steps where an epoch is longer, and after the last step."""
+        return step % min(self.steps_per_epoch(rows), STEPS_BETWEEN_EVALUATIONS) == 0 or step == self.steps(rows)
+
+    def batches(self, rows: int, *, after_step: int = 0) -> Iterator[tuple[int, list[int]]]:
+        """(step from 1, row numbers) of every step after `after_step`; each epoch sees every row once, in its own order.
+
+        A pure function of the seed, so the step number alone is the place to continue from. Batches of an epoch differ
+        by one row at most: a last batch of one or two rows would weigh as much as a full one.
+        """
+        per_epoch = self.steps_per_epoch(rows)
+        for epoch in range(after_step // per_epoch, self.epochs):
+            order = list(range(rows))
+            random.Random(f"{self.seed}/{epoch}").shuffle(order)
+            bounds = [rows * part // per_epoch for part in range(per_epoch + 1)]
+            for part in range(per_epoch):
+                step = epoch * per_epoch + part + 1
+                if step > after_step:
+                    yield step, order[bounds[part] : bounds[part + 1]]
+
+
+def choose_settings(
+    wanted: LoraSettings, *, rows: int, hidden: int, layers: int, model_type: str, context_tokens: int, seed: int
+) -> TrainSettings:
+    """The preset for `rows` training rows and a model of `hidden` width, with the user's own values in place of ours."""
+    rank = wanted.rank or (8 if rows < 100 else 16)
+    limits = [limit for limit in (wanted.max_tokens, context_tokens) if limit]
+    return TrainSettings(
+        rank=rank,
+        alpha=wanted.alpha or 2 * rank,
+        learning_rate=wanted.learning_rate or default_learning_rate(hidden, model_type),
+        epochs=wanted.epochs or _by_size(rows, 10, 6, 4),
+        batch_size=wanted.batch_size or _by_size(rows, 4, 8, 16),
+        max_tokens=min(limits, default=0),
+        tokens_per_pass=max(256, ACTIVATION_BYTES // (layers * hidden * BYTES_PER_TOKEN_LAYER_WIDTH)),
+        seed=seed,
+    )
+
+
+def default_learning_rate(hidden: int, model_type: str) -> float:
+    """Peak rate by width: 5e-4 · (2000 / hidden)^0.78, kept in [1e-4, 1e-3]; Qwen models take 3e-4 at any width."""
+    if model_type.startswith("qwen"):
+        return QWEN_RATE
+    return min(1e-3, max(1e-4, 5e-4 * math.pow(2000 / hidden, 0.78)))
+
+
+def _by_size(rows: int, small: int, medium: int, large: int) -> int:
+    if rows < 100:
+        return small
+    return medium if rows <= 300 else large

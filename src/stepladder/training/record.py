@@ -1,0 +1,128 @@
+"""What a finished adapter says about itself: the side file `stepladder.json` and the model card."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from stepladder.domain.protocols import ModelIdentity, TrainPoint, Tuned
+from stepladder.files import hash_file, hash_json
+from stepladder.models.prefix.rows import EncodedRow
+from stepladder.training.presets import TrainSettings
+
+FORMAT = 1
+SIDE_FILE = "stepladder.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+def pins(
+    identity: ModelIdentity, settings: TrainSettings, rows: Sequence[EncodedRow], held_out: Sequence[EncodedRow]
+) -> dict[str, Any]:
+    """Everything an adapter depends on: weights, tokenizer, template, data and settings. Equal pins, equal adapter."""
+    return {
+        "base": identity.name,
+        "base_sha256": identity.base_sha256,
+        "tokenizer_sha256": identity.tokenizer_sha256,
+        "template_sha256": identity.template_sha256,
+        "dtype": identity.dtype,
+        "data_sha256": fingerprint(rows),
+        "held_out_sha256": fingerprint(held_out),
+        "objective": "sft",
+        "settings": asdict(settings),
+    }
+
+
+def fingerprint(rows: Sequence[EncodedRow]) -> str:
+    """Hash of the rows as they are trained on: ids, tokens and weights, in order."""
+    return hash_json([[row.id, row.token_ids, row.weights] for row in rows])
+
+
+def side_file(pinned: Mapping[str, Any], tuned: Tuned) -> dict[str, Any]:
+    """The content of `stepladder.json`."""
+    packages = ("stepladder", "torch", "transformers", "peft", "safetensors")
+    return {
+        "format": FORMAT,
+        "pins": dict(pinned),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "adapter_sha256": tuned.adapter_sha256,
+        "held_out_nll": list(tuned.held_out_nll),
+        "best_step": tuned.best_step,
+        "steps": tuned.steps,
+        "seconds": tuned.seconds,
+        "tokens": tuned.tokens,
+        "history": [asdict(point) for point in tuned.history],
+    }
+
+
+def read_finished(folder: Path, pinned: Mapping[str, Any]) -> Tuned | str | None:
+    """The finished training in `folder`; why it is not the one wanted, in a few words; None when there is none."""
+    if not folder.exists():
+        return None
+    try:
+        raw = json.loads((folder / SIDE_FILE).read_text(encoding="utf-8"))
+        if raw["format"] != FORMAT:
+            return "another version wrote it"
+        other = differences(raw["pins"], pinned)
+        if other:
+            return f"it was trained with other {', '.join(other)}"
+        if hash_file(folder / WEIGHTS) != raw["adapter_sha256"]:
+            return "its weights are damaged"
+        return Tuned(
+            folder=folder,
+            adapter_sha256=raw["adapter_sha256"],
+            held_out_nll=tuple(raw["held_out_nll"]),
+            history=tuple(TrainPoint(**point) for point in raw["history"]),
+            best_step=raw["best_step"],
+            steps=raw["steps"],
+            seconds=raw["seconds"],
+            tokens=raw["tokens"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"its {SIDE_FILE} cannot be read: {type(error).__name__}"
+
+
+def differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Names of the pins that differ, settings one by one."""
+    wanted = json.loads(json.dumps(wanted))  # tuples became lists on their way through the file
+    flat = [
+        {**{key: value for key, value in side.items() if key != "settings"}, **side["settings"]} for side in (recorded, wanted)
+    ]
+    return sorted(key for key in {*flat[0], *flat[1]} if flat[0].get(key) != flat[1].get(key))
+
+
+def model_card(pinned: Mapping[str, Any], tuned: Tuned) -> str:
+    """The adapter folder's README.md."""
+    settings = pinned["settings"]
+    stopped = f"mean {sum(tuned.held_out_nll) / len(tuned.held_out_nll):.4f}" if tuned.held_out_nll else "no held-out rows"
+    return f"""---
+base_model: {json.dumps(pinned["base"])}
+library_name: peft
+pipeline_tag: text-generation
+tags: [lora, stepladder]
+---
+# LoRA adapter for {pinned["base"]}
+
+Trained by Stepladder on answers only (prompts are not learned). Load it on exactly the base model below:
+
+```python
+from peft import PeftModel
+model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
+```
+
+| | |
+|---|---|
+| base model | {pinned["base"]}, sha256 `{pinned["base_sha256"]}` |
+| tokenizer, chat template | sha256 `{pinned["tokenizer_sha256"]}`, `{pinned["template_sha256"]}` |
+| rank, alpha | {settings["rank"]}, {settings["alpha"]:g}, on all linear layers but the head, no dropout |
+| learning rate | {settings["learning_rate"]:.3g} at its peak, AdamW |
+| steps | {tuned.steps} run, step {tuned.best_step} kept |
+| held-out loss | {stopped} (nats per learned token, over {len(tuned.held_out_nll)} rows) |
+| training data | sha256 `{pinned["data_sha256"]}` |
+
+`{SIDE_FILE}` beside this file pins all of it and holds the training's history.
+"""

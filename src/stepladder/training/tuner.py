@@ -1,0 +1,51 @@
+"""The domain's `Tuner` over a model in memory: conversations in, an adapter folder out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from stepladder.domain.protocols import Conversation, Progress, Tuned
+from stepladder.domain.task import LoraSettings
+from stepladder.models.conversation import encode_conversation
+from stepladder.models.loading import LoadedModel
+from stepladder.models.prefix.rows import EncodedRow
+from stepladder.training.finetune import Base, tune_rows
+
+
+class LoraTuner:
+    """Trains LoRA on a loaded model, which is exactly as before when the training ends."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+
+    def tune(
+        self,
+        rows: Sequence[Conversation],
+        held_out: Sequence[Conversation],
+        settings: LoraSettings,
+        *,
+        folder: Path,
+        seed: int,
+        progress: Progress,
+    ) -> Tuned:
+        """Train on `rows`, stop by `held_out`, leave a PEFT folder at `folder`; see `finetune.tune_rows`."""
+        loaded = self._loaded
+        base = Base(
+            model=loaded.model,
+            identity=loaded.identity,
+            decode=loaded.tokenizer.decode,
+            stop_ids=frozenset(loaded.stop_ids),
+            tokenizer_folder=loaded.folder,
+        )
+        learned, unseen = ([self.encode(row) for row in part] for part in (rows, held_out))
+        return tune_rows(base, learned, unseen, settings, folder=folder, seed=seed, progress=progress)
+
+    def encode(self, row: Conversation) -> EncodedRow:
+        """A conversation as the trainer sees it.
+
+        Raises:
+            ModelError: Nothing in the row is to be learned, or the template cannot render it; named.
+        """
+        encoded = encode_conversation(self._loaded.template, self._loaded.tokenizer, row)
+        return EncodedRow(encoded.id, encoded.token_ids, tuple(map(float, encoded.learned)))

@@ -1,0 +1,108 @@
+"""One promise, every grader."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stepladder.domain.messages import Example, Input, Message
+from stepladder.domain.prediction import Score, Ungraded
+from stepladder.domain.task import (
+    ChrfGrader,
+    DataSettings,
+    JsonFieldsGrader,
+    LabelsGrader,
+    NormalisedMatchGrader,
+    NumericGrader,
+    RegexGrader,
+    Task,
+    TaskSettings,
+    TokenF1Grader,
+)
+from stepladder.evaluation.graders import build_grader, metrics
+
+TASK = Task(
+    folder=Path("nowhere"),
+    settings=TaskSettings(name="t", instruction="Answer.", data=DataSettings(examples="examples.jsonl")),
+)
+PERFECT = {
+    "labels": (LabelsGrader(), ["refund", "Größe", "two words"]),
+    "json_fields": (JsonFieldsGrader(), ['{"a": [1, 2.50, {"b": null}], "c": "x"}', "[]", "3", '{"e": {}}']),
+    "normalised_match": (NormalisedMatchGrader(), ["The answer.", "42", "the", "Ελλάδα"]),
+    "token_f1": (TokenF1Grader(), ["The blue bin.", "the", "x"]),
+    "chrf": (ChrfGrader(), ["Please wait for our call.", "x", "日本語"]),
+    "regex": (RegexGrader(pattern=r"[A-Z]{2}-\d+"), ["AB-12", "ZZ-0"]),
+    "numeric": (NumericGrader(), ["42", "about -1,250.5 euros", "3e8 m/s"]),
+}
+GRADERS = {name: build_grader(chosen, TASK) for name, (chosen, _) in PERFECT.items()}
+any_text = st.text(alphabet=st.characters(exclude_categories=[])) | st.from_regex(r"[-+.,\d{}\[\]\":e ]{0,30}")
+
+each_grader = pytest.mark.parametrize("name", list(GRADERS))
+
+
+def example(reference: str) -> Example:
+    return Example(input=Input.of("question"), reference=Message("assistant", reference))
+
+
+@each_grader
+def test_a_perfect_answer_scores_one(name: str) -> None:
+    for reference in PERFECT[name][1]:
+        assert GRADERS[name].grade(example(reference), reference) == Score(1.0)
+
+
+@each_grader
+def test_a_wrong_answer_scores_below_one(name: str) -> None:
+    for reference in PERFECT[name][1]:
+        grade = GRADERS[name].grade(example(reference), "%% no, nothing like it %%")
+        assert isinstance(grade, Score)
+        assert grade.value < 0.5
+
+
+@each_grader
+@settings(max_examples=60, deadline=None)
+@given(reference=any_text, answer=any_text)
+def test_any_text_gets_a_score_between_zero_and_one_or_a_reason_and_the_same_again(
+    name: str, reference: str, answer: str
+) -> None:
+    grade = GRADERS[name].grade(example(reference), answer)
+    assert isinstance(grade, Score | Ungraded)
+    if isinstance(grade, Score):
+        assert 0.0 <= grade.value <= 1.0
+    else:
+        assert grade.reason
+    assert GRADERS[name].grade(example(reference), answer) == grade
+
+
+@each_grader
+@settings(max_examples=20, deadline=None)
+@given(rows=st.lists(st.tuples(any_text, any_text), max_size=4))
+def test_the_aggregates_of_any_texts_are_shares(name: str, rows: list[tuple[str, str]]) -> None:
+    report = metrics(GRADERS[name], [example(reference) for reference, _ in rows], [answer for _, answer in rows])
+    assert all(0.0 <= value <= 1.0 for value in report.values())
+
+
+@pytest.mark.parametrize("name", [name for name in GRADERS if name != "regex"])
+def test_a_row_without_reference_is_ungraded_and_not_zero(name: str) -> None:
+    assert isinstance(GRADERS[name].grade(example("  "), "answer"), Ungraded)
+
+
+@each_grader
+def test_names_are_those_of_the_settings(name: str) -> None:
+    assert GRADERS[name].name == name == PERFECT[name][0].type
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+        max_leaves=12,
+    )
+)
+def test_any_json_value_is_equal_to_itself(value: object) -> None:
+    text = json.dumps(value)
+    assert GRADERS["json_fields"].grade(example(text), json.dumps(value, indent=3)) == Score(1.0)

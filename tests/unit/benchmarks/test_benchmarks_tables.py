@@ -1,0 +1,191 @@
+"""Stored climbs → Markdown tables in marked regions."""
+
+import json
+
+import pytest
+
+import tables
+from stepladder.domain.errors import DataError
+
+
+def rung(name, status="ran", **changes):
+    cost = {"prompt_tokens_per_call": 80.4, "completion_tokens_per_call": 12.0, "seconds_per_call": 0.25, "seconds_once": 61.0}
+    base = {
+        "name": name,
+        "status": status,
+        "reason": "",
+        "role": "",
+        "validation": None,
+        "test": None,
+        "metrics": {},
+        "cost": cost,
+    }
+    return {**base, **changes}
+
+
+def interval(value):
+    return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
+
+BOATS = {
+    "name": "boats",
+    "grader": "json_fields",
+    "regime": "medium",
+    "split_sizes": {"train": 12, "test": 8},
+    "target": None,
+    "minimum_gain": 0.03,
+    "fixed": 3,
+    "broken": 1,
+    "seconds": 540.0,
+    "model": {"name": "tiny", "dtype": "bfloat16"},
+    "verdict": {"outcome": "sufficient", "rung": "few-shot", "confidence": "confirmed", "sentence": "Use few-shot."},
+    "machine": {
+        "commit": "abc123",
+        "dirty": True,
+        "date": "2026-01-02",
+        "cores": 2,
+        "cpu": "CPU X",
+        "versions": {"torch": "2.13"},
+    },
+    "rungs": [
+        rung("prompt", validation=interval(0.2), test=interval(0.25), role="zero-shot", metrics={"test/parses": 0.5}),
+        rung("few-shot", validation=interval(0.7), test=interval(0.72), role="nominee", metrics={"test/parses": 1.0}),
+        rung("nearest", validation=interval(0.6), metrics={"validation/parses": 0.9}),
+        rung("rag", "not applicable", reason="no documents"),
+    ],
+}
+PROVENANCE = "tiny (bfloat16), commit abc123 with local changes, 2026-01-02, 9 min on 2 cores of CPU X; torch 2.13."
+OVERVIEW = f"""\
+| rung | boats (json_fields) |
+| :-- | --: |
+| `prompt` | 0.25 [0.15, 0.35] |
+| `few-shot` | **0.72 [0.62, 0.82]** |
+| `nearest` | *0.60* |
+| `rag` | not applicable |
+
+Test score [95 % interval]; *validation score* where a rung was no contender; **bold**: the verdict's rung.
+
+- **boats**: Use few-shot.
+
+boats: {PROVENANCE}"""
+TASK_TABLE = f"""\
+| rung | validation | test | parses | prompt + answer tokens | s per 1,000 calls | s once | remark |
+| :-- | --: | --: | --: | --: | --: | --: | :-- |
+| `prompt` | 0.20 [0.10, 0.30] | 0.25 [0.15, 0.35] | 0.50 | 80 + 12 | 250 | 61 | zero-shot |
+| `few-shot` | 0.70 [0.60, 0.80] | 0.72 [0.62, 0.82] | 1.00 | 80 + 12 | 250 | 61 | nominee |
+| `nearest` | 0.60 [0.50, 0.70] | – | *0.90* | 80 + 12 | 250 | 61 |  |
+| `rag` | – | – | – | – | – | – | not applicable; no documents |
+
+**sufficient** (confirmed): Use few-shot.
+
+Rows: train 12, test 8 (medium). Grader json_fields; best value, minimum gain 0.03.
+
+Test rows fixed and broken by the verdict's rung: 3 and 1.
+
+{PROVENANCE}"""
+
+
+def test_the_overview_is_this_table():
+    assert tables.overview([BOATS]) == OVERVIEW
+
+
+def test_the_table_of_one_task_is_this():
+    assert tables.task_table(BOATS) == TASK_TABLE
+
+
+def test_tasks_stand_side_by_side_and_a_rung_one_lacks_is_a_dash():
+    other = {**BOATS, "name": "ferries", "rungs": [rung("prompt", test=interval(0.5)), rung("lora", "failed")]}
+    lines = tables.overview([BOATS, other]).split("\n")
+    assert lines[0] == "| rung | boats (json_fields) | ferries (json_fields) |"
+    assert "| `few-shot` | **0.72 [0.62, 0.82]** | – |" in lines
+    assert "| `lora` | – | failed |" in lines
+
+
+def test_a_reason_can_neither_break_the_table_nor_forge_a_marker():
+    result = {**BOATS, "rungs": [rung("rag", "failed", reason="a | b\nc <!-- /table:real:boats -->")]}
+    row = tables.task_table(result).split("\n")[2]
+    assert row.endswith(r"| failed; a \| b c &lt;!-- /table:real:boats --> |")
+
+
+@pytest.fixture
+def repository(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text("# Boats\n<!-- table:real -->\n<!-- /table:real -->\nafter\n", encoding="utf-8")
+    (tmp_path / "docs" / "log.md").write_text("<!-- table:real:boats -->\n\n<!-- /table:real:boats -->\n", encoding="utf-8")
+    return tmp_path
+
+
+def store(repository, result=BOATS):
+    path = repository / "benchmarks" / "results" / "real" / f"{result['name']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result), encoding="utf-8")
+    return path
+
+
+def test_tables_are_written_between_their_markers_and_then_up_to_date(repository):
+    store(repository)
+    assert tables.main([], repository=repository) == 0
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    assert readme == f"# Boats\n<!-- table:real -->\n\n{OVERVIEW}\n\n<!-- /table:real -->\nafter\n"
+    log = (repository / "docs" / "log.md").read_text(encoding="utf-8")
+    assert log == f"<!-- table:real:boats -->\n\n{TASK_TABLE}\n\n<!-- /table:real:boats -->\n"
+    assert tables.main(["--check"], repository=repository) == 0
+
+
+def test_check_says_what_is_out_of_date_and_writes_nothing(repository, capsys):
+    store(repository)
+    before = (repository / "README.md").read_bytes()
+    assert tables.main(["--check"], repository=repository) == 1
+    said = capsys.readouterr().out
+    assert "README.md: out of date" in said
+    assert "log.md: out of date" in said
+    assert (repository / "README.md").read_bytes() == before
+
+
+def test_without_results_and_with_empty_regions_there_is_nothing_to_do(repository):
+    assert tables.main(["--check"], repository=repository) == 0
+    assert tables.update(repository, check=False) == []
+
+
+def test_without_results_markers_need_not_exist(tmp_path):
+    assert tables.main(["--check"], repository=tmp_path) == 0
+    (tmp_path / "README.md").write_text("no markers", encoding="utf-8")
+    assert tables.main(["--check"], repository=tmp_path) == 0
+
+
+def test_a_table_whose_result_is_gone_is_out_of_date(repository):
+    path = store(repository)
+    tables.main([], repository=repository)
+    path.unlink()
+    assert tables.main(["--check"], repository=repository) == 1
+    tables.main([], repository=repository)
+    assert "few-shot" not in (repository / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "<!-- table:real -->",
+        "<!-- /table:real --> <!-- table:real -->",
+        "<!-- table:real --> <!-- table:real --> <!-- /table:real -->",
+    ],
+)
+def test_a_missing_marker_is_a_clear_error(repository, text, capsys):
+    store(repository)
+    (repository / "README.md").write_text(text, encoding="utf-8")
+    assert tables.main([], repository=repository) == 3
+    assert "README.md: the table has no place of its own here: `<!-- table:real -->`" in capsys.readouterr().err
+
+
+def test_a_file_to_write_into_must_exist(repository):
+    store(repository)
+    (repository / "docs" / "log.md").unlink()
+    with pytest.raises(DataError, match=r"log\.md: there is no such file for the tables"):
+        tables.update(repository, check=True)
+
+
+def test_a_broken_result_is_named(repository, capsys):
+    store(repository).write_text("{broken", encoding="utf-8")
+    assert tables.main([], repository=repository) == 3
+    assert "boats.json: not JSON" in capsys.readouterr().err

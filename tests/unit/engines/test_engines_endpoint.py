@@ -1,0 +1,327 @@
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_server import ChatServer, Reply, chat_server, completion
+
+from stepladder.domain.errors import BudgetError, EngineError, UsageError
+from stepladder.domain.messages import Message, ToolCall
+from stepladder.domain.prediction import Generation
+from stepladder.domain.protocols import Decoding, Grammar, Prompt
+from stepladder.engines.endpoint import Address, EndpointEngine, parse_model
+from stepladder.engines.purse import Prices, Purse
+
+SHORT = Decoding(max_new_tokens=8)
+SCHEMA = {"type": "object", "properties": {"kind": {"enum": ["a"]}}, "required": ["kind"], "additionalProperties": False}
+
+
+@pytest.fixture
+def server() -> Iterator[ChatServer]:
+    with chat_server() as running:
+        yield running
+
+
+def ask(text: str, id: str = "row") -> Prompt:
+    return Prompt(id, (Message("user", text),))
+
+
+def answer(server: ChatServer, prompts: list[Prompt], decoding: Decoding = SHORT, **settings: Any) -> list[Generation]:
+    engine = EndpointEngine(server.url, "test", "key", **settings)
+    try:
+        return engine.generate(prompts, decoding)
+    finally:
+        engine.close()
+
+
+def test_answers_come_back_in_order_with_usage_and_time(server: ChatServer) -> None:
+    answers = answer(server, [ask(f"row {number}") for number in range(20)])
+    assert [item.text for item in answers] == [f"row {number}" for number in range(20)]
+    assert all(item.prompt_tokens == 3 and item.completion_tokens == 2 and 0 < item.latency_seconds < 5 for item in answers)
+
+
+def test_what_is_sent_is_what_was_asked(server: ChatServer) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    turns = (
+        Message("system", "S"),
+        Message("assistant", "", tool_calls=(ToolCall("1", "f", "{}"),)),
+        Message("tool", "out", tool_call_id="1"),
+        Message("user", "U"),
+    )
+    answer(server, [Prompt("row", turns, (tool,))], Decoding(5, temperature=0.5, seed=7))
+    [request] = server.requests
+    assert request == {
+        "model": "test",
+        "messages": [turn.as_chat() for turn in turns],
+        "temperature": 0.5,
+        "max_tokens": 5,
+        "seed": 7,
+        "tools": [tool],
+    }
+
+
+def test_greedy_sends_no_seed(server: ChatServer) -> None:
+    answer(server, [ask("x")])
+    assert server.requests[0]["temperature"] == 0
+    assert "seed" not in server.requests[0]
+
+
+def test_finish_reason_length_means_cut(server: ChatServer) -> None:
+    [cut, whole] = answer(server, [ask("one two three"), ask("one")], Decoding(2))
+    assert (cut.text, cut.cut, whole.cut) == ("one two", True, False)
+
+
+def test_a_schema_goes_out_as_strict_structured_output(server: ChatServer) -> None:
+    [item] = answer(server, [ask("x")], Decoding(8, grammar=Grammar("json_schema", json.dumps(SCHEMA))))
+    assert json.loads(item.text) == {"kind": "a"}
+    sent = server.requests[0]["response_format"]
+    assert sent == {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}}
+
+
+def test_labels_travel_as_an_enum_and_come_back_bare(server: ChatServer) -> None:
+    [item] = answer(server, [ask("x")], Decoding(8, grammar=Grammar("labels", '["spam", "ham"]')))
+    assert item.text == "spam"
+
+
+def test_a_label_reply_in_another_shape_is_left_for_the_grader(server: ChatServer) -> None:
+    server.script = [Reply(body=completion("spam, I think"))]
+    [item] = answer(server, [ask("x")], Decoding(8, grammar=Grammar("labels", '["spam"]')))
+    assert item.text == "spam, I think"
+
+
+def test_a_regex_is_refused_before_anything_is_sent(server: ChatServer) -> None:
+    with pytest.raises(EngineError, match="regular expression"):
+        answer(server, [ask("x")], Decoding(8, grammar=Grammar("regex", "a+")))
+    assert server.requests == []
+
+
+def test_too_many_requests_waits_as_long_as_the_server_says(server: ChatServer) -> None:
+    server.script = [Reply(429, {"error": {"message": "slow down"}}, {"Retry-After": "0.4"})]
+    [item] = answer(server, [ask("x")])
+    assert item.text == "x"
+    assert server.arrivals[1] - server.arrivals[0] >= 0.4
+    assert item.latency_seconds < 0.4  # the wait is not the answer's latency
+
+
+def test_a_fault_of_the_server_is_retried(server: ChatServer) -> None:
+    server.script = [Reply(500, {"error": {"message": "oops"}}, {"Retry-After": "0.01"})] * 2
+    assert answer(server, [ask("x")])[0].text == "x"
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, "Check the API key"),
+        (404, "Check the URL"),
+        (400, "bad temperature"),
+        (429, "lower the concurrency"),
+        (503, "try again later"),
+    ],
+)
+def test_an_error_names_server_status_and_what_to_do(server: ChatServer, status: int, words: str) -> None:
+    server.script = [Reply(status, {"error": {"message": "bad temperature"}}, {"Retry-After": "0.01"})] * 2
+    with pytest.raises(EngineError) as caught:
+        answer(server, [ask("x")], max_retries=1)
+    assert server.url in str(caught.value)
+    assert f"status {status}" in str(caught.value)
+    assert words in str(caught.value)
+    assert len(server.requests) == (2 if status in {429, 503} else 1)
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["this is not JSON", "[]", {"choices": []}, {"answer": "hello"}, {"choices": None}, {**completion("x"), "usage": None}],
+    ids=["text", "list", "empty", "other", "null", "no usage"],
+)
+def test_a_reply_in_another_shape_is_an_error_not_an_empty_answer(server: ChatServer, body: Any) -> None:
+    server.script = [Reply(body=body)]
+    with pytest.raises(EngineError, match="OpenAI's shape"):
+        answer(server, [ask("x")])
+
+
+def test_an_html_page_instead_of_json_is_an_error(server: ChatServer) -> None:
+    server.script = [Reply(body="<html>login</html>", headers={"Content-Type": "text/html"})]
+    with pytest.raises(EngineError, match="OpenAI's shape"):
+        answer(server, [ask("x")])
+
+
+def test_a_server_that_is_too_slow_is_an_error(server: ChatServer) -> None:
+    server.delay_seconds = 0.6
+    with pytest.raises(EngineError, match="did not answer in time"):
+        answer(server, [ask("x")], timeout_seconds=0.1, max_retries=0)
+
+
+def test_a_server_that_is_not_there_is_an_error() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    engine = EndpointEngine(f"http://127.0.0.1:{port}/v1", "test", "key", max_retries=0)
+    with pytest.raises(EngineError, match="cannot be reached"):
+        engine.generate([ask("x")], SHORT)
+    engine.close()
+
+
+def test_a_refusal_and_tool_calls_are_answers_too(server: ChatServer) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    server.script = [Reply(body=completion(None, refusal="I cannot.")), Reply(body=completion(None, tool_calls=[call]))]
+    texts = [item.text for item in answer(server, [ask("x"), ask("y")], concurrency=1)]
+    assert texts == ["I cannot.", '[{"name": "f", "arguments": "{\\"a\\": 1}"}]']
+
+
+def test_no_more_calls_at_once_than_allowed(server: ChatServer) -> None:
+    server.delay_seconds = 0.03
+    answer(server, [ask(f"{number}") for number in range(12)], concurrency=3)
+    assert 2 <= server.most_at_once <= 3
+
+
+def test_answers_are_reported_in_the_callers_thread(server: ChatServer) -> None:
+    engine = EndpointEngine(server.url, "test", "key")
+    seen: dict[int, str] = {}
+    threads = set()
+
+    def report(index: int, generation: Generation) -> None:
+        seen[index] = generation.text
+        threads.add(threading.current_thread())
+
+    engine.generate([ask(f"row {number}") for number in range(6)], SHORT, on_answer=report)
+    engine.close()
+    assert seen == {number: f"row {number}" for number in range(6)}
+    assert threads == {threading.current_thread()}
+
+
+def test_answers_already_paid_for_are_reported_before_a_failure_is_raised(server: ChatServer) -> None:
+    server.script = [Reply(401, {"error": {"message": "no"}}), Reply(body=completion("late"), delay_seconds=0.3)]
+    engine = EndpointEngine(server.url, "test", "key", concurrency=2)
+    seen: list[str] = []
+    with pytest.raises(EngineError, match="401"):
+        engine.generate([ask(f"{number}") for number in range(40)], SHORT, on_answer=lambda index, item: seen.append(item.text))
+    engine.close()
+    assert "late" in seen
+    assert len(server.requests) < 40  # the rest was not sent
+
+
+def test_what_it_cannot_do_it_says(tmp_path: Path) -> None:
+    engine = EndpointEngine("http://localhost:1/v1", "test", "key")
+    assert engine.can == {"grammar"}
+    with pytest.raises(EngineError, match="cannot load an adapter"):
+        engine.generate([ask("x")], SHORT, adapter=tmp_path)
+    with pytest.raises(EngineError, match="no log-probabilities"):
+        engine.score([ask("x")], [["y"]])
+    for count in (lambda: engine.count_tokens([ask("x")]), lambda: engine.count_text_tokens(["x"])):
+        with pytest.raises(EngineError, match="how many tokens"):
+            count()
+    engine.close()
+
+
+# Names and addresses
+
+
+def test_model_names_are_told_from_addresses() -> None:
+    assert parse_model("smollm2-135m-instruct") is None
+    assert parse_model("org/name") is None
+    assert parse_model("/folder with space/model") is None
+    assert parse_model("openai:big") == Address("https://api.openai.com/v1", "big", "OPENAI_API_KEY")
+    assert parse_model("http://localhost:8000/v1/ my model") == Address(
+        "http://localhost:8000/v1", "my model", "STEPLADDER_API_KEY"
+    )
+
+
+@pytest.mark.parametrize("name", ["openai:", "http://localhost:8000/v1", "https:// name", "https://me:secret@host/v1 name"])
+def test_half_an_address_is_refused(name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_model(name)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "hosted"),
+    [
+        ("http://localhost:8000/v1", False),
+        ("http://127.0.0.1/v1", False),
+        ("http://127.9.9.9/v1", False),
+        ("http://[::1]:80/v1", False),
+        ("http://192.168.1.7/v1", True),
+        ("https://localhost.example.com/v1", True),
+        ("https://api.openai.com/v1", True),
+    ],
+)
+def test_only_this_machine_is_not_hosted(url: str, hosted: bool) -> None:
+    engine = EndpointEngine(url, "test", "key")
+    assert engine.identity.hosted is hosted
+    engine.close()
+
+
+def test_the_identity_is_spelled_like_the_setting() -> None:
+    for name in ("openai:big", "http://localhost:1/v1 small"):
+        address = parse_model(name)
+        assert address is not None
+        engine = EndpointEngine(address.url, address.model, "key")
+        assert engine.identity.name == name
+        engine.close()
+
+
+def test_the_key_comes_from_the_environment_and_its_absence_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("STEPLADDER_API_KEY", raising=False)
+    with pytest.raises(EngineError, match="OPENAI_API_KEY"):
+        Address("https://api.openai.com/v1", "big", "OPENAI_API_KEY").api_key()
+    assert Address("http://localhost/v1", "small", "STEPLADDER_API_KEY").api_key() == "none"
+    monkeypatch.setenv("STEPLADDER_API_KEY", "secret")
+    assert Address("http://far.example/v1", "small", "STEPLADDER_API_KEY").api_key() == "secret"
+
+
+# Money
+
+PRICES = Prices(usd_per_million_prompt_tokens=1000.0, usd_per_million_completion_tokens=2000.0)
+
+
+def test_what_is_spent_is_what_usage_says(server: ChatServer) -> None:
+    purse = Purse(10.0)
+    answer(server, [ask("one two")] * 5, prices=PRICES, purse=purse)
+    assert purse.spent_usd == pytest.approx(5 * (3 * 0.001 + 2 * 0.002))
+
+
+def test_money_is_never_exceeded_however_many_calls_run_at_once(server: ChatServer) -> None:
+    server.delay_seconds = 0.01
+    purse = Purse(0.5)  # one call: at most ~0.15 set aside, 0.007 spent
+    with pytest.raises(BudgetError, match="Raise"):
+        answer(server, [ask("one two")] * 100, prices=PRICES, purse=purse)
+    assert 0 < purse.spent_usd <= 0.5
+    assert purse.spent_usd == pytest.approx(len(server.requests) * 0.007)
+    assert len(server.requests) > 40  # what a call gave back was used again
+
+
+def test_without_money_nothing_is_sent(server: ChatServer) -> None:
+    with pytest.raises(BudgetError):
+        answer(server, [ask("x")], prices=PRICES, purse=Purse(0.001))
+    assert server.requests == []
+
+
+def test_a_refused_call_costs_nothing_and_one_that_broke_off_counts_in_full(server: ChatServer) -> None:
+    purse = Purse(10.0)
+    server.script = [Reply(401, {"error": {"message": "no"}})]
+    with pytest.raises(EngineError):
+        answer(server, [ask("x")], prices=PRICES, purse=purse)
+    assert purse.spent_usd == 0.0
+    server.delay_seconds = 0.5
+    with pytest.raises(EngineError):
+        answer(server, [ask("x")], prices=PRICES, purse=purse, timeout_seconds=0.1, max_retries=0)
+    assert purse.spent_usd > 0.05
+
+
+def test_a_reservation_waits_for_money_that_comes_back() -> None:
+    purse = Purse(1.0)
+    purse.reserve(0.8)
+    timer = threading.Timer(0.1, lambda: purse.settle(0.8, 0.1))
+    timer.start()
+    started = time.monotonic()
+    purse.reserve(0.8)
+    assert time.monotonic() - started >= 0.09
+    timer.join()

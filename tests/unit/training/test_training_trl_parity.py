@@ -1,0 +1,141 @@
+"""Our loss and gradients against TRL's SFTTrainer, given the same tensors and parameters at every step."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from stepladder.models.prefix.forward import backward_loss
+from stepladder.models.prefix.rows import EncodedRow
+from stepladder.training.adapters import adapted, adapter_tensors, set_adapter_tensors
+from stepladder.training.presets import TrainSettings
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+]
+
+
+class RecordingTrainer(SFTTrainer):  # type: ignore[misc, no-any-unimported]
+    """TRL's trainer, keeping what went into each step and what came out of it."""
+
+    steps: list[dict[str, Any]]
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        before = {name: value.detach().clone() for name, value in adapter_tensors(model).items()}
+        given = {name: value.clone() for name, value in inputs.items()}
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        gradients = {name: value.grad.clone() for name, value in adapter_tensors(model).items()}
+        self.steps.append({"inputs": given, "parameters": before, "loss": loss.item(), "gradients": gradients})
+        return loss
+
+
+def trl_steps(wrapped: Any, rows: Sequence[EncodedRow], folder: Path, tokenizer: Any, *, batch: int, steps: int) -> list[dict[str, Any]]:
+    """`steps` optimizer steps of TRL on `rows` as they are."""
+    data = Dataset.from_dict(
+        {
+            "input_ids": [list(row.token_ids) for row in rows],
+            "labels": [[token if weight else -100 for token, weight in zip(row.token_ids, row.weights, strict=True)] for row in rows],
+        }
+    )
+    config = SFTConfig(
+        output_dir=str(folder),
+        use_cpu=True,
+        bf16=False,
+        fp16=False,
+        gradient_checkpointing=False,
+        packing=False,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        per_device_train_batch_size=batch,
+        max_steps=steps,
+        learning_rate=1e-2,
+        max_grad_norm=0.0,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_num_workers=0,
+        seed=0,
+    )
+    trainer = RecordingTrainer(model=wrapped, args=config, train_dataset=data, processing_class=tokenizer)
+    trainer.steps = []
+    trainer.train()
+    return trainer.steps
+
+
+def rows_of(inputs: dict[str, torch.Tensor]) -> list[EncodedRow]:
+    """The rows in a batch of TRL's collator, without their padding."""
+    rows = []
+    for number in range(len(inputs["input_ids"])):
+        real = inputs["attention_mask"][number].bool()
+        tokens, labels = inputs["input_ids"][number][real].tolist(), inputs["labels"][number][real].tolist()
+        rows.append(EncodedRow(str(number), tuple(tokens), tuple(float(label != -100) for label in labels)))
+    return rows
+
+
+@contextmanager
+def adapted_with_b(model: Any, settings: TrainSettings) -> Iterator[Any]:
+    """A LoRA whose B matrices are not zero, so that every tensor has a gradient from the first step."""
+    with adapted(model, settings) as wrapped:
+        draw = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for value in adapter_tensors(wrapped).values():
+                value.copy_(torch.randn(value.shape, generator=draw) * 0.05)
+        yield wrapped
+
+
+def assert_parity(base: Any, rows: Sequence[EncodedRow], tokenizer: Any, settings: TrainSettings, folder: Path, steps: int) -> None:
+    ours = copy.deepcopy(base)  # TRL patches the model it is given
+    with adapted_with_b(base, settings) as wrapped:
+        recorded = trl_steps(wrapped, rows, folder, tokenizer, batch=settings.batch_size, steps=steps)
+    assert len(recorded) == steps
+    with adapted_with_b(ours, settings) as wrapped:
+        for step in recorded:
+            batch = rows_of(step["inputs"])
+            set_adapter_tensors(wrapped, step["parameters"])
+            wrapped.zero_grad(set_to_none=True)
+            loss = backward_loss(wrapped.get_base_model(), batch, share=True, tokens_per_pass=settings.tokens_per_pass)
+            assert abs(loss - step["loss"]) <= 1e-4
+            for name, value in adapter_tensors(wrapped).items():
+                expected = step["gradients"][name]
+                assert expected.norm() > 0, name
+                assert (value.grad - expected).norm() <= 1e-4 * expected.norm(), name
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Any:
+    from tiny_model import build_tiny_tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=build_tiny_tokenizer(), pad_token="<|endoftext|>", eos_token="<|im_end|>")
+
+
+def test_loss_and_gradients_equal_trl_step_by_step(
+    build_llama: Callable[..., Any],
+    build_rows: Callable[..., list[EncodedRow]],
+    quick_settings: TrainSettings,
+    tokenizer: Any,
+    tmp_path: Path,
+) -> None:
+    assert_parity(build_llama(), build_rows(24), tokenizer, quick_settings, tmp_path, steps=5)
+
+
+def test_rows_without_a_common_prompt_equal_trl_too(
+    build_llama: Callable[..., Any], quick_settings: TrainSettings, tokenizer: Any, tmp_path: Path
+) -> None:
+    draw, rows = random.Random(3), []
+    for number in range(12):
+        tokens = tuple(draw.randrange(3, 61) for _ in range(draw.randint(4, 20)))
+        learned = draw.randint(1, len(tokens) - 1)
+        rows.append(EncodedRow(str(number), tokens, (0.0,) * (len(tokens) - learned) + (1.0,) * learned))
+    assert_parity(build_llama(), rows, tokenizer, quick_settings, tmp_path, steps=3)
