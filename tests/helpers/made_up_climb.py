@@ -51,7 +51,7 @@ def ran(
         latency_p50_seconds=seconds_per_call,
         latency_p95_seconds=seconds_per_call * 1.7,
         seconds=52.0,
-        recipe={"kind": name, "shots": 4},
+        recipe={"rung": name, "shots": 4},
     )
     if test is not None:
         made = replace(made, metrics={**made.metrics, "test/parses": min(1.0, test + 0.1), "test/valid": min(1.0, test + 0.05)})
@@ -165,7 +165,7 @@ def climb_full_of(text: str) -> ClimbRecord:
             validation=replace(number, method=text),
             test=replace(number, method=text),
             metrics={f"test/{text}": 0.5, text: 0.5},
-            recipe={text: text, "best_step": text, "nested": {text: [text]}},
+            recipe={text: text, "adapters": [{"best_step": text}], "nested": {text: [text]}},
             history=training_history(12),
         )
         for status in RungStatus
@@ -236,7 +236,7 @@ _rungs = st.builds(
     latency_p95_seconds=_maybe_amounts,
     cut_share=_rates,
     seconds=_amounts,
-    recipe=_recipes | st.integers(0, 50).map(lambda step: {"best_step": step}),
+    recipe=_recipes | st.integers(0, 50).map(lambda step: {"adapters": [{"best_step": step}]}),
     history=st.lists(_points, max_size=8).map(tuple),
 )
 _gains = st.builds(

@@ -152,8 +152,8 @@ def rows_for_gain(gain: float, loss_rate: float = 0.05) -> int | None:
     rows = FEWEST_ROWS
     while rows <= 100_000:
         losses = round(loss_rate * rows)
-        wins = losses + max(1, int(gain * rows + 1e-9))
-        if wins + losses <= rows and 1 - betainc(wins + 1, losses + 1, 0.5) >= 0.95 and wins - losses <= gain * rows + 1e-9:
+        more = int(gain * rows + 1e-9)  # wins beyond losses that are a gain of at most `gain`
+        if more and more + 2 * losses <= rows and 1 - betainc(losses + more + 1, losses + 1, 0.5) >= 0.95:
             return rows
         rows += max(1, rows // 100)
     return None
@@ -189,7 +189,7 @@ def _keep_places(plan: _Plan) -> None:
     """Find each row's place from before: by what it asks, and by its id unless that id's question now stands elsewhere."""
     if plan.file is None:
         return
-    hashes = {row.id: input_hash(row) for row in plan.examples}
+    hashes = {row.id: _short(input_hash(row)) for row in plan.examples}
     present = set(hashes.values())
     by_input: dict[str, list[Place]] = defaultdict(list)
     for place in plan.file.rows.values():
@@ -204,7 +204,7 @@ def _keep_places(plan: _Plan) -> None:
             continue
         claim = min(places, key=lambda place: _STRICTEST.index(place.split))
         plan.claims[row.id] = claim
-        if claim.split == "test" and all(place.content != content_hash(row) for place in places):
+        if claim.split == "test" and all(place.content != _short(content_hash(row)) for place in places):
             changed.append(row.id)
     if changed:
         plan.notes.append(f"{_rows(len(changed))} of the test split changed since the last climb: {_some(changed)}.")
@@ -257,11 +257,18 @@ def _place_new_clusters(plan: _Plan, needed: int | None) -> None:
     }
     for split, names in chosen.items():
         plan.split_of.update(dict.fromkeys(names, split))
-    if plan.file is not None and new:
-        shares = ", ".join(f"{len(names)} to {split}" for split, names in reversed(chosen.items()) if names)
-        followed = sum(1 for row in plan.examples if row.id not in plan.claims) - len(new)
-        also = f"; {followed} follow near-duplicates" if followed else ""
-        plan.notes.append(f"{_rows(len(new) + followed)} added since the last climb: {shares}{also}.")
+    _say_growth(plan, chosen)
+
+
+def _say_growth(plan: _Plan, chosen: Mapping[Split, Sequence[str]]) -> None:
+    added = sum(1 for row in plan.examples if row.id not in plan.claims)
+    if plan.file is None or not added:
+        return
+    shares = [f"{len(names)} to {split}" for split, names in reversed(list(chosen.items())) if names]
+    followed = added - sum(len(names) for names in chosen.values())
+    if followed:
+        shares.append(f"{followed} with their near-duplicates")
+    plan.notes.append(f"{_rows(added)} added since the last climb: {', '.join(shares)}.")
 
 
 def _wanted(total: int) -> tuple[int, int]:
@@ -311,8 +318,8 @@ def _regime(plan: _Plan) -> Regime:
 
 def _let_wait(plan: _Plan, regime: Regime) -> None:
     """Set aside rows of splits that are still too small to be used; using them otherwise would spoil them for ever."""
-    unused: tuple[Split, ...] = {"large": (), "medium": ("validation",)}.get(regime, ("validation", "test"))
-    for split in unused:
+    unused: dict[Regime, tuple[Split, ...]] = {"large": (), "medium": ("validation",)}
+    for split in unused.get(regime, ("validation", "test")):
         waiting = plan.ids(split)
         if waiting:
             least = SMALLEST_TEST if split == "test" else SMALLEST_VALIDATION
@@ -334,16 +341,27 @@ def _held_out(plan: _Plan) -> frozenset[str]:
 
 def _save(plan: _Plan, fold_of: Mapping[str, int], held_out: frozenset[str]) -> None:
     rows = dict(plan.file.rows) if plan.file else {}
+    hashes = {row.id: _short(input_hash(row)) for row in plan.examples}
+    present = set(hashes.values())
+    for name in hashes:
+        before = rows.get(name)
+        if before and before.input not in present:  # edited: what was asked before has been used and keeps its place too
+            rows[f"{name}#{before.input}"] = before
     for row in plan.examples:
-        before = plan.claims.get(row.id)
+        claim = plan.claims.get(row.id)
         rows[row.id] = Place(
             split=plan.split_of[row.id],
-            fold=fold_of.get(row.id, before.fold if before else None),
+            fold=fold_of.get(row.id, claim.fold if claim else None),
             held_out=row.id in held_out,
-            input=input_hash(row)[:16],
-            content=content_hash(row)[:16],
+            input=hashes[row.id],
+            content=_short(content_hash(row)),
         )
     save_split_file(plan.task, SplitFile(seed=plan.seed, rows=rows, openings=plan.file.openings if plan.file else ()))
+
+
+def _short(digest: str) -> str:
+    """64 bits are plenty to know a row again, and keep the file readable."""
+    return digest[:16]
 
 
 def _rows(count: int) -> str:

@@ -132,7 +132,7 @@ class FakeEngine:
         return Generation(
             text=text,
             prompt_tokens=self.count_tokens([prompt])[0],
-            completion_tokens=len(words) + (0 if cut else 1),  # the end-of-turn counts, as in a real model
+            completion_tokens=min(len(words) + 1, decoding.max_new_tokens),  # the end-of-turn counts, as in a real model
             latency_seconds=SECONDS_PER_TOKEN * (len(words) + 1),
             cut=cut,
             model_sha256=self._identity.base_sha256,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -24,7 +25,7 @@ from stepladder.evaluation.statistics import (
 
 PROVED = 0.95
 _SAME = 1e-9
-_NODES = (np.arange(2_000) + 0.5) / 2_000  # midpoints of equal slices of probability
+_NODES = (np.arange(500) + 0.5) / 500  # midpoints of equal slices of probability
 
 
 def probability_better(wins: float, losses: float) -> float:
@@ -33,6 +34,11 @@ def probability_better(wins: float, losses: float) -> float:
     Equals 1 - the one-sided mid-p of McNemar's test, so one number serves both schools.
     """
     return float(betainc(losses + 1, wins + 1, 0.5))
+
+
+@lru_cache(maxsize=64)
+def _quantiles(a: float, b: float) -> Floats:
+    return np.asarray(betaincinv(a, b, _NODES), dtype=np.float64)
 
 
 class Posterior(Protocol):
@@ -61,7 +67,7 @@ class WinLoss:
         return probability_better(self.wins, self.losses)
 
     def at_least(self, gain: float) -> float:
-        differing = betaincinv(self.wins + self.losses + 2, self.ties + 1, _NODES)
+        differing = _quantiles(self.wins + self.losses + 2, self.ties + 1)
         needed = np.clip((1 + gain / differing) / 2, 0.0, 1.0)
         return float(np.mean(betainc(self.losses + 1, self.wins + 1, 1 - needed)))
 
@@ -69,7 +75,7 @@ class WinLoss:
         return self._quantile(0.5 - level / 2), self._quantile(0.5 + level / 2)
 
     def _quantile(self, probability: float) -> float:
-        return float(brentq(lambda gain: 1 - self.at_least(gain) - probability, -1.0, 1.0, xtol=1e-7))
+        return float(brentq(lambda gain: 1 - self.at_least(gain) - probability, -1.0, 1.0, xtol=1e-5))
 
 
 @dataclass(frozen=True, eq=False)

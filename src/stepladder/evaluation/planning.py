@@ -52,6 +52,7 @@ def _wins_needed(n: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     return np.asarray(binom.ppf(PROVED, np.arange(n + 1) + 1, 0.5), dtype=np.float64)
 
 
+@lru_cache(maxsize=256)
 def smallest_provable_gain(
     n: int, loss_rate: float = 0.05, power_wanted: float = 0.8, *, cross_fit: bool = False
 ) -> float | None:
@@ -67,6 +68,7 @@ def smallest_provable_gain(
     return high
 
 
+@lru_cache(maxsize=256)
 def rows_to_show(gain: float, loss_rate: float = 0.05, power_wanted: float = 0.8, *, cross_fit: bool = False) -> int | None:
     """Rows at which a true `gain` is proved with the wanted power; None above `MOST_ROWS`."""
     if gain <= 0:

@@ -201,15 +201,16 @@ def probability_at_least(
     """P(true mean score ≥ target).
 
     Pass/fail, or few rows that differ: Beta(s + 1, n - s + 1) with s the summed scores and n the effective rows (a uniform
-    prior: one right and one wrong row added). Else a Bayesian bootstrap over clusters with the same two rows added, of which
-    that Beta is the special case for independent pass/fail rows, and over seeds. Never exactly 0 or 1 for 0 < target < 1.
+    prior: one right and one wrong row added). Else a Bayesian bootstrap over clusters, with one row as good as the best and one
+    as bad as the worst added, and over seeds; for independent pass/fail rows it is that same Beta.
     """
     rows = graded(scores, clusters)
     if rows.pass_fail or few_differ(rows.values):
         effective = effective_rows(rows, cross_fit=cross_fit)
         return beta_at_least(float(rows.values.mean()), effective, target)
     rng = np.random.default_rng(seed)
-    draws = bayesian_bootstrap(rows.values, rows.clusters, (1.0, 0.0), cross_fit=cross_fit, rng=rng)
+    extremes = (float(rows.values.max()), float(rows.values.min()))
+    draws = bayesian_bootstrap(rows.values, rows.clusters, extremes, cross_fit=cross_fit, rng=rng)
     draws += seed_deviations(rows.seed_means, rng)
     return share(draws >= target)
 

@@ -104,8 +104,8 @@ def _cheaper_to_run(inputs: VerdictInputs, ruling: Ruling, interval: Interval) -
 
 def _not_reached(inputs: VerdictInputs, ruling: Ruling, interval: Interval) -> str:
     return (
-        f"No rung reaches {_target_text(inputs)}. The best so far, {ruling.rung.rung}, {_scores(interval)}; the odds that it truly gets "
-        f"there are {odds(ruling.probability or 0.0)}."
+        f"No rung reaches {_target_text(inputs)}. The best so far, {ruling.rung.rung}, {_scores(interval)}; "
+        f"the odds that it truly gets there are {odds(ruling.probability or 0.0)}."
     )
 
 

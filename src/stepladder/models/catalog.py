@@ -144,7 +144,7 @@ def resolve(name: str, *, revision: str | None = None) -> ModelSource:
     if name in STARTER_MODELS:
         return ModelSource(name, "starter", name)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return ModelSource(name, "folder", str(path.resolve()))
     if path.suffix.lower() == ".gguf":
         if not path.is_file():

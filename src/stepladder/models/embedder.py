@@ -65,7 +65,8 @@ class StaticEmbedder:
                     means[row] = self._vectors[encoding.ids].mean(axis=0, dtype=np.float64)
         lengths = np.linalg.norm(means, axis=1, keepdims=True)
         lengths[lengths == 0] = 1.0
-        return (means / lengths).astype(np.float32)
+        unit: NDArray[np.float32] = (means / lengths).astype(np.float32)
+        return unit
 
 
 def load_embedder(*, progress: Progress | None = None) -> StaticEmbedder:

@@ -6,7 +6,7 @@ report holds a wide and a narrow one, since a shrunk chart cannot be read on a p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TypedDict
@@ -56,7 +56,7 @@ def forest(rungs: Sequence[RungResult], *, width: int, chosen: str | None, targe
     scored = [rung for rung in rungs if finite(_values(rung.validation)) or finite(_values(rung.test))]
     if not scored:
         return ""
-    names = [one_line(rung.name) for rung in scored]
+    names = [f"★ {one_line(rung.name)}" if rung.name == chosen else one_line(rung.name) for rung in scored]
     narrow = width < NARROW
     gutter = 10.0 if narrow else min(220.0, max(text_width(name, SIZE) for name in names) + 24)
     row_height, top = (62 if narrow else 44), 26
@@ -80,12 +80,11 @@ def _forest_row(
 ) -> list[str]:
     narrow = width < NARROW
     weight = "label strong" if chosen else "label"
-    title = f"★ {name}" if chosen else name
     if narrow:
-        label = _text(gutter, top + 17, shorten(title, width - 2 * gutter, SIZE), weight)
+        label = _text(gutter, top + 17, shorten(name, width - 2 * gutter, SIZE), weight)
         first = top + 33.0
     else:
-        label = _text(gutter - 12, top + height / 2 + 4, shorten(title, gutter - 14, SIZE), weight, "end")
+        label = _text(gutter - 12, top + height / 2 + 4, shorten(name, gutter - 14, SIZE), weight, "end")
         first = top + 14.0
     parts = [label]
     pairs = [(interval, kind) for interval, kind in ((rung.validation, "hollow"), (rung.test, "solid")) if interval is not None]
@@ -193,7 +192,7 @@ def learning(rung: RungResult, *, width: int, number: int) -> str:
         return ""
     held_out = [(point.step, point.held_out_nll) for point in rung.history if point.held_out_nll is not None]
     held_out = [(step, nll) for step, nll in held_out if finite([nll])]
-    plot = Box(42, 30, width - 42 - 74, 160)
+    plot = Box(42, 36, width - 42 - 74, 160)
     steps = [point.step for point in points] + [step for step, _ in held_out]
     across_ticks = nice_ticks(min(0, *steps), max(*steps, 1), 4)
     across = Scale(across_ticks[0], across_ticks[-1], plot.x, plot.x + plot.width)
@@ -218,7 +217,9 @@ def learning(rung: RungResult, *, width: int, number: int) -> str:
 
 def kept_step(rung: RungResult) -> tuple[int, bool] | None:
     """The step whose weights were kept, and whether the recipe says so; else the lowest held-out loss; None without either."""
-    kept = rung.recipe.get("best_step")
+    adapters = rung.recipe.get("adapters")
+    first = adapters[0] if isinstance(adapters, (list, tuple)) and adapters else None
+    kept = first.get("best_step") if isinstance(first, Mapping) else None  # the history is the first seed's, too
     if isinstance(kept, int) and not isinstance(kept, bool) and any(point.step == kept for point in rung.history):
         return kept, True
     measured = [(point.held_out_nll, point.step) for point in rung.history if point.held_out_nll is not None]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stepladder.domain.climb import ClimbRecord, RungResult, RungStatus
-from stepladder.domain.errors import BudgetError
+from stepladder.domain.errors import BudgetError, EngineError
 from stepladder.domain.protocols import Choices, Engine, Recipe, Technique
 from stepladder.domain.task import Task
 from stepladder.domain.verdict import Verdict
@@ -24,6 +24,7 @@ from stepladder.service.rung_run import RungRun, run_rung, validation_interval
 from stepladder.service.setup import (
     Base,
     ClimbOptions,
+    Tools,
     Watcher,
     fit_context,
     keep_plan,
@@ -102,6 +103,7 @@ def climb(
     tune_anyway: bool = False,
     fresh: bool = False,
     watcher: Watcher | None = None,
+    tools: Tools | None = None,
 ) -> Climb:
     """Climb the ladder on a task and return the verdict with everything behind it.
 
@@ -111,13 +113,15 @@ def climb(
         device: "auto", "cuda", "mps" or "cpu".
         tune_anyway: Climb tuned rungs even where tuning would be refused.
         fresh: Start anew although an unfinished run of the same task could be continued.
+        watcher: Who is told about progress.
+        tools: Your own engine, tuner and embedder instead of those task.toml names.
     Raises:
         DataError: The task or its data cannot be used; nothing has been written.
         PrivacyError, ModelError, EngineError, BudgetError: See `stepladder.domain.errors`.
     """
     watcher = watcher or Watcher()
     options = ClimbOptions(budget_minutes, device, seed, tune_anyway, fresh)
-    base = make_base(task if isinstance(task, Task) else Task.load(task), options, watcher)
+    base = make_base(task if isinstance(task, Task) else Task.load(task), options, watcher, tools=tools)
     compared = {name: wiring.build_engine(name, base.task) for name in base.task.settings.model.compare}
     run = open_run(base, runs_folder(base.task))
     with run.locked():
@@ -131,7 +135,7 @@ def climb(
 
 def _ascend(ascent: Ascent) -> Climb:
     base, run = ascent.base, ascent.run
-    worlds = build_worlds(base.data.examples, base.data.splits, folds=ascent.choices.folds)
+    worlds = build_worlds(base.task, base.data.examples, base.data.splits, folds=ascent.choices.folds)
     for world in worlds:
         for finished in _climb_world(ascent, world):
             ascent.runs.append(finished)
@@ -203,6 +207,10 @@ def _climb_rung(
         return run_rung(name, rung, world, context, base.marker, ascent.run)
     except BudgetError as error:
         return RungRun(name, rung, world, RungStatus.OVER_BUDGET, str(error))
+    except EngineError as error:
+        if not label:
+            raise  # the model of the task itself; the climb can be continued when it answers again
+        return RungRun(name, rung, world, RungStatus.FAILED, str(error))
     finally:
         base.watcher.progress.finish()
 

@@ -31,7 +31,7 @@ class TrainingSize:
 def plan_climb(base: Base) -> Plan:
     """What a climb of this task can show, how long it takes, and what it leaves out (design §2, `stepladder plan`)."""
     settings = base.task.settings
-    worlds = build_worlds(base.data.examples, base.data.splits, folds=FULL_FOLDS)
+    worlds = build_worlds(base.task, base.data.examples, base.data.splits, folds=FULL_FOLDS)
     speeds = _speeds(base)
     work = _workload(base, worlds)
     minutes = base.options.budget_minutes or settings.budget.minutes

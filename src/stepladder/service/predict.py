@@ -93,11 +93,15 @@ def restore_rung(folder: RunFolder, name: str, *, device: str = "auto", watcher:
         known = sorted(path.parent.name for path in folder.path.glob("rungs/*/recipe.json") if "-fold" not in path.parent.name)
         raise RunError(f"{folder.path} has no fitted rung '{name}'.", f"It has: {', '.join(known) or 'none'}.")
     bare, _, compared = name.partition(" @ ")
-    base = make_base(Task.load(folder.task_folder), ClimbOptions(device=device), watcher or Watcher())
+    base = make_base(Task.load(folder.task_folder), ClimbOptions(device=device), watcher or Watcher(), write_split=False)
     engine = wiring.build_engine(compared, base.task, device=device) if compared else base.engine
     splits = base.data.splits
     cross = splits.regime in ("cross", "prompts")
-    world = whole_world(base.data.examples, splits) if cross else build_worlds(base.data.examples, splits, folds=1)[0]
+    world = (
+        whole_world(base.task, base.data.examples, splits)
+        if cross
+        else build_worlds(base.task, base.data.examples, splits, folds=1)[0]
+    )
     plan = keep_plan(folder, Plan.none())
     recipes: dict[str, Recipe] = {}
     for lower in STANDS_ON.get(bare, ()):

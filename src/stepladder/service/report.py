@@ -20,7 +20,6 @@ from stepladder.files import write_text
 from stepladder.service import charts, show
 from stepladder.service.figures import (
     cost_text,
-    counted,
     gain_text,
     interval_text,
     number_text,
@@ -36,6 +35,7 @@ WIDE, HALF, NARROW = 1020, 490, 340  # widths of drawings, in the pixels they ge
 SHORT_TEXT = 420  # characters; a longer text is folded behind its beginning
 SHORT_LINES = 8
 FOLD = 170
+LONG_LIST = 12
 REGRESSIONS = 25  # the worst; the rest is in rows.jsonl
 
 ROUTES = {
@@ -99,7 +99,7 @@ def render_report(record: ClimbRecord) -> str:
 def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("stepladder.service", ""),
-        autoescape=True,
+        autoescape=False,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -108,7 +108,6 @@ def _template() -> Template:
     environment.filters |= {
         "bound": bound_text,
         "cost": cost_text,
-        "counted": counted,
         "gain": gain_text,
         "interval": interval_text,
         "number": number_text,
@@ -171,8 +170,25 @@ def moment_text(created: str) -> str:
 
 
 def recipe_text(recipe: Mapping[str, Any]) -> str:
-    """A rung's recipe as indented JSON; anything JSON does not know by its text."""
-    return json.dumps(recipe, ensure_ascii=False, indent=2, default=str)
+    """A rung's recipe as indented JSON; anything JSON does not know by its text, long runs of numbers by their length."""
+    return json.dumps(_brief(recipe), ensure_ascii=False, indent=2, default=str)
+
+
+def _brief(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _brief(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        if len(value) > LONG_LIST and all(_is_numeric(part) for part in value):
+            return f"({len(value):,} entries, whole in verdict.json)"
+        return [_brief(part) for part in value]
+    return value
+
+
+def _is_numeric(value: Any) -> bool:
+    """A number, or a record of nothing else, such as a point of the training history."""
+    if isinstance(value, Mapping):
+        return all(part is None or isinstance(part, (int, float)) for part in value.values())
+    return isinstance(value, (int, float))
 
 
 def _passage(text: str) -> Passage:

@@ -56,6 +56,15 @@ class Watcher:
 
 
 @dataclass(frozen=True)
+class Tools:
+    """What answers, trains and embeds. Without any given, `wiring` makes them from the names in task.toml."""
+
+    engine: Engine
+    tuner: Tuner | None
+    embedder: Embedder
+
+
+@dataclass(frozen=True)
 class Base:
     """The tools of a climb, the same for every rung."""
 
@@ -72,18 +81,24 @@ class Base:
         return self.data.task
 
 
-def make_base(task: Task, options: ClimbOptions, watcher: Watcher) -> Base:
+def make_base(
+    task: Task, options: ClimbOptions, watcher: Watcher, *, tools: Tools | None = None, write_split: bool = True
+) -> Base:
     """Read the data first (cheap, and where most faults are), then load the model."""
     wiring.set_threads()
-    embedder = wiring.build_embedder()
-    data = load_task_data(task, embedder, seed=options.seed)
+    embedder = tools.embedder if tools is not None else wiring.build_embedder()
+    data = load_task_data(task, embedder, seed=options.seed, write=write_split)
     for note in data.notes:
         watcher.say(note)
-    task = data.task
+    tools = tools or build_tools(data.task, options, embedder)
+    return Base(data, tools.engine, tools.tuner, tools.embedder, Marker(build_graders(data.task)), options, watcher)
+
+
+def build_tools(task: Task, options: ClimbOptions, embedder: Embedder) -> Tools:
+    """Engine and tuner behind `[model] base`."""
     name = task.settings.model.base
     engine = wiring.build_engine(name, task, device=options.device)
-    tuner = wiring.build_tuner(name, device=options.device)
-    return Base(data, engine, tuner, embedder, Marker(build_graders(task)), options, watcher)
+    return Tools(engine, wiring.build_tuner(name, device=options.device), embedder)
 
 
 def open_run(base: Base, runs: Path) -> RunFolder:
@@ -163,7 +178,7 @@ def new_token_limit(train: tuple[Example, ...], engine: Engine) -> int:
 
 def open_test(base: Base, run: RunFolder) -> int:
     """Note in the ledger that the test rows are opened for this run; how often they have been by now."""
-    openings = record_opening(base.task, run.name)
+    openings = len(record_opening(base.task, run.name))
     if openings >= 5:
         base.watcher.say(
             f"These test rows have now been opened {openings} times; each opening makes a lucky winner likelier. Add new rows."

@@ -53,7 +53,7 @@ def plain_name(contender: str | None) -> str | None:
 
 def _refit(base: Base, run: RunFolder, engine: Engine, choices: Choices, winner: str) -> None:
     """Fit the winner, and what it stands on, once on every row. Its own score stays unknown: no row is left to measure it."""
-    world = whole_world(base.data.examples, base.data.splits)
+    world = whole_world(base.task, base.data.examples, base.data.splits)
     recipes: dict[str, Recipe] = {}
     base.watcher.say(f"Fitting '{winner}' once more on all {len(world.train)} rows; that fit is shipped, not itself measured.")
     wanted = {*STANDS_ON.get(winner, ()), winner}

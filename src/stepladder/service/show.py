@@ -133,6 +133,12 @@ def _compared(record: ClimbRecord) -> tuple[str, str] | None:
     return None
 
 
+def remarks(record: ClimbRecord) -> list[str]:
+    """What has to be said about rungs that ran ("Ran in 4 of 5 folds."), one line each."""
+    ran = [rung for rung in record.rungs if rung.status is RungStatus.RAN and rung.reason.strip()]
+    return [f"{one_line(rung.name)}: {one_line(rung.reason)}" for rung in ran]
+
+
 def needed_line(verdict: Verdict) -> str:
     """How many test rows would decide; empty when that is not the question."""
     rows = verdict.needed_test_rows
@@ -144,7 +150,7 @@ def needed_line(verdict: Verdict) -> str:
 
 def ladder_table(record: ClimbRecord) -> RenderableType:
     """The ladder and, below it, the verdict, for `Console.print`; at most 100 columns, less where there are fewer."""
-    return Group(Text(_caption(record), style="bold", overflow="fold"), Text(), _Ladder(record), Text(), _VerdictPanel(record))
+    return Group(_Ladder(record), Text(), _VerdictPanel(record))
 
 
 def ladder_lines(record: ClimbRecord) -> list[str]:
@@ -154,6 +160,7 @@ def ladder_lines(record: ClimbRecord) -> list[str]:
     lines = [_caption(record), "", _header(widths, _COLUMNS, "head").rstrip()]
     for row in rows:
         lines.append(f"{_name_cell(row, widths[0])}  {row.absent or _cells(row, widths, _COLUMNS)}".rstrip())
+    lines += [f"  {remark}" for remark in remarks(record)]
     lines += ["", f"Verdict: {verdict_title(record.verdict)}", one_line(record.verdict.sentence)]
     lines += [f"- {one_line(reason)}" for reason in record.verdict.reasons]
     if record.verdict.would_change:
@@ -171,10 +178,14 @@ class _Ladder:
         room = min(WIDTH, options.max_width)
         rows = ladder_rows(self.record)
         columns, widths = _fit(rows, room)
+        yield from Text(_caption(self.record), style="bold").wrap(console, room)
+        yield Text()
         yield _line(_header(widths, columns, "head"), "bold")
         yield _line(_header(widths, columns, "below"), "dim")
         for row in rows:
             yield from self._row(console, row, columns, widths, room)
+        for remark in remarks(self.record):
+            yield from Text(f"  {remark}", style="dim").wrap(console, room)
         if any(row.chosen for row in rows):
             yield _line(f"★ {badge(self.record.verdict)}", COLOURS[self.record.verdict.outcome])
 
@@ -213,9 +224,8 @@ class _VerdictPanel:
 def _caption(record: ClimbRecord) -> str:
     ran = sum(rung.status is RungStatus.RAN for rung in record.rungs)
     sizes = ", ".join(f"{number_text(size)} {one_line(split)}" for split, size in record.split_sizes.items())
-    rows = f"rows: {sizes}" if sizes else ""
     aim = "" if record.target is None else f"target {setting_text(record.target)}"
-    parts = (one_line(record.task), aim, f"{ran} of {counted(len(record.rungs), 'rung')} ran", rows, one_line(record.grader))
+    parts = (one_line(record.task), aim, f"{ran} of {counted(len(record.rungs), 'rung')} ran", sizes, one_line(record.grader))
     return " · ".join(part for part in parts if part)
 
 
@@ -281,7 +291,7 @@ def html_fragment(record: ClimbRecord) -> str:
     return (
         '<div class="tex2jax_ignore mathjax_ignore" style="overflow-x:auto;font-variant-numeric:tabular-nums">'
         f'<table style="border-collapse:collapse"><caption style="text-align:left;padding:.3em 0">{_safe(_caption(record))}'
-        f"</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{_fragment_verdict(record)}</div>"
+        f"</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{_fragment_list(remarks(record))}{_fragment_verdict(record)}</div>"
     )
 
 

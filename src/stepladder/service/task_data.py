@@ -36,7 +36,7 @@ class TaskData:
         return {example.id: example.recorded for example in self.examples if example.recorded is not None}
 
 
-def load_task_data(task: Task, embedder: Embedder, *, seed: int = 0) -> TaskData:
+def load_task_data(task: Task, embedder: Embedder, *, seed: int = 0, write: bool = True) -> TaskData:
     """Read, cluster and split a task's rows; the split is written to splits.json when it is new or has grown.
 
     Raises:
@@ -47,14 +47,16 @@ def load_task_data(task: Task, embedder: Embedder, *, seed: int = 0) -> TaskData
     if data.examples is not None:
         read = read_examples(task)
         clusters = cluster(read.examples, embedder)
-        splits, said = load_or_make(task, read.examples, clusters, seed=seed, rows_needed=rows_to_show)
+        splits, said = load_or_make(task, read.examples, clusters, seed=seed, rows_needed=rows_to_show, write=write)
         examples, notes = read.examples, (*read.notes, *said)
         instruction = read.shared_instruction
     else:
         parts = {name: read_examples(task, name) for name in ("train", "validation", "test") if getattr(data, name)}
         examples = tuple(example for part in parts.values() for example in part.examples)
         clusters = cluster(examples, embedder)
-        splits, said = split_given({name: part.examples for name, part in parts.items()}, clusters, task=task, seed=seed)
+        splits, said = split_given(
+            {name: part.examples for name, part in parts.items()}, clusters, task=task, seed=seed, write=write
+        )
         notes = (*(note for part in parts.values() for note in part.notes), *said)
         instruction = next(iter(parts.values())).shared_instruction
     task, notes = _with_instruction(task, instruction, notes)

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from stepladder.data.split import Splits
+from stepladder.data.split import Splits, hold_out
+from stepladder.data.stratify import strata
 from stepladder.domain.messages import Example
+from stepladder.domain.task import Task
 
 SMALLEST_HELD_OUT = 8  # rows a fold's fine-tune stops by; fewer would only be noise
 
@@ -31,12 +33,12 @@ class World:
         return self.validation == self.train
 
 
-def build_worlds(examples: Sequence[Example], splits: Splits, *, folds: int) -> list[World]:
+def build_worlds(task: Task, examples: Sequence[Example], splits: Splits, *, folds: int) -> list[World]:
     """The worlds of a data set; in the small regimes the first `folds` folds are tested on."""
-    present = [example for example in examples if example.id in splits.split_of or example.id in splits.fold_of]
+    present = splits.counted(examples)
     if splits.regime in ("cross", "prompts"):
         numbers = sorted({splits.fold_of[example.id] for example in present})
-        return [_fold_world(present, splits, number) for number in numbers[:folds]]
+        return [_fold_world(task, present, splits, number) for number in numbers[:folds]]
     train = _of(present, splits.split_of, "train")
     validation = _of(present, splits.split_of, "validation")
     test = _of(present, splits.split_of, "test")
@@ -47,35 +49,27 @@ def build_worlds(examples: Sequence[Example], splits: Splits, *, folds: int) -> 
     return [World(None, train, train, tune_rows, held_out, test)]
 
 
-def whole_world(examples: Sequence[Example], splits: Splits) -> World:
+def whole_world(task: Task, examples: Sequence[Example], splits: Splits) -> World:
     """Everything as training rows, for the refit that is shipped after cross-fitting. Nothing is left to measure it on."""
     rows = tuple(examples)
-    held_out = _fifth(rows, splits)
+    held_out = _fifth(task, rows, splits)
     chosen = {example.id for example in held_out}
     return World(None, rows, rows, tuple(row for row in rows if row.id not in chosen), held_out, ())
 
 
-def _fold_world(examples: Sequence[Example], splits: Splits, fold: int) -> World:
+def _fold_world(task: Task, examples: Sequence[Example], splits: Splits, fold: int) -> World:
     train = tuple(example for example in examples if splits.fold_of[example.id] != fold)
     test = tuple(example for example in examples if splits.fold_of[example.id] == fold)
-    held_out = _fifth(train, splits)
+    held_out = _fifth(task, train, splits)
     chosen = {example.id for example in held_out}
     return World(fold, train, train, tuple(row for row in train if row.id not in chosen), held_out, test)
 
 
-def _fifth(rows: Sequence[Example], splits: Splits) -> tuple[Example, ...]:
-    """Whole clusters of about a fifth of the rows, taken in an order fixed by the cluster numbers."""
-    clusters: dict[int, list[Example]] = {}
-    for row in rows:
-        clusters.setdefault(splits.cluster_of[row.id], []).append(row)
-    order = sorted(clusters, key=lambda cluster: ((cluster * 2_654_435_761 + splits.seed) % 2**32, cluster))
+def _fifth(task: Task, rows: Sequence[Example], splits: Splits) -> tuple[Example, ...]:
+    """Whole clusters of about a fifth of the rows."""
     wanted = max(SMALLEST_HELD_OUT, len(rows) // 5)
-    chosen: list[Example] = []
-    for cluster in order:
-        if len(chosen) >= wanted:
-            break
-        chosen += clusters[cluster]
-    return tuple(chosen)
+    chosen = hold_out([row.id for row in rows], splits.cluster_of, strata(task, rows), seed=splits.seed, wanted=wanted)
+    return tuple(row for row in rows if row.id in chosen)
 
 
 def _of(examples: Sequence[Example], split_of: Mapping[str, str], name: str) -> tuple[Example, ...]:

@@ -117,6 +117,10 @@ def write_weights(folder: Path, wrapped: Any) -> None:
     """The adapter as plain `PeftModel.from_pretrained` loads it: its configuration and its weights."""
     with _quiet_peft():
         wrapped.save_pretrained(str(folder), save_embedding_layers=False)  # "auto" may ask a hub
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["target_modules"] = sorted(config["target_modules"])  # a set in PEFT: another order in every process
+    write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def write_papers(folder: Path, *, tokenizer_folder: Path | None, side: Mapping[str, Any], card: str) -> None:

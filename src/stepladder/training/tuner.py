@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from stepladder.domain.protocols import Conversation, Progress, Tuned
@@ -34,7 +35,7 @@ class LoraTuner:
         base = Base(
             model=loaded.model,
             identity=loaded.identity,
-            decode=loaded.tokenizer.decode,
+            decode=partial(loaded.tokenizer.decode, keep_control_tokens=True),
             stop_ids=frozenset(loaded.stop_ids),
             tokenizer_folder=loaded.folder,
         )

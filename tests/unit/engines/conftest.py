@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,25 @@ from transformers import AutoModelForCausalLM
 from stepladder.models.loading import LoadedModel, load
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A second thread only waits for the first on a model this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_folder: Path) -> LoadedModel:
-    return load(str(tiny_folder), device="cpu", dtype="float32")
+def tiny(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STEPLADDER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return load(str(tiny_folder), device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
 from stepladder.domain.errors import EngineError, ModelError
 from stepladder.domain.messages import Message
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Prompt
+from stepladder.engines.transformers.caches import is_plain
 from stepladder.engines.transformers.engine import BatchLimits, TransformersEngine
 from stepladder.files import hash_file
 from stepladder.models.loading import LoadedModel
@@ -39,7 +41,9 @@ class Oracle:
     def __init__(self, folder: Path, adapter: Path | None = None) -> None:
         self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         if adapter is not None:
-            self.model = PeftModel.from_pretrained(self.model, adapter).eval()
+            with warnings.catch_warnings():  # PEFT calls a property that transformers has renamed
+                warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+                self.model = PeftModel.from_pretrained(self.model, adapter).eval()
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
 
     def ids(self, prompt: Prompt) -> list[int]:
@@ -105,8 +109,8 @@ def with_stops(tiny: LoadedModel) -> LoadedModel:
 # The same answers as plain transformers
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(words, min_size=1, max_size=9), st.booleans(), st.integers(1, 14))
+@settings(max_examples=10, deadline=None)
+@given(st.lists(words, min_size=1, max_size=7), st.booleans(), st.integers(1, 14))
 def test_greedy_answers_are_those_of_plain_generate(
     engine: TransformersEngine, oracle: Oracle, texts: list[str], shared: bool, max_new_tokens: int
 ) -> None:
@@ -115,8 +119,8 @@ def test_greedy_answers_are_those_of_plain_generate(
     assert [answer.text for answer in answers] == [oracle.text(prompt, max_new_tokens) for prompt in prompts]
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(words, min_size=2, max_size=12))
+@settings(max_examples=8, deadline=None)
+@given(st.lists(words, min_size=2, max_size=9))
 def test_rows_that_finish_early_leave_the_others_as_they_were(tiny: LoadedModel, oracle: Oracle, texts: list[str]) -> None:
     answers = TransformersEngine(with_stops(tiny)).generate([ask(text) for text in texts], Decoding(20))
     for text, answer in zip(texts, answers, strict=True):
@@ -130,7 +134,7 @@ def test_some_rows_do_stop_before_others(stopping: TransformersEngine) -> None:
     assert len(lengths) > 2
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.lists(words, min_size=1, max_size=6))
 def test_an_adapter_answers_as_plain_peft_does_and_leaves_the_base_alone(
     engine: TransformersEngine, oracle: Oracle, adapted_oracle: Oracle, adapter_folder: Path, texts: list[str]
@@ -144,10 +148,38 @@ def test_an_adapter_answers_as_plain_peft_does_and_leaves_the_base_alone(
     assert before != [answer.text for answer in adapted]
 
 
+def test_a_sliding_window_sees_tokens_not_padding(tiny: LoadedModel, tiny_folder: Path) -> None:
+    oracle = Oracle(tiny_folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        oracle.model = MistralForCausalLM(
+            MistralConfig(
+                vocab_size=400,
+                hidden_size=64,
+                intermediate_size=128,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                sliding_window=9,
+                initializer_range=0.1,
+            )
+        ).eval()
+    engine = TransformersEngine(dataclasses.replace(tiny, model=oracle.model))
+    assert not is_plain(oracle.model)
+    prompts = [ask(text) for text in ["where is my parcel", "refund", "lamp", "please", "I want a refund for the lamp now"]]
+    answers = engine.generate(prompts, Decoding(12))
+    assert [answer.text for answer in answers] == [oracle.text(prompt, 12) for prompt in prompts]
+    assert answers[0].shared_prompt_tokens > 9
+    options = ["refund", "the lamp is broken, I want my money", ""]
+    for prompt, scores in zip(prompts, engine.score(prompts, [options] * len(prompts)), strict=True):
+        expected = [oracle.log_probability(prompt, option) for option in options]
+        assert [score.log_probability for score in scores] == pytest.approx(expected, abs=2e-4)
+
+
 # Scores
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.tuples(words, st.lists(words, max_size=4)), min_size=1, max_size=7), st.booleans())
 def test_scores_are_those_of_a_full_forward(
     engine: TransformersEngine, oracle: Oracle, rows: list[tuple[str, list[str]]], shared: bool
@@ -228,7 +260,7 @@ def test_draws_follow_the_models_probabilities(engine: TransformersEngine, oracl
     with torch.inference_mode():
         logits = oracle.model(torch.tensor([oracle.ids(ask("x"))])).logits[0, -1]
     expected = torch.softmax(logits / 0.25, dim=-1)
-    first = [engine.generate([ask("x")], Decoding(1, temperature=0.25, seed=seed))[0].text for seed in range(300)]
+    first = [engine.generate([ask("x")], Decoding(1, temperature=0.25, seed=seed))[0].text for seed in range(200)]
     texts = [oracle.tokenizer.decode([id], skip_special_tokens=False) for id in range(len(expected))]
     likely = texts[int(expected.argmax())]
     mass = sum(float(expected[id]) for id, text in enumerate(texts) if text == likely)  # half a character looks like another

@@ -14,10 +14,10 @@ import urllib.request
 from importlib import metadata
 from pathlib import Path
 
-WORDS = (
+WORDS = (  # noqa: SIM905 - read as one line
     "the of parcel Refund IT'S don't we'll naïve straße Ünïcödé Москва ελλάδα 東京 안녕 مرحبا हिन्दी İstanbul e\u0301 ﬁ ǅ".split()
 )
-DIGITS = "0 7 42 4711 2026 3.14 1,000,000 12ab ab12 1e-5 0x1F ¼ ² Ⅷ ٣ ० １２ 00 1st 24/7".split()
+DIGITS = "0 7 42 4711 2026 3.14 1,000,000 12ab ab12 1e-5 0x1F ¼ ² Ⅷ ٣ ० １２ 00 1st 24/7".split()  # noqa: SIM905
 SPACES = [" ", "  ", "   ", "\t", "\n", "\n\n", " \n ", "\r\n", "\u00a0", "\u2003", "\u3000", "\u200b", "\t\t ", "\u2028", "\x0b"]
 EMOJI = ["🙂", "👩‍👩‍👧", "🇩🇪", "✅", "❤️", "𝔘", "𓀀", "🏴󠁧󠁢󠁥󠁮󠁧󠁿"]
 CODE = [
@@ -38,7 +38,7 @@ CODE = [
     "->",
     "`",
 ]
-SIGNS = list(".,;:!?()[]{}'\"-–—…€$%@&*+/<=>^_|~") + ["...", "!!", "'s", "'S", "'re", "’t", "--"]
+SIGNS = [*".,;:!?()[]{}'\"-–—…€$%@&*+/<=>^_|~", "...", "!!", "'s", "'S", "'re", "’t", "--"]
 POOLS = (WORDS, DIGITS, SPACES, EMOJI, CODE, SIGNS)
 
 

@@ -109,9 +109,9 @@ def test_visible_text_can_be_encoded_and_holds_no_control_character(text: str) -
     assert one_line(text).isprintable() or not one_line(text).isascii()
 
 
-@given(st.floats())
+@given(st.floats(-1e15, 1e15) | st.sampled_from([math.nan, math.inf, -math.inf]))
 def test_every_number_has_a_short_text(value: float) -> None:
     for text in (points_text(value), rate_text(value), seconds_text(value), usd_text(value), number_text(value)):
-        assert 0 < len(text) < 330
+        assert 0 < len(text) < 30
         assert "nan" not in text
         assert "inf" not in text

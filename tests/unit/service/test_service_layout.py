@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -32,7 +33,7 @@ def test_ticks_are_round_and_cover_the_values() -> None:
 def test_ticks_rise_and_are_few_for_any_values(one: float, other: float) -> None:
     ticks = nice_ticks(min(one, other), max(one, other))
     assert 2 <= len(ticks) <= 9
-    assert all(later > earlier for earlier, later in zip(ticks, ticks[1:], strict=False))
+    assert all(later > earlier for earlier, later in itertools.pairwise(ticks))
 
 
 @given(st.floats(1e-9, 1e15), st.floats(1e-9, 1e15))
@@ -92,7 +93,7 @@ def test_spread_positions_keep_their_distance(positions: list[float]) -> None:
     moved = sorted(spread(positions, 15, 0, 100))
     assert moved[0] >= -1e-9
     assert moved[-1] <= 100 + 1e-9
-    assert all(later - earlier >= 15 - 1e-9 for earlier, later in zip(moved, moved[1:], strict=False))
+    assert all(later - earlier >= 15 - 1e-9 for earlier, later in itertools.pairwise(moved))
 
 
 def test_positions_far_enough_apart_stay_where_they_are() -> None:

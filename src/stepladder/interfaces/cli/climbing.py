@@ -52,7 +52,7 @@ def demo(name: str, folder: Path, *, budget_minutes: float, device: str, as_json
 def plan(task: Path, *, budget_minutes: float | None, device: str, seed: int, as_json: bool) -> None:
     """Print the plan of a climb."""
     with watching() as watcher:
-        base = make_base(Task.load(task), ClimbOptions(budget_minutes, device, seed), watcher)
+        base = make_base(Task.load(task), ClimbOptions(budget_minutes, device, seed), watcher, write_split=False)
         planned = plan_climb(base)
     if as_json:
         print(json.dumps(to_json(planned), indent=2))

@@ -1,0 +1,152 @@
+"""A whole climb over fakes whose success is known: every regime, every outcome that matters, killed and continued."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from small_tasks import World, write_task
+
+from stepladder.domain.climb import RungStatus
+from stepladder.domain.errors import DataError, PrivacyError
+from stepladder.domain.verdict import Outcome
+from stepladder.evaluation.records import rederive, verdict_to_json
+from stepladder.service.climb import Climb, climb
+from stepladder.service.open_run import load_climb
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEPLADDER_CACHE", str(tmp_path / "cache"))
+
+
+def climb_small(folder: Path, world: World, **options: object) -> Climb:
+    return climb(folder, tools=world.tools, **options)  # type: ignore[arg-type]
+
+
+def statuses(finished: Climb) -> dict[str, RungStatus]:
+    return {rung.name: rung.status for rung in finished.rungs}
+
+
+def test_a_tuned_rung_that_is_much_better_wins_and_is_marked_indicative_with_one_seed(tmp_path: Path) -> None:
+    world = write_task(tmp_path / "task", 160, rungs='skip = ["classifier"]')
+    finished = climb_small(tmp_path / "task", world)
+    assert finished.record.regime == "medium"
+    assert finished.verdict.outcome is Outcome.SUFFICIENT
+    assert finished.verdict.rung is not None
+    assert finished.verdict.rung.startswith("lora")
+    assert statuses(finished)["rag"] is RungStatus.NOT_APPLICABLE
+    assert (finished.folder / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert (finished.folder / "adapter").is_dir()
+
+
+def test_when_tuning_adds_nothing_an_untuned_rung_is_recommended(tmp_path: Path) -> None:
+    world = write_task(tmp_path / "task", 160, rungs='skip = ["classifier"]')
+    world.shown = world.tuned = 0.9
+    finished = climb_small(tmp_path / "task", world)
+    assert finished.verdict.rung in {"few-shot", "nearest"}
+
+
+def test_with_a_target_the_cheapest_rung_that_reaches_it_is_sufficient(tmp_path: Path) -> None:
+    world = write_task(tmp_path / "task", 160, top="target = 0.4", rungs='skip = ["classifier"]')
+    world.shown, world.tuned = 0.8, 0.5
+    finished = climb_small(tmp_path / "task", world)
+    assert finished.verdict.outcome is Outcome.SUFFICIENT
+    assert not finished.verdict.rung.startswith("lora")  # type: ignore[union-attr]
+
+
+def test_a_target_out_of_reach_is_not_reached(tmp_path: Path) -> None:
+    world = write_task(tmp_path / "task", 160, top="target = 0.98", rungs='skip = ["classifier"]')
+    world.shown = world.tuned = 0.3
+    assert climb_small(tmp_path / "task", world).verdict.outcome is Outcome.NOT_REACHED
+
+
+@pytest.mark.parametrize(("rows", "regime"), [(20, "prompts"), (60, "cross"), (160, "medium"), (320, "large")])
+def test_every_size_of_data_climbs(tmp_path: Path, rows: int, regime: str) -> None:
+    world = write_task(tmp_path / "task", rows, rungs='skip = ["classifier"]')
+    finished = climb_small(tmp_path / "task", world)
+    assert finished.record.regime == regime
+    tuned = {name for name, status in statuses(finished).items() if name.startswith("lora") and status is RungStatus.RAN}
+    assert bool(tuned) == (rows >= 50)
+    if rows < 120:
+        assert finished.verdict.confidence == "indicative"
+    assert finished.verdict.rung is not None
+
+
+def test_the_verdict_follows_from_its_file_alone(tmp_path: Path) -> None:
+    world = write_task(tmp_path / "task", 160)
+    finished = climb_small(tmp_path / "task", world)
+    saved = json.loads((finished.folder / "verdict.json").read_text(encoding="utf-8"))
+    assert verdict_to_json(rederive(saved["inputs"])) == verdict_to_json(finished.verdict)
+    assert load_climb(tmp_path / "task").record == finished.record
+
+
+def test_every_answer_is_recorded_once_for_each_contender_and_no_test_row_elsewhere(tmp_path: Path) -> None:
+    world = write_task(tmp_path / "task", 160)
+    finished = climb_small(tmp_path / "task", world)
+    rows = [json.loads(line) for line in (finished.folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    splits = json.loads((tmp_path / "task" / "splits.json").read_text(encoding="utf-8"))
+    test_ids = {name for name, place in splits["rows"].items() if place["split"] == "test"}
+    contenders = {rung.name for rung in finished.rungs if rung.role}
+    for name in contenders:
+        answered = [row["id"] for row in rows if row["rung"] == name and row["split"] == "test" and row["seed"] == 0]
+        assert sorted(answered) == sorted(test_ids)
+    assert not {row["id"] for row in rows if row["split"] == "validation"} & test_ids
+    assert {row["rung"] for row in rows if row["split"] == "test"} == contenders
+    assert len(contenders) <= 4
+
+
+@pytest.mark.parametrize("stop_after", [30, 150, 400])
+def test_a_broken_off_climb_continues_without_repeating_answers(tmp_path: Path, stop_after: int) -> None:
+    whole = write_task(tmp_path / "whole", 140, rungs='skip = ["classifier"]')
+    expected = climb_small(tmp_path / "whole", whole)
+    world = write_task(tmp_path / "task", 140, rungs='skip = ["classifier"]')
+    world.stop_after = stop_after
+    with pytest.raises(KeyboardInterrupt):
+        climb_small(tmp_path / "task", world)
+    world.stop_after = None
+    finished = climb_small(tmp_path / "task", world)
+    assert len(list((tmp_path / "task" / "runs").iterdir())) == 1
+    assert finished.verdict.rung == expected.verdict.rung
+    assert [rung.test for rung in finished.rungs] == [rung.test for rung in expected.rungs]
+    assert world.calls <= whole.calls + 1 + 8  # the answer that was broken off, and the speed probe's prompts at most once more
+
+
+def test_added_rows_can_be_climbed_again_and_train_rows_never_become_test_rows(tmp_path: Path) -> None:
+    folder = tmp_path / "task"
+    world = write_task(folder, 140)
+    climb_small(folder, world)
+    before = json.loads((folder / "splits.json").read_text(encoding="utf-8"))["rows"]
+    write_task(folder, 170)
+    finished = climb_small(folder, world)
+    after = json.loads((folder / "splits.json").read_text(encoding="utf-8"))["rows"]
+    assert all(after[name]["split"] == place["split"] for name, place in before.items())
+    assert finished.record.split_sizes["test"] > sum(place["split"] == "test" for place in before.values())
+
+
+def test_a_one_off_job_is_not_tuned_for(tmp_path: Path) -> None:
+    world = write_task(tmp_path / "task", 160, use="calls_total = 10")
+    identity = world.tools.engine.identity
+    key = f"{identity.name} {identity.base_sha256[:12]} {identity.dtype}"
+    speeds = {key: {"prompt": 1e6, "completion": 1e6, "training": 100.0}}  # a training of minutes on a very fast reader
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "speeds.json").write_text(json.dumps(speeds), encoding="utf-8")
+    finished = climb_small(tmp_path / "task", world)
+    assert statuses(finished)["lora"] is RungStatus.REFUSED
+    assert "one-off" in next(rung.reason for rung in finished.rungs if rung.name == "lora")
+    assert climb_small(tmp_path / "task", world, tune_anyway=True).record.rungs
+
+
+def test_hosted_models_are_refused_unless_the_data_may_leave(tmp_path: Path) -> None:
+    world = write_task(tmp_path / "task", 60, model='compare = ["openai:some-model"]')
+    with pytest.raises(PrivacyError, match="data_may_leave"):
+        climb_small(tmp_path / "task", world)
+
+
+def test_nothing_is_written_when_the_data_is_bad(tmp_path: Path) -> None:
+    world = write_task(tmp_path / "task", 9)
+    before = sorted((tmp_path / "task").iterdir())
+    with pytest.raises(DataError, match="stepladder label"):
+        climb_small(tmp_path / "task", world)
+    assert sorted((tmp_path / "task").iterdir()) == before

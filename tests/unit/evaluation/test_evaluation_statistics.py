@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import beta, binom, bootstrap
+from statsmodels.stats.proportion import proportion_confint
+
+from stepladder.domain.errors import EvaluationError
+from stepladder.evaluation.statistics import (
+    bayesian_bootstrap,
+    bca,
+    design_effect,
+    mean_interval,
+    noise_floor,
+    probability_at_least,
+    rows_per_effective_row,
+    seed_disagreement,
+    wilson,
+)
+
+
+@given(st.integers(1, 400), st.floats(0, 1))
+def test_wilson_equals_statsmodels(n: int, share: float) -> None:
+    right = round(share * n)
+    expected = proportion_confint(right, n, method="wilson")
+    assert wilson(right, n) == pytest.approx(expected, abs=1e-9)
+
+
+def test_wilson_covers_as_the_design_page_says() -> None:
+    """Exact coverage over p = .50 … .98: worst and mean, evidence 4.1."""
+    for n, worst, mean in ((20, 0.93, 0.95), (50, 0.92, 0.95), (100, 0.93, 0.95), (300, 0.94, 0.95)):
+        coverage = []
+        bounds = np.array([wilson(k, n) for k in range(n + 1)])
+        for p in np.arange(0.50, 0.985, 0.01):
+            inside = (bounds[:, 0] <= p) & (p <= bounds[:, 1])
+            coverage.append(binom.pmf(np.arange(n + 1), n, p)[inside].sum())
+        assert min(coverage) == pytest.approx(worst, abs=0.015)
+        assert np.mean(coverage) == pytest.approx(mean, abs=0.01)
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (5, 2), (0.5, 0.5)])
+def test_bca_equals_scipys_within_the_noise_of_resampling(shape: tuple[float, float]) -> None:
+    values = np.random.default_rng(3).beta(*shape, size=60)
+    oracle = bootstrap((values,), np.mean, method="BCa", n_resamples=20_000, rng=np.random.default_rng(0)).confidence_interval
+    low, high = bca(values, draws=20_000)
+    assert low == pytest.approx(oracle.low, abs=0.004)
+    assert high == pytest.approx(oracle.high, abs=0.004)
+
+
+def test_bca_over_clusters_is_that_of_the_cluster_means_when_they_are_equally_large() -> None:
+    means = np.random.default_rng(5).beta(2, 3, size=40)
+    values, clusters = np.repeat(means, 3), np.repeat(np.arange(40), 3)
+    assert bca(values, clusters) == pytest.approx(bca(means), abs=1e-9)
+    assert np.ptp(bca(values, clusters)) > 1.4 * np.ptp(bca(values))
+
+
+def test_bca_of_rows_that_are_all_alike_falls_back_to_wilson() -> None:
+    assert bca(np.full(20, 0.5)) == pytest.approx(wilson(10, 20))
+    assert bca(np.full(20, 1.0)) == pytest.approx(wilson(20, 20))
+    assert bca(np.array([0.3])) == pytest.approx(wilson(0.3, 1))
+
+
+def test_the_interval_follows_the_kind_of_scores() -> None:
+    rng = np.random.default_rng(0)
+    assert mean_interval(rng.integers(0, 2, 50)).method == "wilson"
+    assert mean_interval(rng.random(50)).method == "bca"
+    few = np.ones(50)
+    few[:14] = 0.5
+    assert mean_interval(few).method == "wilson-summed"
+    assert (mean_interval(few).low, mean_interval(few).high) == pytest.approx(wilson(43, 50))
+    few[14] = 0.25
+    assert mean_interval(few).method == "bca"
+    assert mean_interval(np.vstack([np.ones(50), rng.integers(0, 2, 50)])).method == "bca"
+
+
+def test_ungraded_rows_are_counted_and_never_zero() -> None:
+    interval = mean_interval([1.0, np.nan, 1.0, 0.0])
+    assert (interval.value, interval.items, interval.ungraded) == (pytest.approx(2 / 3), 3, 1)
+    both = mean_interval([[1.0, np.nan], [np.nan, np.nan]])
+    assert (both.value, both.items, both.ungraded) == (1.0, 1, 1)
+
+
+def test_nothing_graded_and_clusters_of_other_rows_are_errors() -> None:
+    with pytest.raises(EvaluationError, match="no row has a score"):
+        mean_interval([np.nan, np.nan])
+    with pytest.raises(EvaluationError, match="do not belong to the same rows"):
+        mean_interval([1.0, 0.0], clusters=[1, 2, 3])
+    with pytest.raises(EvaluationError, match="at least one row"):
+        wilson(0, 0)
+    with pytest.raises(EvaluationError, match="at least one row"):
+        noise_floor(0.1, 0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.floats(0, 1) | st.just(float("nan")), st.integers(0, 5)), min_size=1, max_size=40), st.booleans())
+def test_every_interval_lies_around_its_mean_in_zero_to_one(rows: list[tuple[float, int]], cross_fit: bool) -> None:
+    scores, clusters = np.array([row[0] for row in rows]), [row[1] for row in rows]
+    if np.isnan(scores).all():
+        return
+    interval = mean_interval(scores, clusters, cross_fit=cross_fit)
+    assert 0.0 <= interval.low <= interval.value + 1e-9
+    assert interval.value - 1e-9 <= interval.high <= 1.0
+    assert 0.0 <= probability_at_least(scores, 0.5, clusters, cross_fit=cross_fit) <= 1.0
+
+
+def test_the_design_effect_is_one_without_clusters_and_their_size_when_their_rows_are_alike() -> None:
+    values = np.random.default_rng(2).integers(0, 2, 60).astype(float)
+    assert design_effect(values, np.arange(60)) == 1.0
+    assert design_effect(np.repeat(values, 4), np.repeat(np.arange(60), 4)) == pytest.approx(4, rel=0.05)
+    assert design_effect(np.ones(12), np.repeat(np.arange(3), 4)) == 4
+    assert rows_per_effective_row(np.repeat(values, 4), np.repeat(np.arange(60), 4)) == pytest.approx(4, rel=0.05)
+
+
+def test_graded_scores_need_fewer_rows_than_pass_and_fail() -> None:
+    assert rows_per_effective_row(np.random.default_rng(0).uniform(0.4, 0.6, 100)) < 0.1
+
+
+def test_cross_fitting_widens_like_a_quarter_more_variance() -> None:
+    values = np.random.default_rng(1).random(80)
+    plain, crossed = mean_interval(values), mean_interval(values, cross_fit=True)
+    assert (crossed.high - crossed.low) == pytest.approx((plain.high - plain.low) * 1.25**0.5)
+    passes = (values > 0.5).astype(float)
+    assert mean_interval(passes, cross_fit=True).low == pytest.approx(wilson(passes.sum() / 1.25, 64)[0])
+
+
+def test_the_probability_of_a_target_is_a_betas_for_pass_and_fail() -> None:
+    scores = np.array([1.0] * 55 + [0.0] * 5)
+    assert probability_at_least(scores, 0.85) == pytest.approx(beta(56, 6).sf(0.85))
+    assert probability_at_least(scores, 0.85, cross_fit=True) == pytest.approx(beta(45, 5).sf(0.85))
+    assert 0 < probability_at_least(np.ones(10), 0.99) < probability_at_least(np.ones(10), 0.2) < 1
+
+
+def test_the_bayesian_bootstrap_of_pass_and_fail_is_that_beta() -> None:
+    values = np.array([1.0] * 30 + [0.0] * 12)
+    rng = np.random.default_rng(0)
+    draws = bayesian_bootstrap(values, np.arange(42), (1.0, 0.0), cross_fit=False, rng=rng, draws=40_000)
+    for quantile in (0.05, 0.5, 0.95):
+        assert np.quantile(draws, quantile) == pytest.approx(beta(31, 13).ppf(quantile), abs=0.004)
+
+
+def test_graded_scores_never_reach_certainty_and_rise_with_the_mean() -> None:
+    values = np.random.default_rng(0).uniform(0.6, 0.9, 100)
+    low, middle, high = (probability_at_least(values, target) for target in (0.95, values.mean(), 0.4))
+    assert 0 < low < 0.01
+    assert middle == pytest.approx(0.5, abs=0.15)
+    assert 0.99 < high < 1
+
+
+def test_seeds_that_differ_widen_the_probability() -> None:
+    rng = np.random.default_rng(0)
+    one, other = (rng.random(200) < 0.95).astype(float), (rng.random(200) < 0.75).astype(float)
+    alike = np.vstack([one, rng.permutation(one)])
+    apart = np.vstack([one, other])
+    target = apart.mean() - 0.05
+    assert probability_at_least(apart, target) < probability_at_least(alike, alike.mean() - 0.05)
+
+
+def test_noise_is_the_share_of_rows_that_seeds_disagree_on() -> None:
+    scores = [[1.0, 0.0, 1.0, np.nan], [1.0, 1.0, 1.0, 0.0]]
+    assert seed_disagreement(scores) == pytest.approx(1 / 3)
+    assert seed_disagreement([1.0, 0.0]) == 0.0
+    assert noise_floor(0.1, 90) == pytest.approx(1.96 * (0.1 / 90) ** 0.5)
+
+
+@pytest.mark.parametrize(("n", "draws"), [(40, 150), pytest.param(60, 3_000, marks=pytest.mark.long)])
+def test_intervals_of_graded_scores_cover_the_truth(n: int, draws: int) -> None:
+    """95 % intervals of skewed scores, rows alone and in clusters of three, cover the mean in at least 90 % (BCa at small n)."""
+    rng = np.random.default_rng(11)
+    truth = 6 / 8
+    hits = clustered_hits = 0
+    for _ in range(draws):
+        interval = mean_interval(rng.beta(6, 2, n))
+        hits += interval.low <= truth <= interval.high
+        values = np.repeat(rng.beta(6, 2, n), 3)
+        clustered = mean_interval(values, np.repeat(np.arange(n), 3))
+        clustered_hits += clustered.low <= truth <= clustered.high
+    slack = 3 * (0.95 * 0.05 / draws) ** 0.5
+    assert hits / draws > 0.935 - slack
+    assert clustered_hits / draws > 0.935 - slack

@@ -1,0 +1,320 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from stepladder.domain.errors import EvaluationError, RunError
+from stepladder.domain.verdict import Cost, Outcome, Route, Verdict
+from stepladder.evaluation.compare import Contender, name_contenders
+from stepladder.evaluation.planning import pass_mark
+from stepladder.evaluation.records import inputs_from_json, inputs_to_json, rederive, verdict_from_json, verdict_to_json
+from stepladder.evaluation.ruling import VerdictInputs
+from stepladder.evaluation.verdict import decide
+
+ROWS = 120
+
+
+def rung(
+    name: str, right: int, *, tuned: bool = False, seeds: int = 1, per_call: float = 1.0, once: float = 0.0, **more: object
+) -> Contender:
+    """A rung that is right on the first `right` of the rows, with every seed."""
+    scores = np.tile((np.arange(ROWS) < right).astype(float), (seeds, 1))
+    return Contender(name, tuned, scores, Cost(seconds_once=once, seconds_per_call=per_call, calls=10_000), **more)  # type: ignore[arg-type]
+
+
+def verdict(*contenders: Contender, target: float | None = None, minimum_gain: float = 0.03, **more: object) -> Verdict:
+    inputs = VerdictInputs(contenders, target, minimum_gain, **more)  # type: ignore[arg-type]
+    found = decide(inputs)
+    assert rederive(json.loads(json.dumps(inputs_to_json(inputs)))) == found
+    assert verdict_from_json(json.loads(json.dumps(verdict_to_json(found)))) == found
+    return found
+
+
+# --- with a target ---------------------------------------------------------------------------------------------------
+
+
+def test_the_first_rung_in_adoption_order_that_surely_reaches_the_target_suffices() -> None:
+    enough = pass_mark(0.75, ROWS)
+    assert enough is not None
+    cheap, good, better = rung("prompt", 60), rung("few-shot", enough, per_call=2), rung("rag", 118, per_call=3)
+    found = verdict(better, cheap, good, target=0.75)
+    assert (found.outcome, found.rung, found.route, found.confidence) == (
+        Outcome.SUFFICIENT,
+        "few-shot",
+        Route.TARGET,
+        "confirmed",
+    )
+    assert found.probability is not None
+    assert found.probability >= 0.9
+    assert "few-shot is enough" in found.sentence
+    assert "machine minutes per 1,000 calls" in found.sentence
+    assert verdict(cheap, rung("few-shot", enough - 1, per_call=2), better, target=0.75).rung == "rag"
+
+
+def test_untuned_rungs_suffice_before_tuned_ones_even_when_dearer() -> None:
+    assert verdict(rung("lora", 118, tuned=True), rung("few-shot", 110, per_call=50), target=0.75).route is Route.CHEAPER_TO_RUN
+    assert verdict(rung("lora", 118, tuned=True, per_call=60), rung("few-shot", 110, per_call=50), target=0.75).rung == "few-shot"
+
+
+def test_a_target_far_above_every_rung_is_not_reached() -> None:
+    found = verdict(rung("prompt", 60), rung("few-shot", 80, per_call=2), target=0.9)
+    assert (found.outcome, found.rung, found.route, found.confidence) == (Outcome.NOT_REACHED, "few-shot", None, "confirmed")
+    assert found.probability is not None
+    assert found.probability <= 0.1
+    assert "No rung reaches 90%" in found.sentence
+
+
+def test_a_close_target_is_undecided_with_best_bet_odds_price_and_rows() -> None:
+    found = verdict(rung("prompt", 60), rung("few-shot", 105, per_call=2), target=0.85)
+    assert (found.outcome, found.rung, found.confidence) == (Outcome.UNDECIDED, "few-shot", "indicative")
+    assert found.needed_test_rows is not None
+    assert found.needed_test_rows > ROWS
+    for part in ("best bet is few-shot", "odds that it truly reaches 85% are", "per 1,000 calls"):
+        assert part in found.sentence
+    assert any(f"{found.needed_test_rows} in all" in said for said in found.would_change)
+
+
+def test_the_rows_asked_for_would_decide() -> None:
+    found = verdict(rung("few-shot", 105), target=0.85)
+    assert found.needed_test_rows is not None
+    grown = np.zeros(found.needed_test_rows + 1)
+    grown[: int(np.ceil(105 / ROWS * len(grown)))] = 1
+    assert decide(VerdictInputs((Contender("few-shot", False, grown),), 0.85, 0.03)).outcome is Outcome.SUFFICIENT
+
+
+def test_a_score_on_the_target_itself_is_decided_by_no_practical_number_of_rows() -> None:
+    found = verdict(rung("few-shot", 90), target=0.75)
+    assert (found.outcome, found.needed_test_rows) == (Outcome.UNDECIDED, None)
+    assert any("no practical number" in said for said in found.would_change)
+
+
+def test_with_a_target_a_tuned_rung_takes_over_only_if_it_reaches_it_too() -> None:
+    few_shot = rung("few-shot", 110, per_call=5)
+    assert verdict(few_shot, rung("lora", 112, tuned=True, once=100), target=0.85).route is Route.CHEAPER_TO_RUN
+    assert verdict(few_shot, rung("lora", 105, tuned=True, once=100), target=0.85).rung == "few-shot"
+
+
+# --- without a target ------------------------------------------------------------------------------------------------
+
+
+def test_a_dearer_rung_is_taken_for_a_proved_gain_that_is_large_enough() -> None:
+    found = verdict(rung("prompt", 60), rung("few-shot", 80, per_call=2))
+    assert (found.outcome, found.rung, found.route) == (Outcome.SUFFICIENT, "few-shot", Route.GAIN)
+    assert "20 rows fixed, 0 broken" in found.sentence
+    assert "instead of" in found.sentence
+
+
+def test_a_proved_gain_below_the_minimum_is_not_worth_paying_for() -> None:
+    found = verdict(rung("prompt", 60), rung("few-shot", 66, per_call=2), minimum_gain=0.10)
+    assert (found.outcome, found.rung, found.route) == (Outcome.SUFFICIENT, "prompt", Route.CHEAPEST)
+    assert found.gains[0].probability_better >= 0.95
+    assert found.probability == pytest.approx(1 - found.gains[0].probability_minimum)
+    assert "Stay with prompt" in found.sentence
+
+
+def test_a_likely_but_unproved_gain_leaves_the_question_open() -> None:
+    few_shot = rung("few-shot", 0, per_call=2)
+    scores = np.zeros(ROWS)
+    scores[:32] = 1  # the prompt is right on 52 rows: 20 are lost …
+    scores[60:90] = 1  # … and 30 won
+    found = verdict(rung("prompt", 52), replace(few_shot, scores=scores))
+    gain = found.gains[0]
+    assert (found.outcome, found.rung) == (Outcome.UNDECIDED, "few-shot")
+    assert found.probability is not None
+    assert found.probability >= 0.5
+    assert gain.candidate == "prompt"
+    assert found.needed_test_rows is not None
+    assert "odds that it beats prompt by 3 points or more" in found.sentence
+
+
+def test_a_tuned_rung_that_is_not_worse_and_cheaper_over_the_horizon_takes_over() -> None:
+    found = verdict(rung("few-shot", 100, per_call=5), rung("lora", 100, tuned=True, once=1_000))
+    assert (found.outcome, found.rung, found.route) == (Outcome.SUFFICIENT, "lora", Route.CHEAPER_TO_RUN)
+    assert "training included" in found.sentence
+    assert any("Below 250 calls" in said for said in found.would_change)
+    dear = verdict(rung("few-shot", 100, per_call=5), rung("lora", 100, tuned=True, once=60_000))
+    assert (dear.rung, dear.route) == ("few-shot", Route.CHEAPEST)
+    assert any("From 15,000 calls (you expect 10,000) lora costs less" in said for said in dear.would_change)
+    worse = verdict(rung("few-shot", 100, per_call=5), rung("lora", 96, tuned=True, once=1_000))
+    assert worse.rung == "few-shot"
+
+
+def test_a_tuned_rung_has_to_beat_the_strongest_untuned_one_and_not_only_the_cheapest() -> None:
+    """few-shot's own gain over the prompt is unproved, so the walk still stands on the prompt when lora comes."""
+    prompt, tuned = rung("prompt", 60), rung("lora", 72, tuned=True, per_call=9)
+    scores = np.zeros(ROWS)
+    scores[15:60] = 1
+    scores[60:83] = 1  # 68 right: 23 won, 15 lost
+    found = verdict(prompt, Contender("few-shot", False, scores, Cost(seconds_per_call=2, calls=10_000)), tuned)
+    assert found.rung == "lora"
+    assert found.outcome is Outcome.UNDECIDED
+    assert verdict(prompt, tuned).outcome is Outcome.SUFFICIENT
+
+
+def test_a_single_contender_wins_without_a_probability() -> None:
+    found = verdict(rung("prompt", 60))
+    assert (found.rung, found.route, found.probability, found.gains) == ("prompt", Route.CHEAPEST, None, ())
+
+
+# --- invalid, limits, confidence -------------------------------------------------------------------------------------
+
+
+def test_a_leak_makes_the_verdict_invalid() -> None:
+    found = verdict(rung("prompt", 60), leaks=("test row 7 stands in the training rows",))
+    assert (found.outcome, found.rung) == (Outcome.INVALID, None)
+    assert "test row 7 stands in the training rows" in found.sentence
+
+
+def test_more_than_two_percent_ungraded_is_a_broken_grader() -> None:
+    scores = np.ones(ROWS)
+    scores[:2] = np.nan
+    fine = Contender("judged", False, scores)
+    assert verdict(fine).outcome is Outcome.SUFFICIENT
+    scores = scores.copy()
+    scores[:3] = np.nan
+    broken = verdict(Contender("judged", False, scores))
+    assert broken.outcome is Outcome.INVALID
+    assert "2% of the answers of judged have no score" in broken.sentence
+    assert verdict(Contender("judged", False, np.full(ROWS, np.nan))).outcome is Outcome.INVALID
+
+
+def test_cut_answers_of_the_named_rung_or_of_the_one_it_beat_make_the_verdict_invalid() -> None:
+    cut = verdict(rung("prompt", 60, cut_share=0.06))
+    assert cut.outcome is Outcome.INVALID
+    assert "6% of the answers of prompt hit the token limit" in cut.sentence
+    tuned = rung("lora", 110, tuned=True, per_call=9, seeds=2)
+    assert verdict(rung("few-shot", 60, cut_share=0.3), tuned).outcome is Outcome.INVALID
+    assert verdict(rung("prompt", 60, cut_share=0.05)).outcome is Outcome.SUFFICIENT
+
+
+def test_cut_answers_of_a_rung_the_verdict_does_not_rest_on_are_said() -> None:
+    found = verdict(
+        rung("prompt", 5, cut_share=0.8), rung("few-shot", 90, per_call=2), rung("lora", 110, tuned=True, per_call=9, seeds=2)
+    )
+    assert (found.outcome, found.rung) == (Outcome.SUFFICIENT, "lora")
+    assert "80% of the answers of prompt hit the token limit and count as wrong." in found.reasons
+
+
+def test_a_rung_over_the_latency_limit_or_blocked_is_not_recommended_and_said() -> None:
+    slow, fast = rung("few-shot", 110, per_call=2, latency_p95_seconds=3.0), rung("prompt", 60, latency_p95_seconds=1.0)
+    found = verdict(slow, fast, max_latency_seconds=2.0)
+    assert found.rung == "prompt"
+    assert any("few-shot is too slow" in why for why in found.reasons)
+    nobody = verdict(slow, rung("lora", 110, tuned=True, blocked="it no longer stops by itself."), max_latency_seconds=2.0)
+    assert (nobody.outcome, nobody.rung) == (Outcome.NOT_REACHED, None)
+    assert any("no longer stops by itself" in why for why in nobody.reasons)
+
+
+def test_one_seed_is_indicative_when_the_tuned_rung_wins_or_loses_closely() -> None:
+    prompt = rung("prompt", 60)
+    wins = verdict(prompt, rung("lora", 80, tuned=True, per_call=2))
+    assert (wins.rung, wins.confidence) == ("lora", "indicative")
+    assert any("one seed" in why for why in wins.reasons)
+    assert verdict(prompt, rung("lora", 80, tuned=True, per_call=2, seeds=2)).confidence == "confirmed"
+    assert verdict(prompt, rung("lora", 63, tuned=True, per_call=2)).confidence == "indicative"
+    assert verdict(prompt, rung("lora", 50, tuned=True, per_call=2)).confidence == "confirmed"
+    assert verdict(rung("few-shot", 115), rung("lora", 116, tuned=True, per_call=2), target=0.85).confidence == "confirmed"
+
+
+def test_cross_fitted_rows_are_never_confirmed() -> None:
+    found = verdict(rung("prompt", 60), rung("few-shot", 100, per_call=2), cross_fit=True)
+    assert found.confidence == "indicative"
+    assert "not itself measured" in found.reasons[0]
+
+
+def test_opening_the_test_often_warns_from_five_and_confirms_nothing_from_twenty() -> None:
+    prompt = rung("prompt", 60)
+    by_openings = {openings: verdict(prompt, openings=openings) for openings in (4, 5, 19, 20)}
+    assert by_openings[4].reasons == ()
+    assert [found.confidence for found in by_openings.values()] == ["confirmed", "confirmed", "confirmed", "indicative"]
+    assert "opened 5 times" in by_openings[5].reasons[0]
+    assert "only new test rows" in by_openings[20].reasons[0]
+
+
+def test_many_contenders_on_few_rows_are_not_confirmed() -> None:
+    """Fifty rows and four contenders: one 5 points short passes too easily, so a pass is only indicative."""
+    right = pass_mark(0.8, 50)
+    assert right is not None
+    few = [Contender(f"rung {i}", False, (np.arange(50) < right).astype(float)) for i in range(4)]
+    found = verdict(*few, target=0.8)
+    assert (found.outcome, found.confidence) == (Outcome.SUFFICIENT, "indicative")
+    assert "5 points under the target" in found.reasons[0]
+
+
+def test_a_small_base_names_the_larger_models_that_were_not_tried() -> None:
+    small = verdict(rung("prompt", 60), base_parameters=135_000_000)
+    assert any("135 million parameters" in said and "a larger model with a prompt may win" in said for said in small.would_change)
+    assert not any("may win" in said for said in verdict(rung("prompt", 60), base_parameters=7_000_000_000).would_change)
+    compared = verdict(rung("prompt", 60), base_parameters=135_000_000, larger_models_compared=True)
+    assert not any("arger model" in said for said in compared.would_change)
+
+
+def test_what_the_rows_can_show_is_said() -> None:
+    found = verdict(rung("prompt", 60), rung("few-shot", 60, per_call=2))
+    assert any(
+        "120 test rows show gains from about 10 points; 243 more would show 5 points" in said for said in found.would_change
+    )
+
+
+def test_contenders_that_do_not_fit_together_are_an_error() -> None:
+    with pytest.raises(EvaluationError, match="no contender"):
+        decide(VerdictInputs((), None, 0.03))
+    with pytest.raises(EvaluationError, match="share a name"):
+        decide(VerdictInputs((rung("a", 1), rung("a", 2)), None, 0.03))
+    with pytest.raises(EvaluationError, match="different numbers of rows"):
+        decide(VerdictInputs((rung("a", 1), Contender("b", False, np.ones(5))), None, 0.03))
+    with pytest.raises(EvaluationError, match="has no scores"):
+        Contender("a", False, np.zeros((2, 0)))
+
+
+def test_a_record_is_derived_again_under_other_assumptions() -> None:
+    record = inputs_to_json(VerdictInputs((rung("prompt", 60), rung("few-shot", 110, per_call=2)), 0.4, 0.03))
+    assert rederive(record).rung == "prompt"
+    assert rederive(record, target=0.8).rung == "few-shot"
+
+
+def test_ungraded_rows_and_clusters_survive_the_record() -> None:
+    inputs = VerdictInputs((Contender("a", False, np.array([1.0, np.nan])),), None, 0.03, clusters=(4, 4))
+    back = inputs_from_json(json.loads(json.dumps(inputs_to_json(inputs))))
+    assert back.clusters == (4, 4)
+    np.testing.assert_array_equal(back.contenders[0].scores, inputs.contenders[0].scores)
+
+
+def test_a_broken_record_is_named() -> None:
+    with pytest.raises(RunError, match="recorded verdict's inputs cannot be read"):
+        inputs_from_json({"contenders": []})
+    with pytest.raises(RunError, match="recorded verdict cannot be read"):
+        verdict_from_json({"outcome": "splendid"})
+    with pytest.raises(RunError, match="recorded contender cannot be read"):
+        inputs_from_json({"contenders": [{}], "clusters": None, "leaks": []})
+
+
+# --- who may answer the test split -----------------------------------------------------------------------------------
+
+
+def test_at_most_four_rungs_become_contenders_and_each_once() -> None:
+    ladder = [
+        rung("prompt", 50),
+        rung("few-shot", 103, per_call=2),
+        rung("nearest", 105, per_call=3),
+        rung("lora", 104, tuned=True),
+        rung("lora+nearest", 107, tuned=True, per_call=3),
+    ]
+    named = name_contenders(ladder, target=None, minimum_gain=0.03)
+    assert named.names == ("prompt", "few-shot", "nearest", "lora+nearest")
+    assert name_contenders(ladder, target=0.3, minimum_gain=0.03).names == ("prompt", "nearest", "lora+nearest")
+    assert name_contenders(ladder, target=0.95, minimum_gain=0.03).nominee is None
+    assert name_contenders(ladder[1:3], target=None, minimum_gain=0.001).names == ("nearest",)
+
+
+def test_of_equal_scores_the_cheaper_rung_is_named() -> None:
+    named = name_contenders([rung("dear", 90, per_call=5), rung("cheap", 90)], target=None, minimum_gain=0.03)
+    assert (named.best_untuned, named.nominee, named.tuned, named.zero_shot) == ("cheap", "cheap", None, None)
+
+
+def test_too_slow_rungs_hold_no_part() -> None:
+    ladder = [rung("prompt", 50), rung("few-shot", 103, per_call=2, latency_p95_seconds=9)]
+    assert name_contenders(ladder, target=None, minimum_gain=0.03, max_latency_seconds=1).names == ("prompt",)

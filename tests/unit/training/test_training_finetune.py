@@ -1,0 +1,311 @@
+"""A fine-tune as a whole: the folder it leaves, and what a kill, a broken file or changed data do to it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+
+from stepladder.domain.errors import ModelError
+from stepladder.domain.protocols import ModelIdentity, Tuned
+from stepladder.domain.task import LoraSettings
+from stepladder.files import hash_file
+from stepladder.models.prefix.forward import row_nll
+from stepladder.models.prefix.rows import EncodedRow
+from stepladder.training.finetune import Base, tune_rows
+
+BuildRows = Callable[..., list[EncodedRow]]
+IDENTITY = ModelIdentity("tiny", "transformers", "aa" * 32, "bb" * 32, "cc" * 32, context_tokens=96, dtype="float32")
+QUICK = LoraSettings(rank=2, learning_rate=5e-3, epochs=4, batch_size=4)
+
+
+class KilledError(Exception):
+    pass
+
+
+@dataclass
+class Watcher:
+    """Progress that writes down what it is told and breaks off at the given advance."""
+
+    kill_at: int | None = None
+    notes: list[str] = field(default_factory=list)
+    details: list[str] = field(default_factory=list)
+    advanced: int = 0
+    total: int | None = None
+
+    def start(self, label: str, total: int | None = None) -> None:
+        self.total = total
+
+    def advance(self, count: int = 1, detail: str = "") -> None:
+        self.advanced += count
+        self.details.append(detail)
+        if self.advanced == self.kill_at:
+            raise KilledError
+
+    def finish(self) -> None: ...
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture
+def base(build_llama: Callable[..., Any]) -> Base:
+    return Base(build_llama(), IDENTITY, decode=lambda ids: " ".join(map(str, ids)), stop_ids={2})
+
+
+@pytest.fixture
+def rows(build_rows: BuildRows) -> list[EncodedRow]:
+    return build_rows(10)
+
+
+@pytest.fixture
+def held_out(build_rows: BuildRows) -> list[EncodedRow]:
+    return build_rows(5, seed=9, name="unseen")
+
+
+def tune(base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], folder: Path, **changes: Any) -> Tuned:
+    given = {"wanted": QUICK, "seed": 0, "progress": Watcher(), **changes}
+    return tune_rows(base, rows, held_out, given.pop("wanted"), folder=folder, **given)
+
+
+def test_the_kept_step_is_what_lies_in_the_folder(
+    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path
+) -> None:
+    tuned = tune(base, rows, held_out, tmp_path / "adapter")
+    assert tuned.folder == tmp_path / "adapter"
+    assert tuned.adapter_sha256 == hash_file(tuned.folder / "adapter_model.safetensors")
+    assert (tuned.steps, len(tuned.history)) == (12, 12)
+    assert tuned.tokens == 4 * sum(map(len, rows))
+    assert not (tmp_path / "adapter.checkpoints").exists()
+    kept = next(point for point in tuned.history if point.step == tuned.best_step)
+    assert kept.held_out_nll == pytest.approx(fmean(tuned.held_out_nll))
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+def test_plain_peft_loads_the_folder_and_gives_the_reported_loss(
+    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], build_llama: Callable[..., Any], tmp_path: Path
+) -> None:
+    from peft import PeftModel
+
+    tuned = tune(base, rows, held_out, tmp_path / "adapter")
+    loaded = PeftModel.from_pretrained(build_llama(), str(tuned.folder)).eval().get_base_model()
+    assert row_nll(loaded, held_out, share=False, tokens_per_pass=500) == pytest.approx(tuned.held_out_nll, rel=1e-4)
+    untuned = row_nll(build_llama(), held_out, share=False, tokens_per_pass=500)
+    assert fmean(tuned.held_out_nll) < fmean(untuned)
+
+
+def test_the_base_answers_bit_for_bit_as_before(
+    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path
+) -> None:
+    tokens = torch.tensor([[3, 4, 5]])
+    before = base.model(input_ids=tokens).logits
+    tune(base, rows, held_out, tmp_path / "adapter")
+    assert torch.equal(base.model(input_ids=tokens).logits, before)
+    with pytest.raises(KilledError):
+        tune(base, rows, held_out, tmp_path / "other", progress=Watcher(kill_at=5))
+    assert torch.equal(base.model(input_ids=tokens).logits, before)
+
+
+def test_a_training_killed_at_random_moments_ends_with_the_same_bits(
+    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path
+) -> None:
+    whole = tune(base, rows, held_out, tmp_path / "whole")
+    draw = random.Random(1)
+    for trial in range(4):
+        folder, resumed = tmp_path / f"killed-{trial}", []
+        for kill_at in sorted(draw.sample(range(2, 13), 2)):
+            watcher = Watcher(kill_at=kill_at)
+            with pytest.raises(KilledError):
+                tune(base, rows, held_out, folder, progress=watcher)
+            resumed.append(watcher)
+        watcher = Watcher()
+        tuned = tune(base, rows, held_out, folder, progress=watcher)
+        assert tuned.adapter_sha256 == whole.adapter_sha256
+        assert tuned.history == whole.history
+        assert (tuned.held_out_nll, tuned.best_step, tuned.tokens) == (whole.held_out_nll, whole.best_step, whole.tokens)
+
+
+def test_a_continued_training_repeats_only_the_steps_behind_its_checkpoint(
+    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path
+) -> None:
+    with pytest.raises(KilledError):
+        tune(base, rows, held_out, tmp_path / "a", progress=Watcher(kill_at=8))
+    watcher = Watcher()
+    tune(base, rows, held_out, tmp_path / "a", progress=watcher)
+    assert "Continuing the training behind step 6." in watcher.notes
+    assert len(watcher.details) == 1 + 12 - 6
+    assert watcher.advanced == watcher.total == 12
+
+
+@pytest.mark.parametrize("file", ["adapter.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "empty"])
+def test_a_broken_newest_checkpoint_is_passed_over_with_a_word(
+    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path, file: str, damage: str
+) -> None:
+    with pytest.raises(KilledError):
+        tune(base, rows, held_out, tmp_path / "a", progress=Watcher(kill_at=8))
+    path = next((tmp_path / "a.checkpoints").glob("*/step-000006")) / file
+    content = path.read_bytes()
+    if damage == "delete":
+        path.unlink()
+    else:
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        path.write_bytes({"truncate": content[:-10], "flip": flipped, "empty": b""}[damage])
+    watcher = Watcher()
+    tune(base, rows, held_out, tmp_path / "a", progress=watcher)
+    if damage == "flip" and file == "manifest.json" and "Continuing the training behind step 6." in watcher.notes:
+        pytest.fail("a manifest with a flipped bit was believed")
+    assert any(note.startswith("Checkpoint step-000006 cannot be used") for note in watcher.notes)
+    assert "Continuing the training behind step 3." in watcher.notes
+
+
+def test_half_written_checkpoints_are_never_seen(
+    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stepladder.training import checkpoint
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        tune(base, rows, held_out, tmp_path / "a")
+    assert list((tmp_path / "a.checkpoints").rglob("*.safetensors")) == []
+    monkeypatch.undo()
+    assert tune(base, rows, held_out, tmp_path / "a").steps == 12
+
+
+def test_a_finished_adapter_is_returned_and_not_trained_again(
+    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path
+) -> None:
+    first, watcher = tune(base, rows, held_out, tmp_path / "a"), Watcher()
+    assert tune(base, rows, held_out, tmp_path / "a", progress=watcher) == first
+    assert (watcher.notes, watcher.total) == ([], None)
+
+
+def test_other_data_settings_or_base_train_anew_and_say_why(
+    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path
+) -> None:
+    tune(base, rows, held_out, tmp_path / "a")
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"rows": rows[:-1]}, "data_sha256"),
+        ({"held_out": held_out[:-1]}, "held_out_sha256"),
+        ({"wanted": QUICK.model_copy(update={"rank": 3})}, "alpha, rank"),
+        ({"seed": 1}, "seed"),
+        ({"base": replace(base, identity=replace(IDENTITY, base_sha256="dd" * 32))}, "base_sha256"),
+    ]
+    for change, name in changes:
+        given = {"base": base, "rows": rows, "held_out": held_out, **change}
+        with pytest.raises(KilledError):
+            tune(given.pop("base"), given.pop("rows"), given.pop("held_out"), tmp_path / "a", **given, progress=(w := Watcher(1)))
+        assert f"The adapter at a is trained again: it was trained with other {name}." in w.notes
+
+
+def test_damaged_weights_are_trained_again(
+    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path
+) -> None:
+    first = tune(base, rows, held_out, tmp_path / "a")
+    weights = first.folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    watcher = Watcher()
+    assert tune(base, rows, held_out, tmp_path / "a", progress=watcher).adapter_sha256 == first.adapter_sha256
+    assert "The adapter at a is trained again: its weights are damaged." in watcher.notes
+
+
+def test_checkpoints_of_other_settings_are_neither_used_nor_deleted(
+    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path
+) -> None:
+    with pytest.raises(KilledError):
+        tune(base, rows, held_out, tmp_path / "a", progress=Watcher(kill_at=8))
+    other = Watcher()
+    tune(base, rows, held_out, tmp_path / "a", seed=1, progress=other)
+    assert not any(note.startswith("Continuing") for note in other.notes)
+    back = Watcher()
+    tune(base, rows, held_out, tmp_path / "a", progress=back)
+    assert "Continuing the training behind step 6." in back.notes
+
+
+def test_without_held_out_rows_the_last_step_is_kept(base: Base, rows: list[EncodedRow], tmp_path: Path) -> None:
+    tuned = tune(base, rows, [], tmp_path / "a")
+    assert (tuned.held_out_nll, tuned.best_step, tuned.steps) == ((), 12, 12)
+    with pytest.raises(KilledError):
+        tune(base, rows, [], tmp_path / "b", progress=Watcher(kill_at=10))
+    assert tune(base, rows, [], tmp_path / "b").adapter_sha256 == tuned.adapter_sha256
+
+
+def test_training_stops_when_rows_are_learned_by_heart(base: Base, build_rows: BuildRows, tmp_path: Path) -> None:
+    rows = [row for row in build_rows(4)]
+    wrong = [replace(row, token_ids=(*row.token_ids[:-2], 50, 2)) for row in build_rows(4)]
+    wanted = LoraSettings(rank=8, learning_rate=2e-2, epochs=60, batch_size=4)
+    watcher = Watcher()
+    tuned = tune(base, rows, wrong, tmp_path / "a", wanted=wanted, progress=watcher)
+    assert tuned.steps < 60
+    assert tuned.best_step < tuned.steps
+    assert f"Stopped at step {tuned.steps}: the rows are learned by heart and the held-out loss rises." in watcher.notes
+
+
+def test_what_is_learned_is_shown_before_the_first_step(
+    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path
+) -> None:
+    watcher = Watcher(kill_at=1)
+    with pytest.raises(KilledError):
+        tune(base, rows, held_out, tmp_path / "a", progress=watcher)
+    assert "LoRA of rank 2 on 10 rows: at most 4 epochs of 3 steps, learning rate 0.005." in watcher.notes[0]
+    assert "All rows begin with the same 9 tokens." in watcher.notes[0]
+    examples = [note for note in watcher.notes if note.startswith("Training row")]
+    assert len(examples) == 3
+    assert all(note.endswith(" 2⟧") for note in examples)
+
+
+def test_each_step_says_its_loss_and_the_time_left(
+    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path
+) -> None:
+    watcher = Watcher()
+    tuned = tune(base, rows, held_out, tmp_path / "a", progress=watcher)
+    assert watcher.details[0] == f"loss {tuned.history[0].loss:.3f}, at most {watcher.details[0].split('most ')[1]}"
+    assert watcher.details[-1].endswith("at most 0 s left")
+
+
+def test_the_side_file_pins_base_data_settings_and_versions(
+    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "tokenizer.json").write_text("{}")
+    (tmp_path / "model" / "chat_template.jinja").write_text("hello")
+    tuned = tune(replace(base, tokenizer_folder=tmp_path / "model"), rows, held_out, tmp_path / "a")
+    side = json.loads((tuned.folder / "stepladder.json").read_text())
+    assert (side["pins"]["base_sha256"], side["pins"]["template_sha256"]) == (IDENTITY.base_sha256, IDENTITY.template_sha256)
+    assert (side["pins"]["settings"]["rank"], side["adapter_sha256"]) == (2, tuned.adapter_sha256)
+    assert {"python", "torch", "transformers", "peft", "stepladder"} <= side["versions"].keys()
+    assert (tuned.folder / "chat_template.jinja").read_text() == "hello"
+    card = (tuned.folder / "README.md").read_text()
+    assert IDENTITY.base_sha256 in card
+    assert "PeftModel.from_pretrained" in card
+
+
+def test_rows_that_cannot_be_learned_from_are_refused_before_anything_is_written(
+    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path
+) -> None:
+    long = EncodedRow("long", (*range(3, 53), *range(3, 53), 2), (0.0,) * 100 + (1.0,))
+    with pytest.raises(ModelError, match="held-out row long has 101 tokens, more than 96"):
+        tune(base, rows, [*held_out, long], tmp_path / "a")
+    with pytest.raises(ModelError, match="no rows to train on"):
+        tune(base, [], held_out, tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rate_that_destroys_the_model_is_said_aloud(
+    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path
+) -> None:
+    watcher = Watcher()
+    wanted = LoraSettings(rank=8, learning_rate=3.0, epochs=1, batch_size=4)
+    tune(base, rows, held_out, tmp_path / "a", wanted=wanted, progress=watcher)
+    assert any("ended above the loss before training" in note for note in watcher.notes)
