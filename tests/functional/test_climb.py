@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from small_tasks import World, write_task
 
+from small_tasks import World, write_task
 from stepladder.domain.climb import RungStatus
 from stepladder.domain.errors import DataError, PrivacyError
 from stepladder.domain.verdict import Outcome

@@ -70,7 +70,8 @@ def write_task(folder: Path, rows: int, **settings: str) -> World:
         label = LABELS[number % len(LABELS)]
         thing = THINGS[label][number // len(LABELS) % 15]
         scene = SCENES[(number * 7 + number // 60) % len(SCENES)]
-        lines.append(json.dumps({"id": f"r{number:03}", "prompt": f"A {thing} {scene} ({number * 37 % 101}).", "completion": label}))
+        row = {"id": f"r{number:03}", "prompt": f"A {thing} {scene} ({number * 37 % 101}).", "completion": label}
+        lines.append(json.dumps(row))
     (folder / "examples.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     tables = {key: value for key, value in settings.items() if key != "top"}
     toml = [

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from tiny_model import CHATML, build_tiny_tokenizer
 
 from stepladder.models.catalog import Starter, Wheel, WheelFile
+from tiny_model import CHATML, build_tiny_tokenizer
 
 HIDDEN, FEED_FORWARD, LAYERS, HEADS, KV_HEADS = 64, 128, 2, 4, 2
 

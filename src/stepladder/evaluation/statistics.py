@@ -229,16 +229,17 @@ def bayesian_bootstrap(
     rng: np.random.Generator,
     draws: int = DRAWS,
 ) -> Floats:
-    """Draws from the posterior of the mean, shape (draws,): exponential weights for clusters and for the `added` rows.
+    """Draws from the posterior of the mean, shape (draws,): exponential weights for clusters and for the `added` ones.
 
-    `cross_fit` lets the observed clusters (not the added rows) weigh 1/1.25, which multiplies the variance by 1.25.
+    Each added value stands for one more cluster of the usual size. `cross_fit` lets the observed clusters (not the added ones) weigh 1/1.25, which multiplies the variance by 1.25.
 
     Source:
         Rubin (1981), The Bayesian bootstrap, Annals of Statistics 9.
     """
     sums, sizes = np.bincount(clusters, weights=values), np.bincount(clusters).astype(np.float64)
     shape = np.full(len(sums), 1 / CROSS_FIT_INFLATION if cross_fit else 1.0)
-    sums, sizes = np.append(sums, added), np.append(sizes, np.ones(len(added)))
+    usual = float(sizes.mean())
+    sums, sizes = np.append(sums, np.array(added) * usual), np.append(sizes, np.full(len(added), usual))
     shape = np.append(shape, np.ones(len(added)))
     means = np.empty(draws)
     step = max(1, _CHUNK_CELLS // len(sums))

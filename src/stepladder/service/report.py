@@ -99,7 +99,7 @@ def render_report(record: ClimbRecord) -> str:
 def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("stepladder.service", ""),
-        autoescape=False,
+        autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

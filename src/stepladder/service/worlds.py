@@ -51,7 +51,7 @@ def build_worlds(task: Task, examples: Sequence[Example], splits: Splits, *, fol
 
 def whole_world(task: Task, examples: Sequence[Example], splits: Splits) -> World:
     """Everything as training rows, for the refit that is shipped after cross-fitting. Nothing is left to measure it on."""
-    rows = tuple(examples)
+    rows = splits.counted(examples)
     held_out = _fifth(task, rows, splits)
     chosen = {example.id for example in held_out}
     return World(None, rows, rows, tuple(row for row in rows if row.id not in chosen), held_out, ())

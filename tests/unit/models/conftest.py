@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from tiny_model import build_tiny_model
+from transformers import AutoTokenizer
 
 from stepladder.models.chat_template import ChatTemplate
 from stepladder.models.loading import LoadedModel, load
@@ -41,6 +42,12 @@ def tiny_template(tiny_folder: Path) -> ChatTemplate:
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tiny_folder: Path) -> Tokenizer:
     return Tokenizer.from_folder(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def transformers_tokenizer(tiny_folder: Path) -> Any:
+    """The tiny model's tokenizer as transformers loads it: the oracle."""
+    return AutoTokenizer.from_pretrained(str(tiny_folder), local_files_only=True)
 
 
 @pytest.fixture

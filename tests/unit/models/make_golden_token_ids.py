@@ -14,10 +14,8 @@ import urllib.request
 from importlib import metadata
 from pathlib import Path
 
-WORDS = (  # noqa: SIM905 - read as one line
-    "the of parcel Refund IT'S don't we'll naïve straße Ünïcödé Москва ελλάδα 東京 안녕 مرحبا हिन्दी İstanbul e\u0301 ﬁ ǅ".split()
-)
-DIGITS = "0 7 42 4711 2026 3.14 1,000,000 12ab ab12 1e-5 0x1F ¼ ² Ⅷ ٣ ० １２ 00 1st 24/7".split()  # noqa: SIM905
+WORD_LINE = "the of parcel Refund IT'S don't we'll naïve straße Ünïcödé Москва ελλάδα 東京 안녕 مرحبا हिन्दी İstanbul e\u0301 ﬁ ǅ"
+DIGIT_LINE = "0 7 42 4711 2026 3.14 1,000,000 12ab ab12 1e-5 0x1F ¼ ² Ⅷ ٣ ० １２ 00 1st 24/7"
 SPACES = [" ", "  ", "   ", "\t", "\n", "\n\n", " \n ", "\r\n", "\u00a0", "\u2003", "\u3000", "\u200b", "\t\t ", "\u2028", "\x0b"]
 EMOJI = ["🙂", "👩‍👩‍👧", "🇩🇪", "✅", "❤️", "𝔘", "𓀀", "🏴󠁧󠁢󠁥󠁮󠁧󠁿"]
 CODE = [
@@ -39,7 +37,7 @@ CODE = [
     "`",
 ]
 SIGNS = [*".,;:!?()[]{}'\"-–—…€$%@&*+/<=>^_|~", "...", "!!", "'s", "'S", "'re", "’t", "--"]
-POOLS = (WORDS, DIGITS, SPACES, EMOJI, CODE, SIGNS)
+POOLS = (WORD_LINE.split(), DIGIT_LINE.split(), SPACES, EMOJI, CODE, SIGNS)
 
 
 def build_strings(count: int, seed: int) -> list[str]:

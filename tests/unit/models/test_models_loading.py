@@ -15,8 +15,10 @@ from transformers import AutoModelForCausalLM
 
 from stepladder.domain.errors import ModelError, UsageError
 from stepladder.files import hash_file
-from stepladder.models import loading
 from stepladder.models.loading import load, unload_all
+
+# PEFT asks a property of the model that transformers has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 IDS = torch.arange(3, 40).unsqueeze(0)
 
@@ -112,13 +114,13 @@ def test_an_adapter_answers_as_plain_peft_does_and_leaves_the_base_untouched(tin
         adapted = logits(model)
         assert not any(parameter.requires_grad for parameter in model.parameters())
         assert not model.training
+    assert torch.equal(torch.get_rng_state(), random_before)
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32), adapter_folder)
     assert torch.equal(adapted, logits(plain))
     assert (adapted - before).abs().max() > 0.1
     assert torch.equal(logits(tiny.model), before)
     assert {name: id(module) for name, module in tiny.model.named_modules()} == modules_before
     assert all(torch.equal(parameter, weights_before[name]) for name, parameter in tiny.model.named_parameters())
-    assert torch.equal(torch.get_rng_state(), random_before)
 
 
 def test_an_adapter_comes_off_when_the_block_fails_and_can_come_again(tiny, adapter_folder):
@@ -220,7 +222,3 @@ def test_other_kinds_of_adapters_and_pickles_and_empty_folders_are_refused(tiny,
     rewrite(adapter_folder, peft_type="IA3")
     with pytest.raises(ModelError, match="not a LoRA adapter"), tiny.adapter(adapter_folder):
         pass
-
-
-def test_loading_is_the_only_way_the_cache_grows(tiny):
-    assert list(loading._loaded.values()).count(tiny) == 1

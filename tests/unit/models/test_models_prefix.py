@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -43,6 +43,14 @@ ARCHITECTURES: dict[str, dict[str, object]] = {
     "cohere": {"logit_scale": 0.25},
     "smollm3": {},
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def build_config(name: str) -> PreTrainedConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from huggingface_hub.errors import HfHubHTTPError, Response
 from safetensors.numpy import load_file
 from tiny_gguf import build_tiny_gguf, build_tiny_starter
 from tokenizers import Tokenizer as Backend
@@ -347,14 +349,12 @@ def test_a_repository_is_pinned_to_its_commit_and_asked_for_once(tiny_folder, ow
 
 
 def test_an_unreachable_hub_and_an_unknown_repository_are_told_apart(own_cache, monkeypatch):
-    import huggingface_hub.errors as errors
-
     monkeypatch.setattr(hub, "huggingface_hub", FakeHub(error=ConnectionError("no route")))
     with pytest.raises(ModelError, match="'org/name' could not be fetched: the Hugging Face hub cannot be reached"):
         pull.pull("org/name")
-    response = errors.Response(404)
-    response.request = None
-    monkeypatch.setattr(hub, "huggingface_hub", FakeHub(error=errors.HfHubHTTPError("gone", response=response)))
+    client = importlib.import_module(Response.__module__.partition(".")[0])  # the hub's HTTP client, whichever it is
+    response = Response(404, request=client.Request("GET", "https://hub.invalid"))
+    monkeypatch.setattr(hub, "huggingface_hub", FakeHub(error=HfHubHTTPError("gone", response=response)))
     with pytest.raises(ModelError, match=r"no model 'org/name' that you may read \(HTTP 404\)"):
         pull.pull("org/name")
     assert pull.list_models() == []

@@ -132,7 +132,7 @@ def test_the_weights_speak(starter_folder):
     ids = encode_prompt(model.template, model.tokenizer, [Message("user", "What is the capital of France?")])
     with torch.inference_mode():
         output = model.model.generate(
-            torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), max_new_tokens=24, do_sample=False
+            torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), max_new_tokens=12, do_sample=False
         )
     answer = output[0, len(ids) :].tolist()
     assert "Paris" in model.tokenizer.decode(answer)

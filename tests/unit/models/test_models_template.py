@@ -91,12 +91,9 @@ def test_the_text_is_transformers_own_to_the_character(name, messages, prompt, t
 
 @given(messages=conversations, prompt=st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_the_tiny_models_text_is_its_tokenizers_own(tiny_folder, tiny_template, messages, prompt):
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(str(tiny_folder), local_files_only=True)
+def test_the_tiny_models_text_is_its_tokenizers_own(transformers_tokenizer, tiny_template, messages, prompt):
     chat = [message.as_chat() for message in messages]
-    assert tiny_template.render(messages, add_generation_prompt=prompt) == tokenizer.apply_chat_template(
+    assert tiny_template.render(messages, add_generation_prompt=prompt) == transformers_tokenizer.apply_chat_template(
         chat, tokenize=False, add_generation_prompt=prompt
     )
 

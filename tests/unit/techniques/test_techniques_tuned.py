@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def is_short(row: Conversation) -> bool:
     return row.messages[0] == Message("system", "")
 
 
-def fitted(folder: Path, nll: Callable[[Conversation], float], **changes: object) -> tuple[TunedPredictor, FakeTuner, FitContext]:
+def fitted(folder: Path, nll: Callable[[Conversation], float], **changes: Any) -> tuple[TunedPredictor, FakeTuner, FitContext]:
     tuner = FakeTuner(nll)
     context = fake_context(folder, FakeEngine(), "text", tuner=tuner, **changes)
     return Lora().fit(context), tuner, context

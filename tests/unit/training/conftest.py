@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +14,15 @@ from stepladder.models.prefix.rows import EncodedRow
 from stepladder.training.presets import TrainSettings
 
 VOCAB = 61
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other cost a tiny model far more than they bring."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -57,6 +66,4 @@ def build_rows() -> Callable[..., list[EncodedRow]]:
 
 @pytest.fixture
 def quick_settings() -> TrainSettings:
-    return TrainSettings(
-        rank=4, alpha=8, learning_rate=5e-3, epochs=3, batch_size=4, max_tokens=96, tokens_per_pass=40, seed=0
-    )
+    return TrainSettings(rank=4, alpha=8, learning_rate=5e-3, epochs=3, batch_size=4, max_tokens=96, tokens_per_pass=40, seed=0)

@@ -66,9 +66,7 @@ def test_a_short_training_warms_up_for_three_steps_at_least() -> None:
 
 
 @given(rows=st.integers(1, 70), batch=st.integers(1, 20), seed=st.integers(0, 5), data=st.data())
-def test_every_epoch_sees_every_row_once_in_batches_of_even_size(
-    rows: int, batch: int, seed: int, data: st.DataObject
-) -> None:
+def test_every_epoch_sees_every_row_once_in_batches_of_even_size(rows: int, batch: int, seed: int, data: st.DataObject) -> None:
     settings = build(batch_size=batch, seed=seed)
     steps = list(settings.batches(rows))
     assert [step for step, _ in steps] == list(range(1, settings.steps(rows) + 1))

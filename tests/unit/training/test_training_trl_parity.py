@@ -39,12 +39,16 @@ class RecordingTrainer(SFTTrainer):  # type: ignore[misc, no-any-unimported]
         return loss
 
 
-def trl_steps(wrapped: Any, rows: Sequence[EncodedRow], folder: Path, tokenizer: Any, *, batch: int, steps: int) -> list[dict[str, Any]]:
+def trl_steps(
+    wrapped: Any, rows: Sequence[EncodedRow], folder: Path, tokenizer: Any, *, batch: int, steps: int
+) -> list[dict[str, Any]]:
     """`steps` optimizer steps of TRL on `rows` as they are."""
     data = Dataset.from_dict(
         {
             "input_ids": [list(row.token_ids) for row in rows],
-            "labels": [[token if weight else -100 for token, weight in zip(row.token_ids, row.weights, strict=True)] for row in rows],
+            "labels": [
+                [token if weight else -100 for token, weight in zip(row.token_ids, row.weights, strict=True)] for row in rows
+            ],
         }
     )
     config = SFTConfig(
@@ -94,7 +98,9 @@ def adapted_with_b(model: Any, settings: TrainSettings) -> Iterator[Any]:
         yield wrapped
 
 
-def assert_parity(base: Any, rows: Sequence[EncodedRow], tokenizer: Any, settings: TrainSettings, folder: Path, steps: int) -> None:
+def assert_parity(
+    base: Any, rows: Sequence[EncodedRow], tokenizer: Any, settings: TrainSettings, folder: Path, steps: int
+) -> None:
     ours = copy.deepcopy(base)  # TRL patches the model it is given
     with adapted_with_b(base, settings) as wrapped:
         recorded = trl_steps(wrapped, rows, folder, tokenizer, batch=settings.batch_size, steps=steps)

@@ -1,0 +1,130 @@
+"""The command line as a user meets it: separate processes, exit codes, what stands on stdout and stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from stepladder import __version__
+
+TASK = 'name = "t"\ninstruction = "Do it."\n[model]\nbase = "fake"\n[data]\nexamples = "rows.jsonl"\n'
+ROW = '{{"prompt": "question number {0} about {1}", "completion": "answer {0}"}}'
+WORDS = "tea rain ships bread glass winter clocks paint maps owls salt doors".split()
+
+
+def stepladder(*arguments: str | Path, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **({"STEPLADDER_CACHE": str(cache)} if cache else {})}
+    command = [sys.executable, "-m", "stepladder.interfaces.cli.main", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=240)
+
+
+def test_help_and_version_answer_without_loading_anything_heavy() -> None:
+    code = (
+        "import sys; from stepladder.interfaces.cli import main; print(sorted({'torch', 'numpy', 'pydantic'} & set(sys.modules)))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
+    shown = stepladder("--help")
+    assert shown.returncode == 0
+    assert all(name in shown.stdout for name in ("demo", "plan", "climb", "predict", "report", "models", "doctor"))
+    assert stepladder("--version").stdout.strip() == f"stepladder {__version__}"
+
+
+@pytest.mark.parametrize("arguments", [["climb"], ["climb", "x", "--nonsense"], ["fly"], ["demo", "nothing"]])
+def test_wrong_usage_exits_2_and_says_what(arguments: Sequence[str], tmp_path: Path) -> None:
+    refused = stepladder(*arguments, *(["--folder", tmp_path] if arguments[0] == "demo" else []))
+    assert refused.returncode == 2
+    assert "stepladder:" in refused.stderr
+
+
+def good_rows(count: int) -> str:
+    return "\n".join(ROW.format(number, WORDS[number % 12]) for number in range(count)) + "\n"
+
+
+BAD = {
+    "not JSON": (good_rows(5) + "{not json\n", 6),
+    "wrong keys": (good_rows(5) + '{"question": "a", "reply": "b"}\n', 6),
+    "empty answer": (good_rows(5) + '{"prompt": "a", "completion": ""}\n', 6),
+    "unknown role": ('{"messages": [{"role": "robot", "content": "a"}, {"role": "assistant", "content": "b"}]}\n', 1),
+    "mixed shapes": (
+        good_rows(5) + '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n',
+        6,
+    ),
+    "latin-1": (good_rows(5).encode() + '{"prompt": "caf\u00e9", "completion": "b"}\n'.encode("latin-1"), 6),
+    "UTF-16": (good_rows(5).encode("utf-16"), None),
+    "NUL byte": (good_rows(5) + '{"prompt": "a\x00", "completion": "b"}\n', 6),
+    "duplicate ids": ('{"id": "x", "prompt": "a", "completion": "b"}\n' * 2, 2),
+    "no rows": ("", None),
+    "9 rows": (good_rows(9), None),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_bad_data_exits_3_names_the_place_and_writes_nothing(fault: str, tmp_path: Path) -> None:
+    content, line = BAD[fault]
+    (tmp_path / "task.toml").write_text(TASK, encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_bytes(content if isinstance(content, bytes) else content.encode())
+    before = sorted(path.name for path in tmp_path.iterdir())
+    refused = stepladder("climb", tmp_path)
+    assert refused.returncode == 3, refused.stderr
+    assert "rows.jsonl" in refused.stderr
+    assert line is None or f"rows.jsonl:{line}:" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_folder_in_place_of_a_file_and_a_missing_file_exit_3(tmp_path: Path) -> None:
+    (tmp_path / "task.toml").write_text(TASK, encoding="utf-8")
+    assert stepladder("climb", tmp_path).returncode == 3
+    (tmp_path / "rows.jsonl").mkdir()
+    refused = stepladder("climb", tmp_path)
+    assert refused.returncode == 3
+    assert "rows.jsonl" in refused.stderr
+
+
+def test_a_climb_ends_with_its_table_its_json_and_answers_new_inputs(tmp_path: Path) -> None:
+    folder = tmp_path / "task"
+    folder.mkdir()
+    (folder / "task.toml").write_text(TASK, encoding="utf-8")
+    (folder / "rows.jsonl").write_text(good_rows(24), encoding="utf-8-sig")  # a byte order mark is taken
+    planned = stepladder("plan", folder, "--json")
+    assert planned.returncode == 0, planned.stderr
+    assert json.loads(planned.stdout)["lines"]
+    assert not (folder / "splits.json").exists()
+    climbed = stepladder("climb", folder, "--json")
+    assert climbed.returncode == 0, climbed.stderr
+    record = json.loads(climbed.stdout)
+    assert {rung["name"] for rung in record["rungs"] if rung["status"] == "ran"} >= {"baseline", "prompt", "few-shot", "nearest"}
+    shown = stepladder("report", folder)
+    assert shown.returncode == 0
+    assert record["verdict"]["sentence"].split(".")[0] in " ".join(shown.stdout.split())
+    new = tmp_path / "new.csv"
+    new.write_text("input\nwhat about tea\nwhat about rain\n", encoding="utf-8")
+    for expected_new in (2, 0):
+        answered = stepladder("predict", folder, new, "--rung", "prompt")
+        assert answered.returncode == 0, answered.stderr
+        assert f"{expected_new} new" in answered.stdout
+    lines = [json.loads(line) for line in (tmp_path / "new.csv.answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(lines) == 2
+    other = stepladder("predict", folder, new, "--rung", "few-shot")
+    assert other.returncode == 3
+    assert "Choose another --output" in other.stderr
+    assert stepladder("predict", folder, new, "--rung", "lora").returncode == 3
+
+
+def test_no_run_and_no_verdict_are_said(tmp_path: Path) -> None:
+    refused = stepladder("report", tmp_path)
+    assert refused.returncode == 3
+    assert "stepladder climb" in refused.stderr
+
+
+def test_doctor_tells_what_is_installed_as_json() -> None:
+    checked = stepladder("doctor", "--json")
+    assert checked.returncode == 0, checked.stdout
+    assert {check["name"] for check in json.loads(checked.stdout)["checks"]} >= {"train", "constrained", "device", "disk"}
