@@ -201,8 +201,8 @@ def probability_at_least(
     """P(true mean score ≥ target).
 
     Pass/fail, or few rows that differ: Beta(s + 1, n - s + 1) with s the summed scores and n the effective rows (a uniform
-    prior: one right and one wrong row added). Else a Bayesian bootstrap over clusters, with one row as good as the best and one
-    as bad as the worst added, and over seeds; for independent pass/fail rows it is that same Beta.
+    prior: one right and one wrong row added). Else a Bayesian bootstrap over clusters, with one as good as the best row and
+    one as bad as the worst added, and over seeds; for independent pass/fail rows it is that same Beta.
     """
     rows = graded(scores, clusters)
     if rows.pass_fail or few_differ(rows.values):
@@ -231,7 +231,8 @@ def bayesian_bootstrap(
 ) -> Floats:
     """Draws from the posterior of the mean, shape (draws,): exponential weights for clusters and for the `added` ones.
 
-    Each added value stands for one more cluster of the usual size. `cross_fit` lets the observed clusters (not the added ones) weigh 1/1.25, which multiplies the variance by 1.25.
+    Each added value stands for one more cluster of the usual size. `cross_fit` lets the observed clusters (not the added
+    ones) weigh 1/1.25, which multiplies the variance by 1.25.
 
     Source:
         Rubin (1981), The Bayesian bootstrap, Annals of Statistics 9.

@@ -67,8 +67,7 @@ def applied(model: Any, folder: Path, identity: ModelIdentity) -> Iterator[Any]:
         raise ModelError("The model carries an adapter already.", "Use one adapter at a time.")
     wants_gradient = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     was_training = model.training
-    with torch.random.fork_rng(), _quiet_peft():  # fresh LoRA weights are drawn before the saved ones replace them
-        wrapped: Any = get_peft_model(model, config, autocast_adapter_dtype=True)
+    wrapped = _put_in(model, config, folder)
     try:
         _fill(wrapped, tensors, folder)
         wrapped.requires_grad_(False)
@@ -79,6 +78,18 @@ def applied(model: Any, folder: Path, identity: ModelIdentity) -> Iterator[Any]:
         for parameter, wanted in wants_gradient:
             parameter.requires_grad_(wanted)
         model.train(was_training)
+
+
+def _put_in(model: Any, config: LoraConfig, folder: Path) -> Any:
+    try:
+        with torch.random.fork_rng(), _quiet_peft():  # fresh LoRA weights are drawn before the saved ones replace them
+            return get_peft_model(model, config, autocast_adapter_dtype=True)
+    except (ValueError, TypeError, RuntimeError) as error:
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+        raise ModelError(
+            f"{folder}: the adapter does not fit this model ({error}).", "Load it on the base it was trained on."
+        ) from error
 
 
 def read_config(folder: Path) -> LoraConfig:

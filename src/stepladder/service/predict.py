@@ -18,9 +18,9 @@ from stepladder.domain.task import Task
 from stepladder.service import wiring
 from stepladder.service.open_run import find_run
 from stepladder.service.plan import Plan
-from stepladder.service.setup import ClimbOptions, Watcher, fit_context, keep_plan, make_base
-from stepladder.service.shipping import STANDS_ON, plain_name
-from stepladder.service.worlds import build_worlds, whole_world
+from stepladder.service.setup import Base, ClimbOptions, Watcher, fit_context, keep_plan, make_base, record_engine
+from stepladder.service.shipping import STANDS_ON, plain_name, refit_rung
+from stepladder.service.worlds import World, build_worlds, whole_world
 from stepladder.storage.run_folder import RunFolder
 from stepladder.techniques.ladder import technique
 
@@ -88,28 +88,28 @@ def restore_rung(folder: RunFolder, name: str, *, device: str = "auto", watcher:
     Raises:
         RunError: The run holds no such rung.
     """
-    recorded = folder.read_result(name, None)
-    if recorded is None:
-        known = sorted(path.parent.name for path in folder.path.glob("rungs/*/recipe.json") if "-fold" not in path.parent.name)
-        raise RunError(f"{folder.path} has no fitted rung '{name}'.", f"It has: {', '.join(known) or 'none'}.")
     bare, _, compared = name.partition(" @ ")
-    base = make_base(Task.load(folder.task_folder), ClimbOptions(device=device), watcher or Watcher(), write_split=False)
-    engine = wiring.build_engine(compared, base.task, device=device) if compared else base.engine
+    watcher = watcher or Watcher()
+    base = make_base(Task.load(folder.task_folder), ClimbOptions(device=device), watcher, write_split=False)
+    choices = keep_plan(folder, Plan.none()).choices
     splits = base.data.splits
     cross = splits.regime in ("cross", "prompts")
-    world = (
-        whole_world(base.task, base.data.examples, splits)
-        if cross
-        else build_worlds(base.task, base.data.examples, splits, folds=1)[0]
-    )
-    plan = keep_plan(folder, Plan.none())
-    recipes: dict[str, Recipe] = {}
-    for lower in STANDS_ON.get(bare, ()):
-        below = folder.read_result(lower, None)
-        if below is not None:
-            recipes[lower] = below["recipe"]
-    context = fit_context(base, world, engine, plan.choices, folder.rung_folder(name, None), recipes)
+    world = whole_world(base.task, base.data.examples, splits) if cross else _only_world(base)
+    if cross and not compared and any(folder.read_result(name, fold) is not None for fold in range(choices.folds)):
+        refit_rung(base, folder, record_engine(base.engine, folder), choices, bare)
+    recorded = folder.read_result(name, None)
+    if recorded is None:
+        known = sorted({path.parent.name.split("-fold")[0] for path in folder.path.glob("rungs/*/recipe.json")})
+        raise RunError(f"{folder.path} has no fitted rung '{name}'.", f"It has: {', '.join(known) or 'none'}.")
+    engine = wiring.build_engine(compared, base.task, device=device) if compared else base.engine
+    below = {lower: folder.read_result(lower, None) for lower in STANDS_ON.get(bare, ())}
+    recipes: dict[str, Recipe] = {lower: result["recipe"] for lower, result in below.items() if result is not None}
+    context = fit_context(base, world, engine, choices, folder.rung_folder(name, None), recipes)
     return technique(bare).restore(recorded["recipe"], context)
+
+
+def _only_world(base: Base) -> World:
+    return build_worlds(base.task, base.data.examples, base.data.splits, folds=1)[0]
 
 
 def _answered_before(target: Path, rung: str, inputs: Sequence[Input]) -> dict[str, dict[str, Any]]:

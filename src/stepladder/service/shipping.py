@@ -40,7 +40,7 @@ def ship(
     """Make the recommended rung answerable by `predict`, and put the tuned champion's adapter where it is looked for."""
     winner = plain_name(record.verdict.rung)
     if refit and winner is not None and "@" not in winner:
-        _refit(base, run, engine, choices, winner)
+        refit_rung(base, run, engine, choices, winner)
     champion = next((rung.name for rung in record.rungs if "tuned champion" in rung.role), None)
     if champion is not None:
         _ship_adapter(run, plain_name(champion) or champion, runs)
@@ -51,8 +51,8 @@ def plain_name(contender: str | None) -> str | None:
     return None if contender is None else contender.split(" (")[0]
 
 
-def _refit(base: Base, run: RunFolder, engine: Engine, choices: Choices, winner: str) -> None:
-    """Fit the winner, and what it stands on, once on every row. Its own score stays unknown: no row is left to measure it."""
+def refit_rung(base: Base, run: RunFolder, engine: Engine, choices: Choices, winner: str) -> None:
+    """Fit a rung, and what it stands on, once on every row. Its own score stays unknown: no row is left to measure it."""
     world = whole_world(base.task, base.data.examples, base.data.splits)
     recipes: dict[str, Recipe] = {}
     base.watcher.say(f"Fitting '{winner}' once more on all {len(world.train)} rows; that fit is shipped, not itself measured.")

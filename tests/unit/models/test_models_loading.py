@@ -204,6 +204,17 @@ def test_adapter_settings_that_run_code_or_change_the_base_are_refused_by_name(t
         pass
 
 
+@pytest.mark.parametrize("setting", [{"target_modules": ["nothing_here"]}, {"r": -1}, {"r": "eight"}], ids=str)
+def test_an_adapter_peft_cannot_put_in_is_refused_and_the_model_stays_usable(tiny, adapter_source, adapter_folder, setting):
+    before = logits(tiny.model)
+    rewrite(adapter_folder, **setting)
+    with pytest.raises(ModelError, match="adapter"), tiny.adapter(adapter_folder):
+        pass
+    assert torch.equal(logits(tiny.model), before)
+    with tiny.adapter(adapter_source) as model:
+        assert not torch.equal(logits(model), before)
+
+
 def test_a_base_named_in_the_adapter_is_never_followed(tiny, adapter_folder):
     rewrite(adapter_folder, base_model_name_or_path="https://example.invalid/evil", revision="x")
     with tiny.adapter(adapter_folder):

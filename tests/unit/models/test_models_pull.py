@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 import shutil
@@ -11,8 +12,10 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
+import huggingface_hub
 import numpy as np
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, Response
@@ -320,8 +323,8 @@ def test_weights_in_several_files_are_hashed_by_the_index(tiny_folder, tmp_path)
 class FakeHub:
     """As much of huggingface_hub as `hub.download` uses."""
 
-    def __init__(self, folder: Path | None = None, error: Exception | None = None) -> None:
-        self.folder, self.error, self.asked = folder, error, []
+    def __init__(self, folder: Path | None = None, error: Exception | None = None, files: tuple[str, ...] = ()) -> None:
+        self.folder, self.error, self.files, self.asked = folder, error, files, []
 
     def HfApi(self):  # noqa: N802 - the library's name
         return self
@@ -330,22 +333,35 @@ class FakeHub:
         self.asked.append((repository, revision))
         if self.error:
             raise self.error
-        return type("Info", (), {"sha": "c0ffee"})()
+        return SimpleNamespace(sha="c0ffee", siblings=[SimpleNamespace(rfilename=name) for name in self.files])
 
     def snapshot_download(self, repository, *, revision, allow_patterns, ignore_patterns):
         self.asked.append((repository, revision))
-        assert "*.bin" not in allow_patterns
+        assert not {"*.bin", "*.py", "*"} & set(allow_patterns)
         return str(self.folder)
 
 
 def test_a_repository_is_pinned_to_its_commit_and_asked_for_once(tiny_folder, own_cache, monkeypatch):
-    fake = FakeHub(tiny_folder)
+    fake = FakeHub(tiny_folder, files=("config.json", "model.safetensors"))
     monkeypatch.setattr(hub, "huggingface_hub", fake)
     manifest = pull.pull_manifest("org/name", revision="main")
     assert (manifest.revision, manifest.name, manifest.kind) == ("c0ffee", "org/name", "hub")
     assert fake.asked == [("org/name", "main"), ("org/name", "c0ffee")]
     assert pull.pull_manifest("org/name", revision="main") == manifest
     assert len(fake.asked) == 2
+
+
+def test_a_repository_of_pickles_is_refused_before_anything_is_fetched(own_cache, monkeypatch):
+    fake = FakeHub(files=("config.json", "pytorch_model.bin"))
+    monkeypatch.setattr(hub, "huggingface_hub", fake)
+    with pytest.raises(ModelError, match="'org/name' has no safetensors weights"):
+        pull.pull("org/name")
+    assert fake.asked == [("org/name", None)]
+
+
+def test_the_hubs_own_functions_take_what_they_are_given():
+    inspect.signature(huggingface_hub.HfApi.model_info).bind(None, "org/name", revision=None, timeout=1)
+    inspect.signature(huggingface_hub.snapshot_download).bind("org/name", revision="c", allow_patterns=[], ignore_patterns=[])
 
 
 def test_an_unreachable_hub_and_an_unknown_repository_are_told_apart(own_cache, monkeypatch):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,7 +57,7 @@ def test_the_rate_rises_to_its_peak_and_falls_to_a_tenth() -> None:
     assert rates[:8] == pytest.approx([step / 8 for step in range(1, 9)])
     assert max(rates) == rates[7] == 1.0
     assert rates[-1] == pytest.approx(0.1)
-    assert all(earlier > later for earlier, later in zip(rates[7:], rates[8:], strict=False))
+    assert all(earlier > later for earlier, later in pairwise(rates[7:]))
     steps = [rates[place + 1] - rates[place] for place in range(8, 99)]
     assert steps == pytest.approx([steps[0]] * len(steps))
 

@@ -120,8 +120,9 @@ def assert_parity(
 
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Any:
-    from tiny_model import build_tiny_tokenizer
     from transformers import PreTrainedTokenizerFast
+
+    from tiny_model import build_tiny_tokenizer
 
     return PreTrainedTokenizerFast(tokenizer_object=build_tiny_tokenizer(), pad_token="<|endoftext|>", eos_token="<|im_end|>")
 
