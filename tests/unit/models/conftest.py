@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_model import build_tiny_model
 from transformers import AutoTokenizer
 
 from stepladder.models.chat_template import ChatTemplate
 from stepladder.models.loading import LoadedModel, load
 from stepladder.models.pull import pull
 from stepladder.models.tokenizer import Tokenizer
+from tiny_model import build_tiny_model
 
 
 @pytest.fixture(scope="session")

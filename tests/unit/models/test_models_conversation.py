@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_model import CHATML, IM_END, IM_START, build_tiny_tokenizer
 
 from stepladder.domain.errors import ModelError
 from stepladder.domain.messages import Message, ToolCall
@@ -19,6 +18,7 @@ from stepladder.models.conversation import (
     stop_ids,
 )
 from stepladder.models.tokenizer import Tokenizer
+from tiny_model import CHATML, IM_END, IM_START, build_tiny_tokenizer
 
 contents = st.one_of(
     st.text(st.characters(exclude_categories=["Cs", "Co"]), max_size=20),

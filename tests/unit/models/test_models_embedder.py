@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tiny_model import build_tiny_tokenizer
 
 from stepladder.domain.errors import ModelError
 from stepladder.models.embedder import StaticEmbedder, load_embedder
+from tiny_model import build_tiny_tokenizer
 
 
 @pytest.fixture

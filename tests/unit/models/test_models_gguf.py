@@ -8,10 +8,10 @@ import gguf
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_gguf import build_tiny_gguf
 
 from stepladder.domain.errors import ModelError
 from stepladder.models.gguf import TENSOR_TYPES, read_header
+from tiny_gguf import build_tiny_gguf
 
 
 @pytest.fixture(scope="session")

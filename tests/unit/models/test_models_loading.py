@@ -10,12 +10,12 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny_model import build_tiny_model
 from transformers import AutoModelForCausalLM
 
 from stepladder.domain.errors import ModelError, UsageError
 from stepladder.files import hash_file
 from stepladder.models.loading import load, unload_all
+from tiny_model import build_tiny_model
 
 # PEFT asks a property of the model that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")

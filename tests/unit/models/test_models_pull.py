@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, Response
 from safetensors.numpy import load_file
-from tiny_gguf import build_tiny_gguf, build_tiny_starter
 from tokenizers import Tokenizer as Backend
 
 from stepladder.domain.errors import ModelError
@@ -29,6 +28,7 @@ from stepladder.files import hash_file, hash_text
 from stepladder.models import hub, pull, wheels
 from stepladder.models.catalog import STARTER_EMBEDDER, STARTER_MODEL
 from stepladder.models.manifest import ModelManifest, describe, library_versions
+from tiny_gguf import build_tiny_gguf, build_tiny_starter
 
 QUIET = SilentProgress()
 

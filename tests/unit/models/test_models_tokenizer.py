@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_model import IM_END, IM_START
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from stepladder.domain.errors import ModelError
 from stepladder.models.tokenizer import Tokenizer
+from tiny_model import IM_END, IM_START
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 

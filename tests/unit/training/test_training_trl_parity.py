@@ -146,3 +146,32 @@ def test_rows_without_a_common_prompt_equal_trl_too(
         learned = draw.randint(1, len(tokens) - 1)
         rows.append(EncodedRow(str(number), tokens, (0.0,) * (len(tokens) - learned) + (1.0,) * learned))
     assert_parity(build_llama(), rows, tokenizer, quick_settings, tmp_path, steps=3)
+
+
+@pytest.mark.long
+@pytest.mark.starter
+def test_the_starter_model_equals_trl(quick_settings: TrainSettings, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from stepladder.domain.messages import Message
+    from stepladder.domain.protocols import Conversation
+    from stepladder.models.loading import load
+    from stepladder.training.tuner import LoraTuner
+
+    loaded = load("smollm2-135m-instruct", device="cpu", dtype="float32")
+    tuner = LoraTuner(loaded)
+    rows = [
+        tuner.encode(
+            Conversation(
+                str(number),
+                (
+                    Message("system", "Name the number of the order in the customer's message, and nothing else."),
+                    Message("user", f"Hello, my parcel {number * 37} has not come. " + "Please help. " * (number % 3)),
+                    Message("assistant", str(number * 37), weight=1),
+                ),
+            )
+        )
+        for number in range(1, 13)
+    ]
+    tokenizer = AutoTokenizer.from_pretrained(str(loaded.folder))
+    assert_parity(loaded.model, rows, tokenizer, quick_settings, tmp_path, steps=3)

@@ -1,0 +1,80 @@
+"""From conversations to an adapter, over a real (tiny) model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stepladder.domain.errors import ModelError
+from stepladder.domain.messages import Message
+from stepladder.domain.protocols import Conversation, SilentProgress, Tuner
+from stepladder.domain.task import LoraSettings
+from stepladder.models.loading import LoadedModel, load, unload_all
+from stepladder.training.tuner import LoraTuner
+from tiny_model import build_tiny_model
+
+QUICK = LoraSettings(rank=2, learning_rate=1e-2, epochs=2, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedModel]:
+    folder = build_tiny_model(tmp_path_factory.mktemp("tuner") / "tiny", hidden=32)
+    yield load(str(folder), device="cpu", dtype="float32")
+    unload_all()
+
+
+def conversation(number: int, answer: str = "refund") -> Conversation:
+    turns = (
+        Message("system", "Answer the customer's message with one word."),
+        Message("user", f"My order number is {number}, where is it?"),
+        Message("assistant", answer, weight=1),
+    )
+    return Conversation(f"row-{number}", turns)
+
+
+def test_a_tuner_trains_and_the_engines_way_of_loading_accepts_the_folder(loaded: LoadedModel, tmp_path: Path) -> None:
+    tuner: Tuner = LoraTuner(loaded)
+    rows, held_out = [conversation(number) for number in range(8)], [conversation(number) for number in range(90, 93)]
+    tuned = tuner.tune(rows, held_out, QUICK, folder=tmp_path / "a", seed=0, progress=SilentProgress())
+    assert len(tuned.held_out_nll) == 3
+    assert tuned.history[-1].loss < tuned.history[0].loss
+    assert (tuned.folder / "tokenizer.json").is_file()
+    assert (tuned.folder / "chat_template.jinja").is_file()
+    with loaded.adapter(tuned.folder) as model:
+        assert any("lora_A" in name for name, _ in model.named_parameters())
+
+
+def test_exactly_the_answer_and_its_end_of_turn_are_learned(loaded: LoadedModel) -> None:
+    row = LoraTuner(loaded).encode(conversation(7))
+    learned = [row.token_ids[place] for place in row.labelled]
+    assert loaded.tokenizer.decode(learned, keep_control_tokens=True) == "refund<|im_end|>"
+    assert learned[-1] in loaded.stop_ids
+
+
+def test_the_masks_are_shown_with_their_control_tokens(loaded: LoadedModel, tmp_path: Path) -> None:
+    class Notes(SilentProgress):
+        def __init__(self) -> None:
+            self.notes: list[str] = []
+
+        def note(self, text: str) -> None:
+            self.notes.append(text)
+
+    progress = Notes()
+    LoraTuner(loaded).tune([conversation(1), conversation(2)], [], QUICK, folder=tmp_path / "a", seed=0, progress=progress)
+    example = next(note for note in progress.notes if note.startswith("Training row 1"))
+    assert "<|im_start|>assistant\n⟦refund<|im_end|>⟧" in example
+
+
+def test_a_row_without_a_learned_turn_is_named(loaded: LoadedModel, tmp_path: Path) -> None:
+    silent = Conversation("silent", (Message("user", "Hello"), Message("assistant", "Hi", weight=0)))
+    with pytest.raises(ModelError, match="silent"):
+        LoraTuner(loaded).tune([silent], [], QUICK, folder=tmp_path / "a", seed=0, progress=SilentProgress())
+
+
+def test_a_row_over_the_allowed_length_is_named(loaded: LoadedModel, tmp_path: Path) -> None:
+    wanted = QUICK.model_copy(update={"max_tokens": 60})
+    rows = [conversation(1), conversation(2, answer="refund " * 60)]
+    with pytest.raises(ModelError, match="row-2 has .* tokens, more than 60"):
+        LoraTuner(loaded).tune(rows, [], wanted, folder=tmp_path / "a", seed=0, progress=SilentProgress())
