@@ -4,19 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: demo test test-long check format docs bench-real clean
+.PHONY: demo test test-long check format docs constraints bench-real clean
 
 demo: $(VENV)/.installed
 	$(BIN)/stepladder models pull smollm2-135m-instruct
 	$(BIN)/stepladder demo
 
-test: $(VENV)/.installed-test
+test: $(VENV)/.installed-test $(VENV)/.browser
 	$(BIN)/stepladder models pull smollm2-135m-instruct
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not long $(NO_BROWSER)"
 
-test-long: $(VENV)/.installed-test
+test-long: $(VENV)/.installed-test $(VENV)/.browser
 	$(BIN)/stepladder models pull smollm2-135m-instruct
-	$(BIN)/python -m pytest -m "long or not long"
+	$(BIN)/python -m pytest -m "(long or not long) $(NO_BROWSER)"
 
 check: $(VENV)/.installed-check
 	$(BIN)/ruff format --check src tests benchmarks
@@ -60,6 +60,18 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(INSTALL) -q -e '.[all,test]'
 	@touch $@
+
+# The report is opened in a real Chromium. Where none can be had, its tests are left out, and that is said.
+NO_BROWSER = $(shell command -v chromium >/dev/null 2>&1 || echo "and not browser")
+$(VENV)/.browser: | $(VENV)/bin/python
+	@if ! command -v chromium >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1 && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && apt-get install -qq -y chromium >/dev/null; fi
+	@command -v chromium >/dev/null 2>&1 || echo "No chromium on this machine: the browser tests of the report are left out."
+	@touch $@
+
+constraints: $(VENV)/.installed-check
+	( echo "# Every dependency at the version the project is tested with, for Python 3.11 to 3.14. Made by: make constraints"; \
+	  $(BIN)/python -m pip list --format=freeze | grep -v -i '^stepladder\|^pip==\|^setuptools==\|^wheel==' | sed 's/+cpu//' ) > constraints.txt
 
 $(VENV)/.installed-check: $(VENV)/.installed-test
 	$(INSTALL) -q -e '.[all,test,check]'

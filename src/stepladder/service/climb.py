@@ -145,7 +145,7 @@ def _ascend(ascent: Ascent) -> Climb:
     contest = hold_contest(base, run, ascent.runs, openings=openings, cross_fit=_is_cross(base), seconds_left=ascent.seconds_left)
     run.replace_rows([*(row for ran in ascent.runs for row in ran.rows), *contest.rows])
     record = make_record(base, run, ascent.plan, ascent.runs, contest, seconds=ascent.seconds)
-    ship(base, run, ascent.engine, ascent.choices, ascent.runs, record, refit=_is_cross(base))
+    ship(base, run, {"": ascent.engine, **ascent.compared}, ascent.choices, ascent.runs, record, refit=_is_cross(base))
     write_report(record, run.report_path)
     run.write_verdict(record, inputs_to_json(contest.inputs))
     return Climb(record, run.path)
@@ -167,8 +167,12 @@ def _climb_world(ascent: Ascent, world: World) -> Iterator[RungRun]:
             recipes[rung.name] = finished.recipe
         yield finished
     for name, engine in ascent.compared.items():
+        theirs: dict[str, Recipe] = {}
         for rung in map(technique, COMPARED):
-            yield _climb_rung(ascent, rung, world, engine, dict(recipes), label=f"{rung.name} @ {name}")
+            finished = _climb_rung(ascent, rung, world, engine, theirs, label=f"{rung.name} @ {name}")
+            if finished.predictor is not None:
+                theirs[rung.name] = finished.recipe
+            yield finished
     here = [ran for ran in ascent.runs if ran.world.fold == world.fold]
     refused = {} if base.tuner is None else tuning_refusals(base, world, ascent.engine, ascent.plan, here)
     for rung in tuned:

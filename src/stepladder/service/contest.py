@@ -138,8 +138,20 @@ def name_validated(base: Base, runs: Sequence[RungRun]) -> Contenders:
 
 
 def _validated(base: Base, ran: RungRun) -> Contender:
-    """A rung with its validation scores, in the shape the rules take."""
-    return Contender(ran.name, ran.technique.tuned, _scores(ran.rows), measured_cost(base, ran, ran.rows), _cut_share(ran.rows))
+    """A rung with its validation scores, in the shape the rules take.
+
+    Latencies are shares of a batch, so they can only be too low: a rung they rule out is too slow for certain.
+    """
+    latencies = [row.latency_seconds for row in ran.rows] or [0.0]
+    return Contender(
+        ran.name,
+        ran.technique.tuned,
+        _scores(ran.rows),
+        measured_cost(base, ran, ran.rows),
+        _cut_share(ran.rows),
+        latency_p50_seconds=float(np.quantile(latencies, 0.5)),
+        latency_p95_seconds=float(np.quantile(latencies, 0.95)),
+    )
 
 
 def _find(runs: Sequence[RungRun], name: str) -> RungRun:
@@ -178,7 +190,15 @@ def _contender(base: Base, seat: Seat, rows: Sequence[GradedRow], replay: Replay
         cut_share=_cut_share(rows),
         latency_p50_seconds=float(np.quantile(latencies, 0.5)),
         latency_p95_seconds=float(np.quantile(latencies, 0.95)),
+        blocked=_blocked(base, tuned=seat.runs[0].technique.tuned),
     )
+
+
+def _blocked(base: Base, *, tuned: bool) -> str:
+    """A tuned model that has other tasks as well is not recommended while nobody has measured what it forgot."""
+    if tuned and base.task.settings.use.other_tasks:
+        return "`[use] other_tasks` is true, and its general abilities were not measured."
+    return ""
 
 
 def measured_cost(base: Base, ran: RungRun, rows: Sequence[GradedRow], seconds: float | None = None) -> Cost:

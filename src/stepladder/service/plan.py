@@ -127,7 +127,9 @@ def _power_lines(settings: TaskSettings, work: Workload) -> Iterator[str]:
         yield f"Gains: with {rows} test rows only gains of about {100 * gain:.0f} points or more can be proved."
     more = more_rows_for(rows, 0.05, cross_fit=cross_fit)
     if more:
-        yield f"To show a gain of 5 points: about {more:,} more test rows."
+        each = settings.use.label_usd_each
+        price = f" (${more * each:,.0f} to label)" if each else ""
+        yield f"To show a gain of 5 points: about {more:,} more test rows{price}."
 
 
 def _time_lines(seconds: float, budget_minutes: float, dropped: list[str], over: list[str]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stepladder import files
-from stepladder.data.readers import read_inputs
+from stepladder.data.readers import read_examples, read_inputs
 from stepladder.domain.errors import DataError, RunError
 from stepladder.domain.messages import Input
 from stepladder.domain.prediction import Prediction
@@ -63,8 +63,9 @@ def predict(
     name = rung or plain_name(folder.read_verdict().verdict.rung)
     if name is None:
         raise RunError("the verdict names no rung.", "Choose one with --rung.")
-    settings = Task.load(folder.task_folder).settings.data
-    inputs = [row.input for row in read_inputs(Path(file), settings)]
+    task = Task.load(folder.task_folder)
+    shared = read_examples(task).shared_instruction
+    inputs = [row.input for row in read_inputs(Path(file), task.settings.data, shared_instruction=shared)]
     target = Path(output)
     done = _answered_before(target, name, inputs)
     waiting = [item for item in inputs if item.id not in done]
@@ -95,14 +96,15 @@ def restore_rung(folder: RunFolder, name: str, *, device: str = "auto", watcher:
     splits = base.data.splits
     cross = splits.regime in ("cross", "prompts")
     world = whole_world(base.task, base.data.examples, splits) if cross else _only_world(base)
-    if cross and not compared and any(folder.read_result(name, fold) is not None for fold in range(choices.folds)):
-        refit_rung(base, folder, record_engine(base.engine, folder), choices, bare)
+    engine = wiring.build_engine(compared, base.task, device=device) if compared else base.engine
+    if cross and any(folder.read_result(name, fold) is not None for fold in range(choices.folds)):
+        refit_rung(base, folder, {compared: record_engine(engine, folder)}, choices, name)
     recorded = folder.read_result(name, None)
     if recorded is None:
         known = sorted({path.parent.name.split("-fold")[0] for path in folder.path.glob("rungs/*/recipe.json")})
         raise RunError(f"{folder.path} has no fitted rung '{name}'.", f"It has: {', '.join(known) or 'none'}.")
-    engine = wiring.build_engine(compared, base.task, device=device) if compared else base.engine
-    below = {lower: folder.read_result(lower, None) for lower in STANDS_ON.get(bare, ())}
+    at = f" @ {compared}" if compared else ""
+    below = {lower: folder.read_result(lower + at, None) for lower in STANDS_ON.get(bare, ())}
     recipes: dict[str, Recipe] = {lower: result["recipe"] for lower, result in below.items() if result is not None}
     context = fit_context(base, world, engine, choices, folder.rung_folder(name, None), recipes)
     return technique(bare).restore(recorded["recipe"], context)

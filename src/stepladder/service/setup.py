@@ -98,7 +98,7 @@ def build_tools(task: Task, options: ClimbOptions, embedder: Embedder) -> Tools:
     """Engine and tuner behind `[model] base`."""
     name = task.settings.model.base
     engine = wiring.build_engine(name, task, device=options.device)
-    return Tools(engine, wiring.build_tuner(name, device=options.device), embedder)
+    return Tools(engine, wiring.build_tuner(name, task, device=options.device), embedder)
 
 
 def open_run(base: Base, runs: Path) -> RunFolder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from stepladder import files
 from stepladder.domain.climb import ClimbRecord, RungStatus
@@ -30,7 +30,7 @@ STANDS_ON = {
 def ship(
     base: Base,
     run: RunFolder,
-    engine: Engine,
+    engines: Mapping[str, Engine],
     choices: Choices,
     runs: Sequence[RungRun],
     record: ClimbRecord,
@@ -39,8 +39,8 @@ def ship(
 ) -> None:
     """Make the recommended rung answerable by `predict`, and put the tuned champion's adapter where it is looked for."""
     winner = plain_name(record.verdict.rung)
-    if refit and winner is not None and "@" not in winner:
-        refit_rung(base, run, engine, choices, winner)
+    if refit and winner is not None:
+        refit_rung(base, run, engines, choices, winner)
     champion = next((rung.name for rung in record.rungs if "tuned champion" in rung.role), None)
     if champion is not None:
         _ship_adapter(run, plain_name(champion) or champion, runs)
@@ -51,23 +51,33 @@ def plain_name(contender: str | None) -> str | None:
     return None if contender is None else contender.split(" (")[0]
 
 
-def refit_rung(base: Base, run: RunFolder, engine: Engine, choices: Choices, winner: str) -> None:
-    """Fit a rung, and what it stands on, once on every row. Its own score stays unknown: no row is left to measure it."""
+def refit_rung(base: Base, run: RunFolder, engines: Mapping[str, Engine], choices: Choices, winner: str) -> None:
+    """Fit a rung, and what it stands on, once on every row. Its own score stays unknown: no row is left to measure it.
+
+    Args:
+        engines: By name of a compared model; "" is the task's own.
+    """
+    winner, separator, compared = winner.partition(" @ ")
+    engine = engines[compared]
     world = whole_world(base.task, base.data.examples, base.data.splits)
     recipes: dict[str, Recipe] = {}
+    measured = run.read_result("lora", 0)
+    if winner in ("lora+nearest", "lora+rag") and measured is not None:
+        recipes["lora"] = measured["recipe"]  # they take its prompt form, not its adapter
     base.watcher.say(f"Fitting '{winner}' once more on all {len(world.train)} rows; that fit is shipped, not itself measured.")
     wanted = {*STANDS_ON.get(winner, ()), winner}
     for name in [rung.name for rung in LADDER if rung.name in wanted]:
         rung = technique(name)
-        context = fit_context(base, world, engine, choices, run.rung_folder(name, None), recipes)
-        recorded = run.read_result(name, None)
+        label = f"{name}{separator}{compared}"
+        context = fit_context(base, world, engine, choices, run.rung_folder(label, None), recipes)
+        recorded = run.read_result(label, None)
         if rung.reason_not_to(context) is not None:
             continue
-        base.watcher.progress.start(f"refit: {name}")
+        base.watcher.progress.start(f"refit: {label}")
         predictor = rung.fit(context) if recorded is None else rung.restore(recorded["recipe"], context)
         base.watcher.progress.finish()
         recipes[name] = predictor.recipe
-        run.write_result(name, None, {"recipe": predictor.recipe, "seconds": 0.0, "measured": False})
+        run.write_result(label, None, {"recipe": predictor.recipe, "seconds": 0.0, "measured": False})
 
 
 def _ship_adapter(run: RunFolder, name: str, runs: Sequence[RungRun]) -> None:

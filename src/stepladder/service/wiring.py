@@ -29,7 +29,7 @@ def build_engine(name: str, task: Task, *, device: str = "auto") -> Engine:
         from stepladder.models.loading import load
     except ModuleNotFoundError as error:
         raise MissingExtra("train", f"{error.name}, which runs models on this machine,") from error
-    return TransformersEngine(load(name, device=device))
+    return TransformersEngine(load(name, device=device, revision=task.settings.model.revision))
 
 
 def _build_endpoint(name: str, task: Task) -> Engine:
@@ -49,7 +49,7 @@ def _build_endpoint(name: str, task: Task) -> Engine:
     return EndpointEngine(address.url, address.model, address.api_key(), prices=prices, purse=purse)
 
 
-def build_tuner(name: str, *, device: str = "auto") -> Tuner | None:
+def build_tuner(name: str, task: Task, *, device: str = "auto") -> Tuner | None:
     """The trainer for a local model; None where weights cannot be trained."""
     if name == "fake" or name.startswith("fake:") or is_remote(name):
         return None
@@ -58,7 +58,7 @@ def build_tuner(name: str, *, device: str = "auto") -> Tuner | None:
         from stepladder.training.tuner import LoraTuner
     except ModuleNotFoundError as error:
         raise MissingExtra("train", f"{error.name}, which trains models,") from error
-    return LoraTuner(load(name, device=device))
+    return LoraTuner(load(name, device=device, revision=task.settings.model.revision))
 
 
 def build_embedder() -> Embedder:
