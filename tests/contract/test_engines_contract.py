@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from chat_server import chat_server
-from tiny_model import build_tiny_model
 
+from chat_server import chat_server
 from stepladder.domain.errors import EngineError
 from stepladder.domain.messages import Message
 from stepladder.domain.prediction import Generation
@@ -20,6 +19,7 @@ from stepladder.engines.endpoint import EndpointEngine
 from stepladder.engines.fake import FakeEngine
 from stepladder.engines.transformers.engine import TransformersEngine
 from stepladder.models.loading import load
+from tiny_model import build_tiny_model
 
 TEXTS = ["one two three four five", "six", "seven eight", "nine ten eleven twelve", "six", "thirteen"]
 PROMPTS = [Prompt(f"row-{number}", (Message("system", "Be brief."), Message("user", text))) for number, text in enumerate(TEXTS)]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_model import build_tiny_model
 from transformers import AutoModelForCausalLM
 
 from stepladder.models.loading import LoadedModel, load
+from tiny_model import build_tiny_model
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import ChatServer, Reply, chat_server, completion
 
+from chat_server import ChatServer, Reply, chat_server, completion
 from stepladder.domain.errors import BudgetError, EngineError, UsageError
 from stepladder.domain.messages import Message, ToolCall
 from stepladder.domain.prediction import Generation

@@ -19,6 +19,7 @@ from stepladder.domain.errors import EngineError, ModelError
 from stepladder.domain.messages import Message
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Prompt
+from stepladder.engines.transformers import scoring
 from stepladder.engines.transformers.caches import is_plain
 from stepladder.engines.transformers.engine import BatchLimits, TransformersEngine
 from stepladder.files import hash_file
@@ -191,6 +192,19 @@ def test_scores_are_those_of_a_full_forward(
         for option, score in zip(options, scores, strict=True):
             assert score.log_probability == pytest.approx(oracle.log_probability(prompt, option), abs=2e-4)
             assert score.tokens == len(oracle.tokenizer(option)["input_ids"]) + 1
+
+
+@pytest.mark.parametrize("positions", [1, 3, 7, 40])
+def test_scores_do_not_depend_on_how_much_fits_at_once(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, positions: int
+) -> None:
+    prompts = [ask(text) for text in ["where is my parcel", "refund", "lamp", "please"]]
+    options = [["refund", "I want a refund", "a", ""], ["lamp"], [], ["the lamp is here", "", "now", "my parcel", "refund", "I"]]
+    expected = engine.score(prompts, options)
+    monkeypatch.setattr(scoring, "LOGIT_FLOATS", positions * 400)
+    for found, wanted in zip(engine.score(prompts, options), expected, strict=True):
+        assert [score.tokens for score in found] == [score.tokens for score in wanted]
+        assert [score.log_probability for score in found] == pytest.approx([score.log_probability for score in wanted], abs=1e-4)
 
 
 def test_an_empty_completion_is_the_end_of_the_turn_alone(engine: TransformersEngine, oracle: Oracle) -> None:

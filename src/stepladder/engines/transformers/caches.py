@@ -43,6 +43,39 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
         self._show()
         return self.keys, self.values
 
+    def place(self, keys: torch.Tensor, values: torch.Tensor, *, lanes: torch.Tensor, rows: int, start: int, end: int) -> None:
+        """Fill slots `start` to `end` of the rows `lanes` with as many tokens as there are, right-aligned; zeros before them.
+
+        Args:
+            rows: Number of all rows, for a layer that holds nothing yet.
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(keys[:1].expand(rows, -1, -1, -1), values[:1].expand(rows, -1, -1, -1))
+        first = end - keys.shape[2]
+        for room, states in ((self._key_room, keys), (self._value_room, values)):
+            room[lanes, :, start:first] = 0  # masked, yet 0 times NaN would be NaN
+            room[lanes, :, first:end] = states
+        self.length = end
+        self._show()
+
+    def take_from(self, other: RoomyLayer, rows: Sequence[int], length: int) -> None:
+        """Begin with the first `length` tokens of `other`'s rows `rows`, copied once."""
+        keys, values = other.keys[:, :, :length], other.values[:, :, :length]
+        self.lazy_initialization(keys[:1].expand(len(rows), -1, -1, -1), values[:1].expand(len(rows), -1, -1, -1))
+        for room, states in ((self._key_room, keys), (self._value_room, values)):
+            if states.shape[0] == 1:
+                room[:, :, :length] = states
+            else:
+                for lane, row in enumerate(rows):  # indexing by a tensor would copy everything twice
+                    room[lane, :, :length] = states[row]
+        self.length = length
+        self._show()
+
+    def rewind(self, length: int) -> None:
+        """Forget the tokens after the first `length`; their room is used again."""
+        self.length = length
+        self._show()
+
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         if self.is_initialized:
             self._key_room = self._key_room[indices]
@@ -91,9 +124,7 @@ def _continue_layer(layer: Any, rows: Sequence[int], room: int, keep: int | None
         return copied
     length = layer.length if keep is None else keep
     roomy = RoomyLayer(length + room)
-    index = torch.tensor(rows, device=layer.device)
-    roomy.lazy_initialization(layer.keys[:1].expand(len(rows), -1, -1, -1), layer.values[:1].expand(len(rows), -1, -1, -1))
-    roomy.update(layer.keys[index, :, :length], layer.values[index, :, :length])
+    roomy.take_from(layer, rows, length)
     return roomy
 
 

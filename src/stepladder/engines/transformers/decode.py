@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from transformers.cache_utils import DynamicCache
 
-from stepladder.engines.transformers.caches import Prefix, continue_rows
+from stepladder.engines.transformers.caches import Prefix
 from stepladder.engines.transformers.grammar import RowGrammar
+from stepladder.engines.transformers.prefill import forward, prefill
 
 
 @dataclass(slots=True)
@@ -47,15 +47,13 @@ def decode(
 
     Rows of a model whose cache is not plain must have suffixes of one length (see `is_plain`).
     """
-    width = max(len(row.suffix) for row in rows)
-    cache = continue_rows(model, prefix.cache, [0] * len(rows), width + max_new_tokens, keep=prefix.length)
-    ids, mask, positions = align_right([row.suffix for row in rows], prefix.length, model)
+    started = time.perf_counter()
+    ready = prefill(model, prefix, [row.suffix for row in rows], max_new_tokens)
+    cache, logits, mask, positions = ready.cache, ready.logits, ready.mask, ready.next_position
     lanes = list(rows)  # lane r of every tensor belongs to lanes[r]
     live = list(rows)
     weights = [len(row.suffix) for row in rows]
     while True:
-        started = time.perf_counter()
-        logits = forward(model, cache, ids, mask, positions)
         tokens = choose(logits, lanes, temperature)
         for row, token in zip(lanes, tokens, strict=True):
             if not row.end:
@@ -66,54 +64,18 @@ def decode(
         weights = [1] * len(live)
         if not live:
             return
+        started = time.perf_counter()
         if 2 * len(live) <= len(lanes):  # finished lanes cost as much as live ones: drop them once they are half
             kept = [lane for lane, row in enumerate(lanes) if not row.end]
-            index = torch.tensor(kept, device=ids.device)
+            index = torch.tensor(kept, device=positions.device)
             cache.batch_select_indices(index)
             mask = None if mask is None else mask[index]
             positions = positions[index]
             lanes, tokens = live, [tokens[lane] for lane in kept]
         ids = torch.tensor(tokens, device=positions.device).unsqueeze(1)
         mask = None if mask is None else torch.cat([mask, mask.new_ones((len(lanes), 1))], dim=1)
-        positions = positions[:, -1:] + 1
-
-
-def align_right(
-    suffixes: Sequence[Sequence[int]], prefix_length: int, model: Any
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """Token ids, attention mask over prefix and suffixes, and positions, padded on the left so that all rows end together.
-
-    Returns:
-        ids (rows, width); mask (rows, prefix + width), 0 on padding, or None when nothing is padded; positions (rows, width),
-        counted in real tokens. What stands on padding is never seen: any id and position will do.
-    """
-    width = max(len(suffix) for suffix in suffixes)
-    device = next(model.parameters()).device
-    ids = torch.zeros((len(suffixes), width), dtype=torch.long)
-    mask = torch.ones((len(suffixes), prefix_length + width), dtype=torch.long)
-    positions = torch.zeros_like(ids)
-    for lane, suffix in enumerate(suffixes):
-        padding = width - len(suffix)
-        ids[lane, padding:] = torch.tensor(suffix)
-        mask[lane, prefix_length : prefix_length + padding] = 0
-        positions[lane, padding:] = torch.arange(prefix_length, prefix_length + len(suffix))
-    padded = any(len(suffix) < width for suffix in suffixes)
-    return ids.to(device), mask.to(device) if padded else None, positions.to(device)
-
-
-def forward(
-    model: Any, cache: DynamicCache, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, keep: int = 1
-) -> torch.Tensor:
-    """Logits of the last `keep` positions in fp32: (rows, vocabulary) for 1, else (rows, keep, vocabulary); grows `cache`."""
-    logits: torch.Tensor = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=keep,
-    ).logits
-    return logits[:, -1].float() if keep == 1 else logits[:, -keep:].float()
+        logits = forward(model, cache, ids, mask, positions)[:, -1]
+        positions = positions + 1
 
 
 def choose(logits: torch.Tensor, lanes: Sequence[Row], temperature: float) -> list[int]:

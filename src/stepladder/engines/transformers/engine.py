@@ -122,13 +122,12 @@ class TransformersEngine:
         with self._lock, self._speaking(adapter) as speaker:
             prefix, _ = self._share(speaker, encoded)
             suffixes = [ids[prefix.length :] for ids in encoded]
-            for batch in self._batches(speaker.model, suffixes, prefix.length):
+            for batch in self._batches(speaker.model, suffixes, prefix.length + max(longest, default=0)):
                 sums = score_batch(
                     speaker.model,
                     prefix,
                     [suffixes[place] for place in batch],
                     [answers[place] for place in batch],
-                    token_budget=self._limits.tokens,
                 )
                 for place, values in zip(batch, sums, strict=True):
                     scores[place] = [CompletionScore(v, len(ids)) for v, ids in zip(values, answers[place], strict=True)]

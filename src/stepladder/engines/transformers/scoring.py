@@ -2,83 +2,144 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from stepladder.engines.transformers.caches import Prefix, continue_rows
-from stepladder.engines.transformers.decode import align_right, forward
+from stepladder.engines.transformers.caches import Prefix, continue_rows, is_plain
+from stepladder.engines.transformers.prefill import Prefilled, forward, prefill
 
 LOGIT_FLOATS = 64 * 1024 * 1024  # most logits (4 bytes each) at once: 256 MiB
+
+Options = Sequence[Sequence[int]]  # completions of one prompt as token ids, the end-of-turn last
 
 
 @torch.inference_mode()
 def score_batch(
-    model: Any,
-    prefix: Prefix,
-    suffixes: Sequence[Sequence[int]],
-    completions: Sequence[Sequence[Sequence[int]]],
-    *,
-    token_budget: int,
+    model: Any, prefix: Prefix, suffixes: Sequence[Sequence[int]], completions: Sequence[Options]
 ) -> list[list[float]]:
     """Σ log p(token | prompt, tokens before) of every completion, natural log, softmax in fp32.
 
     Args:
         suffixes: Each prompt's tokens after the prefix; of one length when the model's cache is not plain.
         completions: For each prompt the token ids of its completions, the end-of-turn last, at least one token each.
-        token_budget: Most tokens of keys and values held for the completions at once.
     """
-    width = max(len(suffix) for suffix in suffixes)
-    cache = continue_rows(model, prefix.cache, [0] * len(suffixes), width, keep=prefix.length)
-    ids, mask, positions = align_right(suffixes, prefix.length, model)
-    first = torch.log_softmax(forward(model, cache, ids, mask, positions), dim=-1)  # (prompts, vocabulary)
+    longest = max((len(option) - 1 for options in completions for option in options), default=0)
+    most = max(1, LOGIT_FLOATS // model.config.get_text_config().vocab_size)  # positions at once
+    if len(suffixes) > 1 and len(suffixes) * longest > most:
+        half = len(suffixes) // 2
+        return [
+            *score_batch(model, prefix, suffixes[:half], completions[:half]),
+            *score_batch(model, prefix, suffixes[half:], completions[half:]),
+        ]
+    width = max(longest, most // len(suffixes))  # positions of one row at once
+    room = min(width, max(_inputs(options) for options in completions))
+    ready = prefill(model, prefix, suffixes, room)
+    first = torch.log_softmax(ready.logits, dim=-1)  # (prompts, vocabulary)
     sums = [[float(first[prompt, option[0]]) for option in options] for prompt, options in enumerate(completions)]
-    longer = [
-        (prompt, place) for prompt, options in enumerate(completions) for place, option in enumerate(options) if len(option) > 1
-    ]
-    longer.sort(key=lambda pair: len(completions[pair[0]][pair[1]]))
-    lengths = [len(completions[prompt][place]) - 1 for prompt, place in longer]
-    for chunk in _chunks(lengths, prefix.length + width, token_budget, first.shape[-1]):
-        pairs = [longer[place] for place in chunk]
-        options = [completions[prompt][place] for prompt, place in pairs]
-        lanes = [prompt for prompt, _ in pairs]
-        branch = continue_rows(model, cache, lanes, max(lengths[place] for place in chunk))
-        index = torch.tensor(lanes, device=ids.device)
-        rest = _score_rest(model, branch, options, None if mask is None else mask[index], positions[index, -1:] + 1)
-        for (prompt, place), value in zip(pairs, rest, strict=True):
-            sums[prompt][place] += value
+    if longest > 0 and _can_pack(model):
+        _add_packed(model, ready, completions, width, sums)
+    elif longest > 0:
+        _add_one_by_one(model, ready, completions, sums)
     return sums
 
 
-def _chunks(lengths: Sequence[int], before: int, token_budget: int, vocabulary: int) -> Iterator[list[int]]:
-    """Consecutive places (lengths ascending) whose keys, values and logits fit at once."""
-    chunk: list[int] = []
-    for place, length in enumerate(lengths):
-        rows = len(chunk) + 1
-        if chunk and (rows * (before + length) > token_budget or rows * length * vocabulary > LOGIT_FLOATS):
-            yield chunk
-            chunk = []
-        chunk.append(place)
-    if chunk:
-        yield chunk
+def _inputs(options: Options) -> int:
+    """Tokens a forward reads to score `options`: all but each one's last."""
+    return sum(len(option) - 1 for option in options)
 
 
-def _score_rest(
-    model: Any, cache: Any, options: Sequence[Sequence[int]], mask: torch.Tensor | None, next_position: torch.Tensor
-) -> list[float]:
-    """Σ log p of every token after the first. Padding stands on the right, where causality hides it from real tokens."""
-    width = max(len(option) for option in options) - 1
-    ids = torch.zeros((len(options), width), dtype=torch.long)
-    targets = torch.zeros_like(ids)
-    real = torch.zeros((len(options), width), dtype=torch.bool)
-    for lane, option in enumerate(options):
-        ids[lane, : len(option) - 1] = torch.tensor(option[:-1])
-        targets[lane, : len(option) - 1] = torch.tensor(option[1:])
-        real[lane, : len(option) - 1] = True
-    device = next_position.device
-    positions = next_position + torch.arange(width, device=device)
-    mask = None if mask is None else torch.cat([mask, mask.new_ones((len(options), width))], dim=1)
-    logits = forward(model, cache, ids.to(device), mask, positions, keep=width).view(len(options), width, -1)
-    logs = torch.log_softmax(logits, dim=-1).gather(2, targets.to(device).unsqueeze(2)).squeeze(2)
-    return [float(value) for value in (logs.double() * real.to(device)).sum(dim=1).tolist()]
+def _can_pack(model: Any) -> bool:
+    """Whether any mask may be laid over the attention."""
+    return is_plain(model) and model.config.get_text_config()._attn_implementation in {"sdpa", "eager"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """Completions side by side in their prompt's row: ids, targets, owner (place of the completion, -1 on padding), offset.
+
+    All of shape (prompts, width); `offset` counts tokens within a completion.
+    """
+
+    ids: torch.Tensor
+    targets: torch.Tensor
+    owner: torch.Tensor
+    offset: torch.Tensor
+
+
+def _add_packed(model: Any, ready: Prefilled, completions: Sequence[Options], width: int, sums: list[list[float]]) -> None:
+    """Add log p of all tokens after the first, the completions of a prompt side by side behind its keys and values.
+
+    A mask hides them from each other, so nothing of the prompt is copied for them.
+    """
+    done = [0] * len(completions)
+    held = ready.cache.get_seq_length()
+    while any(place < len(options) for place, options in zip(done, completions, strict=True)):
+        done, packed = _pack(completions, done, width)
+        if packed is None:
+            continue
+        logs = _log_probabilities(model, ready, packed, held)
+        for layer in ready.cache.layers:
+            layer.rewind(held)
+        for row, (owners, values) in enumerate(zip(packed.owner.tolist(), logs.tolist(), strict=True)):
+            for owner, value in zip(owners, values, strict=True):
+                if owner >= 0:
+                    sums[row][owner] += value
+
+
+def _pack(completions: Sequence[Options], done: Sequence[int], width: int) -> tuple[list[int], _Packed | None]:
+    """The next completions of every prompt, as many as fit into `width` tokens (one at least), and where that leaves us."""
+    rows: list[list[tuple[int, int, int, int]]] = []  # id, target, owner, offset of each token
+    reached = []
+    for options, place in zip(completions, done, strict=True):
+        row: list[tuple[int, int, int, int]] = []
+        while place < len(options) and (not row or len(row) + len(options[place]) - 1 <= width):
+            option = options[place]
+            row += [(option[at], option[at + 1], place, at) for at in range(len(option) - 1)]
+            place += 1
+        rows.append(row)
+        reached.append(place)
+    longest = max(map(len, rows))
+    if longest == 0:
+        return reached, None
+    padded = torch.tensor([row + [(0, 0, -1, 0)] * (longest - len(row)) for row in rows])
+    return reached, _Packed(*padded.unbind(dim=2))
+
+
+def _log_probabilities(model: Any, ready: Prefilled, packed: _Packed, held: int) -> torch.Tensor:
+    """log p of every packed target, (prompts, width), fp64."""
+    device = ready.logits.device
+    rows, width = packed.ids.shape
+    owner = packed.owner.to(device)
+    prompt = torch.ones((rows, held), dtype=torch.long, device=device) if ready.mask is None else ready.mask
+    visible = torch.cat(
+        [
+            prompt.bool()[:, None, :].expand(-1, width, -1),
+            (owner[:, :, None] == owner[:, None, :]) & torch.ones((width, width), dtype=torch.bool, device=device).tril(),
+        ],
+        dim=2,
+    )
+    mask = torch.zeros(visible.shape, dtype=model.dtype, device=device)
+    mask = mask.masked_fill(~visible, torch.finfo(model.dtype).min).unsqueeze(1)  # added to the scores: fits every attention
+    positions = ready.next_position + packed.offset.to(device)
+    logits = forward(model, ready.cache, packed.ids.to(device), mask, positions, keep=width)
+    return torch.log_softmax(logits, dim=-1).gather(2, packed.targets.to(device).unsqueeze(2)).squeeze(2).double()
+
+
+def _add_one_by_one(model: Any, ready: Prefilled, completions: Sequence[Options], sums: list[list[float]]) -> None:
+    """As `_add_packed` for models that know only the plain causal mask: one completion a forward, on a copy of its row."""
+    for prompt, options in enumerate(completions):
+        for place, option in enumerate(options):
+            if len(option) == 1:
+                continue
+            ids = torch.tensor([option[:-1]], device=ready.logits.device)
+            cache = continue_rows(model, ready.cache, [prompt], ids.shape[1])
+            positions = ready.next_position[prompt : prompt + 1] + torch.arange(ids.shape[1], device=ids.device)
+            mask = None
+            if ready.mask is not None:
+                mask = torch.cat([ready.mask[prompt : prompt + 1], ready.mask.new_ones((1, ids.shape[1]))], dim=1)
+            logs = torch.log_softmax(forward(model, cache, ids, mask, positions, keep=ids.shape[1])[0], dim=-1)
+            targets = torch.tensor(option[1:], device=ids.device)
+            sums[prompt][place] += float(logs.gather(1, targets.unsqueeze(1)).double().sum())
