@@ -1,7 +1,7 @@
 """Markdown tables of the real climbs, written into marked regions of README.md and docs/log.md.
 
-A region lies between `<!-- table:NAME -->` and `<!-- /table:NAME -->`: `real` in the README (all tasks side by side) and
-`real:TASK` in the log (one task, all its rungs). With `--check` nothing is written; exit code 1 means a region is out of date.
+A region lies between `<!-- table:NAME -->` and `<!-- /table:NAME -->`: `demo` (the bundled demo) and `real` (all others side by
+side) in the README, and `real:TASK` in the log (one task, all its rungs). With `--check` nothing is written; exit code 1 means a region is out of date.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = Path("benchmarks/results/real")
 README = Path("README.md")
 LOG = Path("docs/log.md")
+
+DEMO = "tickets"  # the bundled task that `make demo` climbs
 
 Result = Mapping[str, Any]
 
@@ -72,6 +74,15 @@ def task_table(result: Result) -> str:
     return "\n\n".join([_table(headers, rows, right_from=1, right_to=-1), *lines])
 
 
+def demo_table(result: Result) -> str:
+    """The verdict of the bundled demo in a few columns: the README's picture."""
+    headers = ["rung", "validation (chooses)", "test (confirms)", "tokens a call", "s per 1,000 calls", "remark"]
+    rows = [[*(_rung_row(rung, ())[index] for index in (0, 1, 2, 3, 4, 6))] for rung in result["rungs"]]
+    verdict = result["verdict"]
+    said = f"> **{verdict['outcome']}** ({verdict['confidence']}): {_one_line(verdict['sentence'])}"
+    return "\n\n".join([said, _table(headers, rows, right_from=1, right_to=-1), provenance(result)])
+
+
 def provenance(result: Result) -> str:
     """Model, commit, versions, machine, date and length of a climb in one line."""
     machine, model = result["machine"], result["model"]
@@ -102,7 +113,7 @@ def replace_region(text: str, name: str, content: str, *, where: Path) -> str:
 
 def region_names(text: str) -> list[str]:
     """Names of the regions of real climbs that a text has markers for."""
-    return list(dict.fromkeys(re.findall(r"<!-- /?table:(real(?::[^ ]+)?) -->", text)))
+    return list(dict.fromkeys(re.findall(r"<!-- /?table:(demo|real(?::[^ ]+)?) -->", text)))
 
 
 def fill(text: str, wanted: Mapping[str, str], *, where: Path) -> str:
@@ -115,8 +126,10 @@ def fill(text: str, wanted: Mapping[str, str], *, where: Path) -> str:
 def update(repository: Path, *, check: bool) -> list[Path]:
     """Bring README and log up to date (with `check`: only look). Returns the files that were out of date."""
     results = load_results(repository / RESULTS)
+    demo = next((result for result in results if result["name"] == DEMO), None)
+    public = [result for result in results if result is not demo]
     wanted = {
-        README: {"real": overview(results)} if results else {},
+        README: {**({"real": overview(public)} if public else {}), **({"demo": demo_table(demo)} if demo else {})},
         LOG: {f"real:{result['name']}": task_table(result) for result in results},
     }
     stale = []

@@ -220,9 +220,12 @@ def _climb_rung(
 
 
 def _remember_speed(ascent: Ascent, finished: RungRun) -> None:
+    """Learn from the plain fine-tune how fast this machine trains; the plan of the next climb will be the better for it."""
+    if finished.name != "lora":
+        return
     for adapter in finished.recipe.get("adapters", ()):
-        if adapter.get("seconds") and adapter.get("tokens"):
-            remember_training(ascent.base.engine, wiring.speeds_path(), tokens=adapter["tokens"], seconds=adapter["seconds"])
+        tokens = adapter["steps"] * ascent.plan.tokens_per_step
+        remember_training(ascent.base.engine, wiring.speeds_path(), tokens=tokens, seconds=adapter["seconds"])
 
 
 def _rung_line(finished: RungRun, world: World, worlds: int) -> str:

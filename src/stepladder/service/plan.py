@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from math import ceil
 
 from stepladder.domain.protocols import Choices
 from stepladder.domain.task import TaskSettings
 from stepladder.evaluation.planning import more_rows_for, pass_mark, smallest_provable_gain
 from stepladder.service.speeds import Speeds
-from stepladder.service.workload import Workload, estimate_confirmation, estimate_rungs
+from stepladder.service.workload import Workload, epoch_tokens, estimate_confirmation, estimate_rungs
 
 FREE_RUNGS = ("baseline", "recorded", "classifier")
 TUNED_RUNGS = ("lora", "lora+constrained", "lora+nearest", "lora+rag")
@@ -27,6 +28,7 @@ class Plan:
     over_budget: tuple[str, ...]
     lines: tuple[str, ...]
     tuned_seconds_per_call: float = 0.0  # estimate of a tuned rung's call, batched
+    tokens_per_step: float = 0.0  # computed by an optimizer step of the plain fine-tune, evaluations shared out
 
     @classmethod
     def none(cls) -> Plan:
@@ -79,7 +81,8 @@ def make_plan(
     confirmation = estimate_confirmation(sized, choices, speeds, tuned=any(rung in TUNED_RUNGS for rung in kept))
     lines = [*_power_lines(settings, work), *_time_lines(seconds_of(choices, kept), budget_minutes, dropped, over)]
     call = (work.shared_tokens + work.input_tokens) / speeds.prompt + work.answer_tokens / speeds.completion
-    return Plan(choices, seconds, confirmation, tuple(over), tuple(lines), call)
+    step = epoch_tokens(work) / max(1, ceil(work.tune_rows / work.batch_size))
+    return Plan(choices, seconds, confirmation, tuple(over), tuple(lines), call, step)
 
 
 def _reductions(rungs: tuple[str, ...], *, cross: bool) -> Iterator[tuple[str, Callable[[Choices], Choices]]]:
@@ -91,6 +94,7 @@ def _reductions(rungs: tuple[str, ...], *, cross: bool) -> Iterator[tuple[str, C
         yield "further orders of the demonstrations", lambda now: replace(now, orders=1)
     yield "prompt forms beyond 6", lambda now: replace(now, forms=min(now.forms, 6))
     yield "prompt forms beyond 3", lambda now: replace(now, forms=min(now.forms, 3))
+    yield "all prompt forms but the plain one", lambda now: replace(now, forms=1)
     yield "8 demonstrations and 5 passages", lambda now: replace(now, shots=(2, 4), passages=(1, 3))
     yield "all but 4 demonstrations and 3 passages", lambda now: replace(now, shots=(4,), passages=(3,))
     if cross:

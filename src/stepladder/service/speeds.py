@@ -11,9 +11,9 @@ from stepladder import files
 from stepladder.domain.messages import Message
 from stepladder.domain.protocols import Decoding, Engine, Prompt
 
-PROBE_PROMPTS = 8
-PROBE_WORDS = 160
-PROBE_TOKENS = 16
+PROBE_PROMPTS = 32
+PROBE_WORDS = 30
+PROBE_TOKENS = 24
 TRAINING_SLOWDOWN = 4.0
 """Until a training has been timed: a training token costs about a forward, two backward products and an adapter's overhead."""
 
@@ -40,8 +40,8 @@ def measure_speeds(engine: Engine, cache: Path) -> Speeds:
     return Speeds(**known[key])
 
 
-def remember_training(engine: Engine, cache: Path, *, tokens: int, seconds: float) -> None:
-    """Correct the remembered training speed by a training that really ran."""
+def remember_training(engine: Engine, cache: Path, *, tokens: float, seconds: float) -> None:
+    """Correct the remembered training speed by a training that really ran; `tokens` as the workload counts them."""
     known = _read(cache)
     key = f"{engine.identity.name} {engine.identity.base_sha256[:12]} {engine.identity.dtype}"
     if key in known and seconds > 1.0 and tokens > 0:

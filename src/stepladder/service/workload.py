@@ -11,8 +11,8 @@ from stepladder.service.speeds import Speeds
 FIRST_RACE_ROWS = 12
 PASSAGE_TOKENS = 230
 """A passage of 120-200 words in tokens, about."""
-EARLY_STOP_SHARE = 0.7
-"""Share of the allowed epochs a training uses on average before it stops by itself."""
+MOST_EPOCHS_EXPECTED = 6
+"""Epochs after which a training has usually stopped by itself, however many it is allowed."""
 REPLAY_ROWS = 30
 
 
@@ -89,12 +89,16 @@ def _rag(work: Workload, choices: Choices, speeds: Speeds) -> float:
     return sum(_answers(work, speeds, work.validation_rows, own=count * PASSAGE_TOKENS, tuned=True) for count in passages)
 
 
-def _training(work: Workload, choices: Choices, speeds: Speeds, *, own: float) -> float:
-    """Seconds of one training: own tokens of every row, the shared prefix once a step, and the held-out rows each epoch."""
+def epoch_tokens(work: Workload, *, own: float = 0.0) -> float:
+    """Tokens one epoch computes: every row's own, the shared prefix once a step, and a third for each held-out token."""
     row = work.input_tokens + work.answer_tokens + own
     steps = ceil(work.tune_rows / work.batch_size)
-    epoch = work.tune_rows * row + steps * work.shared_tokens + work.held_out_rows * row / 3
-    return work.epochs * EARLY_STOP_SHARE * epoch / speeds.training
+    return work.tune_rows * row + steps * work.shared_tokens + work.held_out_rows * row / 3
+
+
+def _training(work: Workload, choices: Choices, speeds: Speeds, *, own: float) -> float:
+    """Seconds of one training."""
+    return min(work.epochs, MOST_EPOCHS_EXPECTED) * epoch_tokens(work, own=own) / speeds.training
 
 
 def _lora(work: Workload, choices: Choices, speeds: Speeds) -> float:

@@ -38,7 +38,7 @@ from stepladder.training.loop import Evaluation, TrainStep, build_optimizer, tra
 from stepladder.training.masks import Decode, check_rows, learned_shares, masked_examples
 from stepladder.training.presets import TrainSettings, choose_settings
 from stepladder.training.record import WEIGHTS, model_card, pins, read_finished, side_file
-from stepladder.training.stopping import candidates, learned_by_heart
+from stepladder.training.stopping import candidates, learned_by_heart, settled
 from stepladder.training.verify import sharing_is_exact
 
 
@@ -172,6 +172,8 @@ def _follow(
     progress: Progress,
 ) -> Progressed:
     """Run the loop to its end: show every step, save every evaluation, stop when the rows are learned by heart."""
+    if _enough(progressed):  # killed between its last evaluation and its end
+        return progressed
     steps, from_step = settings.steps(len(rows)), progressed.step
     before, started = progressed.seconds, time.perf_counter()
     progress.start("training", steps)
@@ -186,11 +188,24 @@ def _follow(
             progress.advance(detail=f"loss {event.loss:.3f}, at most {_duration(left)} left")
             continue
         run.save(progressed)
-        if learned_by_heart(progressed.history):
-            progress.note(f"Stopped at step {event.step}: the rows are learned by heart and the held-out loss rises.")
+        enough = _enough(progressed)
+        if enough:
+            progress.note(f"Stopped at step {event.step}: {enough}.")
             break
     progress.finish()
     return progressed
+
+
+def _enough(progressed: Progressed) -> str:
+    """Why the training can end here, in words; empty when it goes on. Follows from the record alone, so a resume agrees."""
+    evaluations = progressed.evaluations or {}
+    if not evaluations or not all(evaluations.values()):
+        return ""
+    if learned_by_heart(progressed.history):
+        return "the rows are learned by heart and the held-out loss rises"
+    if settled(progressed.history, candidates(evaluations)[0]):
+        return "the held-out loss no longer falls by more than its noise"
+    return ""
 
 
 def _after(progressed: Progressed, event: TrainStep | Evaluation) -> Progressed:

@@ -20,7 +20,7 @@ FINAL_RATE_SHARE = 0.1
 STEPS_BETWEEN_EVALUATIONS = 20
 QWEN_RATE = 3e-4
 ACTIVATION_BYTES = 2**31  # for one pass; what a pass needs beyond the weights
-BYTES_PER_TOKEN_LAYER_WIDTH = 100  # measured on llama shapes with PEFT's adapters: about 100 B per token, layer and unit
+BYTES_PER_TOKEN_LAYER_WIDTH = 100  # an estimate for llama shapes with PEFT's adapters; generous rather than exact
 
 
 @dataclass(frozen=True, slots=True)

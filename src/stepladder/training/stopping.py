@@ -9,6 +9,8 @@ from statistics import fmean, stdev
 from stepladder.domain.protocols import TrainPoint
 
 LEARNED_BY_HEART_NLL = 0.05
+PATIENCE = 2
+"""Evaluations without a real improvement after which a training ends."""
 
 Evaluations = Mapping[int, tuple[float, ...]]
 """Held-out nats per learned token, one a row in a fixed order, by optimizer step."""
@@ -47,3 +49,12 @@ def learned_by_heart(history: Sequence[TrainPoint]) -> bool:
     first, second, third = (history[number].held_out_nll or 0.0 for number in evaluated[-3:])
     recent = history[evaluated[-2] + 1 : evaluated[-1] + 1]
     return third > second > first and fmean(point.loss for point in recent) < LEARNED_BY_HEART_NLL
+
+
+def settled(history: Sequence[TrainPoint], kept: int) -> bool:
+    """Whether two evaluations since step `kept`, the one to keep, could not be told from it or were worse.
+
+    More steps would have to gain over a standard error on the held-out rows to be kept, and the last ones did not.
+    """
+    later = [point for point in history if point.held_out_nll is not None and point.step > kept]
+    return len(later) >= PATIENCE

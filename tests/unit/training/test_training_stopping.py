@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from stepladder.domain.protocols import TrainPoint
-from stepladder.training.stopping import best_step, candidates, learned_by_heart, within_noise
+from stepladder.training.stopping import best_step, candidates, learned_by_heart, within_noise, settled
 
 
 def test_the_earliest_step_within_one_paired_standard_error_is_kept() -> None:
@@ -65,3 +65,10 @@ def test_training_stops_when_learned_by_heart_and_getting_worse(
 
 def test_without_evaluations_nothing_stops() -> None:
     assert not learned_by_heart([point(step, 0.0, None) for step in range(9)])
+
+
+def test_a_training_is_settled_two_evaluations_after_the_step_to_keep() -> None:
+    history = [TrainPoint(step, step / 4, 1e-3, 0.5, held_out_nll=None if step % 2 else 0.4) for step in range(1, 9)]
+    assert not settled(history[:4], kept=2)
+    assert not settled(history[:6], kept=4)
+    assert settled(history[:6], kept=2)

@@ -17,18 +17,30 @@ from stepladder.engines.adapter import hash_adapter, hash_adapter_weights
 from stepladder.engines.transformers.caches import Prefix, PrefixMemory, is_plain
 from stepladder.engines.transformers.decode import Row, decode, draw_seed
 from stepladder.engines.transformers.grammar import GrammarCompiler, RowGrammar
+from stepladder.engines.transformers.grouping import prefix_groups
 from stepladder.engines.transformers.scoring import score_batch
 from stepladder.files import hash_json
 from stepladder.models.conversation import encode_answer, encode_prompt
 from stepladder.models.loading import LoadedModel
+
+KEYS_AND_VALUES_BYTES = 2 * 1024**3
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
     """How much is computed at once: prompts, and tokens of keys and values (prompt and answer, over all rows)."""
 
-    rows: int = 32
+    rows: int = 96
     tokens: int = 16_384
+
+    @classmethod
+    def of(cls, model: Any) -> BatchLimits:
+        """As many tokens as their keys and values fit into 2 GiB, at most 65,536."""
+        config = model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        token_bytes = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
+        return cls(tokens=min(65_536, max(2_048, KEYS_AND_VALUES_BYTES // token_bytes)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +60,7 @@ class TransformersEngine:
 
     def __init__(self, loaded: LoadedModel, limits: BatchLimits | None = None) -> None:
         self._loaded = loaded
-        self._limits = limits or BatchLimits()
+        self._limits = limits or BatchLimits.of(loaded.model)
         self._stop_ids = frozenset(loaded.stop_ids)
         self._prefixes = PrefixMemory()
         self._grammars: GrammarCompiler | None = None
@@ -81,26 +93,39 @@ class TransformersEngine:
         self._check_lengths(prompts, [len(ids) + decoding.max_new_tokens for ids in encoded])
         answers: dict[int, Generation] = {}
         with self._lock, self._speaking(adapter) as speaker:
-            prefix, prefix_seconds = self._share(speaker, encoded)
-            rows = [
-                Row(index, ids[prefix.length :], draw_seed(decoding.seed, ids), self._start_grammar(decoding.grammar))
-                for index, ids in enumerate(encoded)
-            ]
-            for batch in self._batches(speaker.model, [row.suffix for row in rows], prefix.length + decoding.max_new_tokens):
-                finished = decode(
-                    speaker.model,
-                    prefix,
-                    [rows[place] for place in batch],
-                    stop_ids=self._stop_ids,
-                    max_new_tokens=decoding.max_new_tokens,
-                    temperature=decoding.temperature,
-                )
-                for row in finished:
-                    row.seconds += prefix_seconds
+            for group in prefix_groups(encoded):
+                for row, prefix in self._answer_group(speaker, encoded, group, decoding):
                     answers[row.index] = self._generation(row, encoded[row.index], prefix, speaker)
                     if on_answer is not None:
                         on_answer(row.index, answers[row.index])
         return [answers[index] for index in range(len(prompts))]
+
+    def _answer_group(
+        self, speaker: _Speaker, encoded: Sequence[Sequence[int]], group: Sequence[int], decoding: Decoding
+    ) -> Iterator[tuple[Row, Prefix]]:
+        """Rows of one group as they finish, and the beginning they share."""
+        prefix, prefix_seconds = self._share(speaker, [encoded[place] for place in group])
+        rows = [
+            Row(
+                place,
+                encoded[place][prefix.length :],
+                draw_seed(decoding.seed, encoded[place]),
+                self._start_grammar(decoding.grammar),
+            )
+            for place in group
+        ]
+        for batch in self._batches(speaker.model, [row.suffix for row in rows], prefix.length + decoding.max_new_tokens):
+            finished = decode(
+                speaker.model,
+                prefix,
+                [rows[place] for place in batch],
+                stop_ids=self._stop_ids,
+                max_new_tokens=decoding.max_new_tokens,
+                temperature=decoding.temperature,
+            )
+            for row in finished:
+                row.seconds += prefix_seconds
+                yield row, prefix
 
     def score(
         self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]], *, adapter: Path | None = None
@@ -120,17 +145,16 @@ class TransformersEngine:
         self._check_lengths(prompts, [len(ids) + extra for ids, extra in zip(encoded, longest, strict=True)])
         scores: list[list[CompletionScore]] = [[] for _ in prompts]
         with self._lock, self._speaking(adapter) as speaker:
-            prefix, _ = self._share(speaker, encoded)
-            suffixes = [ids[prefix.length :] for ids in encoded]
-            for batch in self._batches(speaker.model, suffixes, prefix.length + max(longest, default=0)):
-                sums = score_batch(
-                    speaker.model,
-                    prefix,
-                    [suffixes[place] for place in batch],
-                    [answers[place] for place in batch],
-                )
-                for place, values in zip(batch, sums, strict=True):
-                    scores[place] = [CompletionScore(v, len(ids)) for v, ids in zip(values, answers[place], strict=True)]
+            for group in prefix_groups(encoded):
+                prefix, _ = self._share(speaker, [encoded[place] for place in group])
+                suffixes = [encoded[place][prefix.length :] for place in group]
+                for batch in self._batches(speaker.model, suffixes, prefix.length + max(longest, default=0)):
+                    places = [group[number] for number in batch]
+                    sums = score_batch(
+                        speaker.model, prefix, [suffixes[number] for number in batch], [answers[place] for place in places]
+                    )
+                    for place, values in zip(places, sums, strict=True):
+                        scores[place] = [CompletionScore(v, len(ids)) for v, ids in zip(values, answers[place], strict=True)]
         return scores
 
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
