@@ -10,7 +10,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from stepladder.service.figures import visible
+
 SECONDS_BETWEEN_PLAIN_LINES = 15.0
+LEARNED = r"⟦[^⟧]*⟧"  # how the trainer marks the tokens it learns in the examples it shows
 
 
 @dataclass
@@ -70,7 +73,9 @@ class TerminalProgress:
             self.close()
 
     def note(self, text: str) -> None:
-        self.console.print(Text.from_ansi(text), soft_wrap=True)
+        shown = Text(visible(text))
+        shown.highlight_regex(LEARNED, "green")
+        self.console.print(shown, soft_wrap=True)
 
     def close(self) -> None:
         """Give the terminal back; also after an error or Ctrl-C."""
