@@ -1,7 +1,8 @@
 """Markdown tables of the real climbs, written into marked regions of README.md and docs/log.md.
 
 A region lies between `<!-- table:NAME -->` and `<!-- /table:NAME -->`: `demo` (the bundled demo) and `real` (all others side by
-side) in the README, and `real:TASK` in the log (one task, all its rungs). With `--check` nothing is written; exit code 1 means a region is out of date.
+side) in the README, and `real:TASK` in the log (one task, all its rungs). With `--check` nothing is written; exit code 1 means a
+region is out of date.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Does it pay to let waiting threads sleep? Answers a second with torch's own spinning and without, alone and beside another process.
+"""Does it pay to let waiting threads sleep? Answers a second with torch's spinning and without, alone and beside another process.
 
 Each cell is a fresh process (the setting counts only before torch is imported); rounds are interleaved; medians are printed and
 written to benchmarks/results/threads.json. Takes some minutes; run nothing else meanwhile.

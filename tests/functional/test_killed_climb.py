@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from small_tasks import write_task
 from tiny_model import build_tiny_model
 

@@ -23,7 +23,7 @@ class RungResult:
     """A rung of the ladder after the climb; scores None where it was not asked.
 
     `validation` scores choose, `test` scores confirm: they are never mixed. `metrics` are further aggregates by
-    "SPLIT/GRADER" ("test/parses"). Latencies are seconds per answer.
+    "SPLIT/GRADER" ("test/parses"). Latencies are seconds per answer of a single caller, of contenders only.
     """
 
     name: str

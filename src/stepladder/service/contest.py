@@ -209,10 +209,16 @@ def measured_cost(base: Base, ran: RungRun, rows: Sequence[GradedRow], seconds: 
         prompt_tokens_per_call=_mean([row.prompt_tokens for row in rows]),
         completion_tokens_per_call=_mean([row.completion_tokens for row in rows]),
         seconds_per_call=_mean([row.latency_seconds for row in rows]),
-        seconds_once=ran.seconds if seconds is None else seconds,
+        seconds_once=(ran.seconds if seconds is None else seconds) + _borrowed_seconds(ran),
         tuned=ran.technique.tuned,
         hosted=identity.hosted,
     )
+
+
+def _borrowed_seconds(ran: RungRun) -> float:
+    """Training that another rung paid for: whoever adopts `lora+constrained` has to train, too."""
+    trained = sum(float(adapter["seconds"]) for adapter in ran.recipe.get("adapters", ()))
+    return trained if trained > ran.seconds else 0.0
 
 
 def _noise(contenders: Sequence[Contender], replays: Mapping[str, Replay]) -> dict[str, float]:

@@ -70,7 +70,6 @@ def _result(base: Base, runs: Sequence[RungRun], contest: Contest) -> RungResult
     if not finished:
         return RungResult(first.name, first.technique.tuned, first.status, first.reason, _model(base, first))
     rows = [row for ran in finished for row in ran.rows]
-    latencies = [row.latency_seconds for row in rows] or [0.0]
     result = RungResult(
         name=first.name,
         tuned=first.technique.tuned,
@@ -80,8 +79,6 @@ def _result(base: Base, runs: Sequence[RungRun], contest: Contest) -> RungResult
         validation=validation_interval(rows),
         metrics=_metrics(base, rows, "validation"),
         cost=measured_cost(base, finished[0], rows, float(np.mean([ran.seconds for ran in finished]))),
-        latency_p50_seconds=float(np.quantile(latencies, 0.5)),
-        latency_p95_seconds=float(np.quantile(latencies, 0.95)),
         cut_share=float(np.mean([row.cut for row in rows])) if rows else 0.0,
         seconds=sum(ran.seconds for ran in finished),
         recipe=finished[0].recipe,
@@ -91,7 +88,7 @@ def _result(base: Base, runs: Sequence[RungRun], contest: Contest) -> RungResult
 
 
 def _with_test(base: Base, result: RungResult, contest: Contest) -> RungResult:
-    """The result with its test score, cost and latency, when the rung was a contender."""
+    """The result with its test score, cost and latency, when the rung was a contender; only then was it asked one by one."""
     contender = contest.named(result.name)
     if contender is None:
         return result

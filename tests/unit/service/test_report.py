@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile_texts import HOSTILE_TEXTS
 from hypothesis import HealthCheck, given, settings
-from made_up_climb import RUNGS, absent, climb_full_of, climbs, made_up_climb, ran, training_history
 
+from hostile_texts import HOSTILE_TEXTS
+from made_up_climb import RUNGS, absent, climb_full_of, climbs, made_up_climb, ran, training_history
 from stepladder.domain.climb import ClimbRecord, RungStatus
 from stepladder.domain.protocols import TrainPoint
 from stepladder.domain.verdict import Cost, Interval, Outcome

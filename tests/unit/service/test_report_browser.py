@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile_texts import HOSTILE_TEXTS
-from made_up_climb import climb_full_of, made_up_climb, ran, training_history
 from pypdf import PdfReader
 
+from hostile_texts import HOSTILE_TEXTS
+from made_up_climb import climb_full_of, made_up_climb, ran, training_history
 from stepladder.domain.climb import ClimbRecord
 from stepladder.service.report import render_report, write_report
 

@@ -3,13 +3,13 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from hostile_texts import HOSTILE_TEXTS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_up_climb import RUNGS, climb_full_of, climbs, made_up_climb, ran
 from rich.cells import cell_len
 from rich.console import Console
 
+from hostile_texts import HOSTILE_TEXTS
+from made_up_climb import RUNGS, climb_full_of, climbs, made_up_climb, ran
 from stepladder.domain.climb import ClimbRecord
 from stepladder.domain.verdict import Outcome
 from stepladder.service.figures import one_line

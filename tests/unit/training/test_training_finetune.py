@@ -248,7 +248,7 @@ def answered(rows: list[EncodedRow], token: int) -> list[EncodedRow]:
     ]
 
 
-def test_training_stops_by_itself_when_the_held_out_loss_no_longer_falls(base: Base, rows: list[EncodedRow], tmp_path: Path) -> None:
+def test_training_stops_when_the_held_out_loss_no_longer_falls(base: Base, rows: list[EncodedRow], tmp_path: Path) -> None:
     wanted = LoraSettings(rank=8, learning_rate=1e-2, epochs=40, batch_size=5)
     watcher = Watcher()
     tuned = tune(base, answered(rows, 7), answered(rows, 50), tmp_path / "a", wanted=wanted, progress=watcher)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from stepladder.domain.protocols import TrainPoint
-from stepladder.training.stopping import best_step, candidates, learned_by_heart, within_noise, settled
+from stepladder.training.stopping import best_step, candidates, learned_by_heart, settled, within_noise
 
 
 def test_the_earliest_step_within_one_paired_standard_error_is_kept() -> None:
