@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from stepladder.domain.prediction import Generation
-from stepladder.domain.protocols import CompletionScore, Decoding, Engine, ModelIdentity, Prompt
+from stepladder.domain.protocols import CompletionScore, Decoding, Engine, Prompt
 from stepladder.engines.adapter import hash_adapter
+from stepladder.engines.wrappers import Wrapped
 from stepladder.files import hash_json, read_lines
 
 FORMAT = 1  # raise it when what a key stands for changes
@@ -21,7 +22,7 @@ SYNC_SECONDS = 1.0
 SCORED_AT_ONCE = 32  # prompts; a kill loses at most the scores of one such group
 
 
-class RecordedEngine:
+class RecordedEngine(Wrapped):
     """`engine`, with every answer kept in the line file `path`.
 
     An answer is found by what decided it: hashes of model, tokenizer, template and adapter, the turns and tools, and the
@@ -32,7 +33,7 @@ class RecordedEngine:
     """
 
     def __init__(self, engine: Engine, path: Path) -> None:
-        self.engine = engine
+        super().__init__(engine)
         self.hits = 0
         self.misses = 0
         self.bad_lines = 0
@@ -40,14 +41,6 @@ class RecordedEngine:
         self._generations: dict[str, Generation] = {}
         self._scores: dict[str, CompletionScore] = {}
         self._read()
-
-    @property
-    def identity(self) -> ModelIdentity:
-        return self.engine.identity
-
-    @property
-    def can(self) -> frozenset[str]:
-        return self.engine.can
 
     def generate(
         self,
@@ -90,12 +83,6 @@ class RecordedEngine:
         for start in range(0, len(work), SCORED_AT_ONCE):
             self._compute_scores(work[start : start + SCORED_AT_ONCE], adapter)
         return [[self._scores[key] for key in row] for row in keys]
-
-    def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
-        return self.engine.count_tokens(prompts)
-
-    def count_text_tokens(self, texts: Sequence[str]) -> list[int]:
-        return self.engine.count_text_tokens(texts)
 
     def _speaker(self, adapter: Path | None) -> str:
         """Which weights would answer, as one hash."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from stepladder.domain.messages import Message
 from stepladder.domain.protocols import Prompt
@@ -14,18 +13,11 @@ from stepladder.service.speeds import Speeds, measure_speeds
 from stepladder.service.workload import Workload
 from stepladder.service.worlds import World, build_worlds
 from stepladder.techniques.ladder import LADDER
+from stepladder.training.presets import batch_size_for, epochs_for
 
 SIZED_ROWS = 40
 """Rows whose lengths are measured; their mean is close enough for a plan."""
 FULL_FOLDS = 5
-
-
-@dataclass(frozen=True)
-class TrainingSize:
-    """Epochs and batch a fine-tune would use by default."""
-
-    epochs: int
-    batch_size: int
 
 
 def plan_climb(base: Base) -> Plan:
@@ -70,7 +62,6 @@ def _workload(base: Base, worlds: Sequence[World]) -> Workload:
     inputs = _mean(_count(base, [row.input.text for row in rows]))
     prompts = [Prompt(row.id, (Message("system", settings.instruction), *row.input.messages)) for row in rows]
     whole = _mean(base.engine.count_tokens(prompts)) if "count" in base.engine.can else inputs * 1.2 + 60
-    size = training_size(len(world.train))
     lora = settings.rungs.lora
     return Workload(
         validation_rows=len(world.validation),
@@ -82,17 +73,10 @@ def _workload(base: Base, worlds: Sequence[World]) -> Workload:
         input_tokens=inputs,
         answer_tokens=_mean(_count(base, [row.reference.content for row in rows])),
         max_new_tokens=new_token_limit(world.train, base.engine),
-        epochs=lora.epochs or size.epochs,
-        batch_size=lora.batch_size or size.batch_size,
+        epochs=epochs_for(lora, len(world.tune_rows)),
+        batch_size=batch_size_for(lora, len(world.tune_rows)),
         labels=len(settings.output.labels),
     )
-
-
-def training_size(rows: int) -> TrainingSize:
-    """Default epochs and batch by number of training rows (design §6, presets)."""
-    if rows < 100:
-        return TrainingSize(10, 4)
-    return TrainingSize(6, 8) if rows <= 300 else TrainingSize(4, 16)
 
 
 def _count(base: Base, texts: Sequence[str]) -> list[int]:

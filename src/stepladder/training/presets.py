@@ -85,12 +85,22 @@ def choose_settings(
         rank=rank,
         alpha=wanted.alpha or 2 * rank,
         learning_rate=wanted.learning_rate or default_learning_rate(hidden, model_type),
-        epochs=wanted.epochs or _by_size(rows, 10, 6, 4),
-        batch_size=wanted.batch_size or _by_size(rows, 4, 8, 16),
+        epochs=epochs_for(wanted, rows),
+        batch_size=batch_size_for(wanted, rows),
         max_tokens=min(limits, default=0),
         tokens_per_pass=max(256, ACTIVATION_BYTES // (layers * hidden * BYTES_PER_TOKEN_LAYER_WIDTH)),
         seed=seed,
     )
+
+
+def epochs_for(wanted: LoraSettings, rows: int) -> int:
+    """Most passes over `rows` training rows."""
+    return wanted.epochs or _by_size(rows, 10, 6, 4)
+
+
+def batch_size_for(wanted: LoraSettings, rows: int) -> int:
+    """Examples an optimizer step."""
+    return wanted.batch_size or _by_size(rows, 4, 8, 16)
 
 
 def default_learning_rate(hidden: int, model_type: str) -> float:
