@@ -150,3 +150,13 @@ def test_nothing_is_written_when_the_data_is_bad(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="stepladder label"):
         climb_small(tmp_path / "task", world)
     assert sorted((tmp_path / "task").iterdir()) == before
+
+
+def test_the_users_own_prompts_are_tried_verbatim_and_always_reported(tmp_path: Path) -> None:
+    world = write_task(tmp_path / "task", 60, rungs='skip = ["classifier"]')
+    toml = (tmp_path / "task" / "task.toml").read_text(encoding="utf-8")
+    (tmp_path / "task" / "task.toml").write_text(toml + '[[prompts]]\nfile = "ours.txt"\n', encoding="utf-8")
+    (tmp_path / "task" / "ours.txt").write_text("Bird, fish, tool or tree: {input}", encoding="utf-8")
+    finished = climb_small(tmp_path / "task", world)
+    assert "Your prompt ours.txt: " in next(rung.reason for rung in finished.rungs if rung.name == "prompt")
+    assert (finished.folder / "task" / "ours.txt").read_text(encoding="utf-8") == "Bird, fish, tool or tree: {input}"

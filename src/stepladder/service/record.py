@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -13,12 +13,14 @@ from stepladder.domain.climb import ChangedRow, ClimbRecord, GradedRow, RungResu
 from stepladder.domain.protocols import TrainPoint
 from stepladder.evaluation.graders import metrics
 from stepladder.service.contest import Contest, measured_cost
+from stepladder.service.figures import rate_text
 from stepladder.service.plan import Plan
 from stepladder.service.rung_run import RungRun, validation_interval
 from stepladder.service.setup import Base, versions
 from stepladder.storage.run_folder import RunFolder
 
 WORST_REGRESSIONS = 10
+OWN_PROMPT = "own:"  # how the rung `prompt` names the user's own
 
 
 def make_record(
@@ -74,7 +76,7 @@ def _result(base: Base, runs: Sequence[RungRun], contest: Contest) -> RungResult
         name=first.name,
         tuned=first.technique.tuned,
         status=RungStatus.RAN,
-        reason="" if len(finished) == len(runs) else f"Ran in {len(finished)} of {len(runs)} folds.",
+        reason=" ".join(_remarks(runs, finished)),
         model=_model(base, first),
         validation=validation_interval(rows),
         metrics=_metrics(base, rows, "validation"),
@@ -85,6 +87,15 @@ def _result(base: Base, runs: Sequence[RungRun], contest: Contest) -> RungResult
         history=_history(finished[0]),
     )
     return _with_test(base, result, contest)
+
+
+def _remarks(runs: Sequence[RungRun], finished: Sequence[RungRun]) -> Iterator[str]:
+    """What a reader should know beside the scores: folds left out, and how the user's own prompts did."""
+    if len(finished) < len(runs):
+        yield f"Ran in {len(finished)} of {len(runs)} folds."
+    for tried in finished[0].recipe.get("tried", ()):
+        if str(tried.get("name", "")).startswith(OWN_PROMPT) and tried.get("score") is not None:
+            yield f"Your prompt {tried['name'].removeprefix(OWN_PROMPT)}: {rate_text(tried['score'])} on {tried['rows']} rows."
 
 
 def _with_test(base: Base, result: RungResult, contest: Contest) -> RungResult:
