@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from small_tasks import World, write_task
+from stepladder.data.bundled import copy_bundled
 from stepladder.domain.climb import RungStatus
-from stepladder.domain.errors import DataError, PrivacyError
+from stepladder.domain.errors import DataError, ModelError, PrivacyError, UsageError
+from stepladder.domain.protocols import Tuned
 from stepladder.domain.verdict import Outcome
 from stepladder.evaluation.records import rederive, verdict_to_json
 from stepladder.service.climb import Climb, climb
@@ -160,3 +163,60 @@ def test_the_users_own_prompts_are_tried_verbatim_and_always_reported(tmp_path: 
     finished = climb_small(tmp_path / "task", world)
     assert "Your prompt ours.txt: " in next(rung.reason for rung in finished.rungs if rung.name == "prompt")
     assert (finished.folder / "task" / "ours.txt").read_text(encoding="utf-8") == "Bird, fish, tool or tree: {input}"
+
+
+def test_the_demo_never_replaces_a_folder_of_the_users(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(UsageError, match="not empty"):
+        copy_bundled("tickets", tmp_path)
+    assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "years of work"
+    folder = copy_bundled("tickets", tmp_path / "new")
+    assert copy_bundled("tickets", folder) == folder
+    assert (folder / "task.toml").is_file()
+
+
+def test_a_fine_tune_that_cannot_be_done_does_not_cost_the_verdict(tmp_path: Path) -> None:
+    class Refusing:
+        def tune(self, *_: object, **__: object) -> Tuned:
+            raise ModelError("row r001 is longer than 8 tokens.", "Raise `max_tokens`.")
+
+    world = write_task(tmp_path / "task", 130, rungs='skip = ["classifier"]')
+    finished = climb(tmp_path / "task", tools=replace(world.tools, tuner=Refusing()))
+    lora = next(rung for rung in finished.rungs if rung.name == "lora")
+    assert (lora.status, lora.reason) == (RungStatus.FAILED, "row r001 is longer than 8 tokens. Raise `max_tokens`.")
+    assert finished.verdict.rung is not None
+
+
+def test_a_changed_prompt_file_begins_a_new_run(tmp_path: Path) -> None:
+    world = write_task(tmp_path / "task", 60, rungs='skip = ["classifier"]', prompts="")
+    toml = (
+        (tmp_path / "task" / "task.toml").read_text(encoding="utf-8").replace("[prompts]\n", '[[prompts]]\nfile = "ours.txt"\n')
+    )
+    (tmp_path / "task" / "task.toml").write_text(toml, encoding="utf-8")
+    (tmp_path / "task" / "ours.txt").write_text("One: {input}", encoding="utf-8")
+    world.stop_after = 40
+    with pytest.raises(KeyboardInterrupt):
+        climb_small(tmp_path / "task", world)
+    (tmp_path / "task" / "ours.txt").write_text("Two: {input}", encoding="utf-8")
+    world.stop_after = None
+    climb_small(tmp_path / "task", world)
+    assert len(list((tmp_path / "task" / "runs").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "says"),
+    [
+        ({"rungs": 'skip = ["classifer"]'}, UsageError, "'classifer'"),
+        ({"top": '[[graders]]\ntype = "numeric"'}, DataError, "cannot judge"),
+        ({"top": '[[prompts]]\nfile = "missing.txt"'}, DataError, "missing.txt"),
+        ({"top": '[[prompts]]\nfile = "a.txt"\n[[prompts]]\nfile = "a.txt"'}, DataError, "one name"),
+    ],
+)
+def test_faults_of_the_task_are_found_before_anything_is_written(
+    tmp_path: Path, settings: dict[str, str], error: type[Exception], says: str
+) -> None:
+    world = write_task(tmp_path / "task", 60, **settings)
+    before = sorted((tmp_path / "task").iterdir())
+    with pytest.raises(error, match=says):
+        climb_small(tmp_path / "task", world)
+    assert sorted((tmp_path / "task").iterdir()) == before

@@ -95,7 +95,7 @@ class Engine(Protocol):
 
     @property
     def can(self) -> frozenset[str]:
-        """Among "score" (log-probabilities), "grammar", "adapter", "count" (tokens before sending)."""
+        """Among "score" (log-probabilities), "grammar", "regex" (as a grammar), "adapter", "count" (tokens before sending)."""
         ...
 
     def generate(

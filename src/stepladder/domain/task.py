@@ -81,6 +81,7 @@ class NormalisedMatchGrader(Settings):
     """Right when both texts are equal after SQuAD normalisation (case, articles, punctuation, space)."""
 
     type: Literal["normalised_match"] = "normalised_match"
+    exact: bool = Field(False, description="Compare as written, outer white space aside.")
 
 
 class TokenF1Grader(Settings):
@@ -175,7 +176,7 @@ class BudgetSettings(Settings):
     """`[budget]`: what one climb may use."""
 
     minutes: float = Field(30, gt=0, description="Wall-clock minutes; `plan` says what is dropped to fit.")
-    usd: float = Field(5, ge=0, description="Money for hosted calls.")
+    usd: float = Field(5, ge=0, description="Money for each hosted model; holds only where both prices of `[use]` are given.")
 
 
 class LoraSettings(Settings):
@@ -212,6 +213,14 @@ class TaskSettings(Settings):
     budget: BudgetSettings = Field(default_factory=BudgetSettings, description="What one climb may use.")
     rungs: RungsSettings = Field(default_factory=RungsSettings, description="Settings of single rungs.")
 
+    @field_validator("prompts")
+    @classmethod
+    def _named_apart(cls, value: tuple[PromptSettings, ...]) -> tuple[PromptSettings, ...]:
+        names = [prompt.name or prompt.file for prompt in value]
+        if len(set(names)) != len(names):
+            raise ValueError("two prompts have one name; give each a `name` of its own")
+        return value
+
     @field_validator("instruction")
     @classmethod
     def _strip(cls, value: str) -> str:
@@ -226,7 +235,7 @@ class TaskSettings(Settings):
         if self.output.labels:
             return (LabelsGrader(),)
         if self.output.regex is not None:
-            return (NormalisedMatchGrader(),)
+            return (NormalisedMatchGrader(exact=True),)
         return (ChrfGrader(),)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from html import escape
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +95,9 @@ class Verdict:
     reasons: tuple[str, ...] = ()  # why invalid, why indicative, what was not tried
     would_change: tuple[str, ...] = ()
     gains: tuple[Gain, ...] = field(default=())
+
+    def __str__(self) -> str:
+        return f"{self.outcome.value.replace('_', ' ')}, {self.confidence}: {self.sentence}"
+
+    def _repr_html_(self) -> str:
+        return f"<p><b>{escape(self.outcome.value.replace('_', ' '))}</b>, {escape(self.confidence)}: {escape(self.sentence)}</p>"

@@ -114,11 +114,13 @@ def _with_target(
         if takeover is not None:
             return _taken_over(first, takeover, pairing, odds)
         return Ruling(Outcome.SUFFICIENT, first, Route.TARGET, odds[first.rung], odds=odds)
-    if max(odds.values()) <= 1 - REACHED:
+    # Rows that are all right can still be too few to show a target near 1: that leaves the question open.
+    if max(odds.values()) <= 1 - REACHED and all(rung.mean < inputs.target for rung in eligible):
         best = max(eligible, key=lambda rung: rung.mean)
         return Ruling(Outcome.NOT_REACHED, best, None, odds[best.rung], odds=odds)
     best = max(eligible, key=lambda rung: odds[rung.rung])
-    rows = _rows_to_decide(inputs, [rung for rung in eligible if odds[rung.rung] > 1 - REACHED], clusters)
+    still_open = [rung for rung in eligible if odds[rung.rung] > 1 - REACHED or rung.mean >= inputs.target]
+    rows = _rows_to_decide(inputs, still_open, clusters)
     return Ruling(Outcome.UNDECIDED, best, None, odds[best.rung], needed_test_rows=rows, odds=odds)
 
 

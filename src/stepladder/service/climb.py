@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stepladder.domain.climb import ClimbRecord, RungResult, RungStatus
-from stepladder.domain.errors import BudgetError, EngineError
+from stepladder.domain.errors import BudgetError, DataError, EngineError, EvaluationError, ModelError, UsageError
 from stepladder.domain.protocols import Choices, Engine, Recipe, Technique
 from stepladder.domain.task import Task
 from stepladder.domain.verdict import Verdict
@@ -35,12 +35,14 @@ from stepladder.service.setup import (
     runs_folder,
 )
 from stepladder.service.shipping import ship
-from stepladder.service.show import html_fragment, interval_text, ladder_table
+from stepladder.service.show import html_fragment, interval_text, ladder_lines, ladder_table
 from stepladder.service.speeds import remember_training
 from stepladder.service.worlds import World, build_worlds
 from stepladder.storage.run_folder import RunFolder
 from stepladder.techniques.ladder import LADDER, technique
 
+OVERRUN = 1.25
+"""A climb may take a quarter longer than asked for, since a plan is an estimate; beyond that rungs are left out."""
 COMPARED = ("prompt", "few-shot")
 """Rungs that models of `[model] compare` climb."""
 
@@ -59,6 +61,9 @@ class Climb:
     @property
     def rungs(self) -> tuple[RungResult, ...]:
         return self.record.rungs
+
+    def __str__(self) -> str:
+        return "\n".join(ladder_lines(self.record))
 
     def __rich__(self) -> object:
         return ladder_table(self.record)
@@ -88,10 +93,22 @@ class Ascent:
         return time.monotonic() - self.started
 
     @property
+    def budget_seconds(self) -> float:
+        return 60 * (self.base.options.budget_minutes or self.base.task.settings.budget.minutes)
+
+    @property
     def seconds_left(self) -> float:
         """Of the budget; what is left over is spent on replaying test rows one by one."""
-        minutes = self.base.options.budget_minutes or self.base.task.settings.budget.minutes
-        return max(0.0, 60 * minutes - self.seconds)
+        return max(0.0, self.budget_seconds - self.seconds)
+
+    def planned_seconds(self, rung: str) -> float:
+        """What a rung takes in one world, by the plan."""
+        return self.plan.seconds.get(rung, 0.0) / max(1, self.choices.folds)
+
+    def overrun_by(self, rung: str) -> bool:
+        """Whether this rung and the test answers would go over the budget by more than a quarter; the plan was too hopeful."""
+        wanted = self.planned_seconds(rung) + self.plan.confirmation_seconds / 2
+        return self.planned_seconds(rung) > 0 and self.seconds + wanted > OVERRUN * self.budget_seconds
 
 
 def climb(
@@ -121,8 +138,10 @@ def climb(
     """
     watcher = watcher or Watcher()
     options = ClimbOptions(budget_minutes, device, seed, tune_anyway, fresh)
-    base = make_base(task if isinstance(task, Task) else Task.load(task), options, watcher, tools=tools)
-    compared = {name: wiring.build_engine(name, base.task) for name in base.task.settings.model.compare}
+    task = task if isinstance(task, Task) else Task.load(task)
+    _check_skipped(task)
+    base = make_base(task, options, watcher, tools=tools)
+    compared = {name: wiring.build_engine(name, base.task, device=device) for name in base.task.settings.model.compare}
     run = open_run(base, runs_folder(base.task))
     with run.locked():
         plan = keep_plan(run, plan_climb(base))
@@ -133,6 +152,13 @@ def climb(
         return _ascend(ascent)
 
 
+def _check_skipped(task: Task) -> None:
+    names = [rung.name for rung in LADDER]
+    unknown = [name for name in task.settings.rungs.skip if name not in names]
+    if unknown:
+        raise UsageError(f"`[rungs] skip` names '{unknown[0]}', which is no rung.", f"Choose among: {', '.join(names)}.")
+
+
 def _ascend(ascent: Ascent) -> Climb:
     base, run = ascent.base, ascent.run
     worlds = build_worlds(base.task, base.data.examples, base.data.splits, folds=ascent.choices.folds)
@@ -141,6 +167,8 @@ def _ascend(ascent: Ascent) -> Climb:
             ascent.runs.append(finished)
             run.replace_rows(row for ran in ascent.runs for row in ran.rows)
             base.watcher.say(_rung_line(finished, world, len(worlds)))
+    if not any(ran.status is RungStatus.RAN for ran in ascent.runs):
+        raise EvaluationError("no rung could be climbed.", "See the reason of each above; `[rungs] skip` may name too many.")
     openings = open_test(base, run)
     contest = hold_contest(base, run, ascent.runs, openings=openings, cross_fit=_is_cross(base), seconds_left=ascent.seconds_left)
     run.replace_rows([*(row for ran in ascent.runs for row in ran.rows), *contest.rows])
@@ -206,13 +234,16 @@ def _climb_rung(
         return RungRun(name, rung, world, RungStatus.NOT_APPLICABLE, reason)
     if rung.name in ascent.plan.over_budget:
         return RungRun(name, rung, world, RungStatus.OVER_BUDGET, "The plan does not hold it; raise `[budget] minutes`.")
+    if ascent.overrun_by(name) and ascent.run.read_result(name, world.fold) is None:
+        reason = f"{ascent.seconds / 60:.0f} minutes are spent and it needs about {ascent.planned_seconds(name) / 60:.0f} more."
+        return RungRun(name, rung, world, RungStatus.OVER_BUDGET, reason)
     base.watcher.progress.start(name)
     try:
         return run_rung(name, rung, world, context, base.marker, ascent.run)
     except BudgetError as error:
         return RungRun(name, rung, world, RungStatus.OVER_BUDGET, str(error))
-    except EngineError as error:
-        if not label:
+    except (EngineError, ModelError, DataError) as error:
+        if not (label or rung.tuned):
             raise  # the model of the task itself; the climb can be continued when it answers again
         return RungRun(name, rung, world, RungStatus.FAILED, str(error))
     finally:

@@ -137,7 +137,10 @@ def _power_lines(settings: TaskSettings, work: Workload) -> Iterator[str]:
 
 
 def _time_lines(seconds: float, budget_minutes: float, dropped: list[str], over: list[str]) -> Iterator[str]:
-    yield f"Time: about {max(1, round(seconds / 60))} of {budget_minutes:g} minutes."
+    if seconds == 0:
+        yield f"Time: cannot be told beforehand for this model; the budget is {budget_minutes:g} minutes."
+    else:
+        yield f"Time: about {max(1, round(seconds / 60))} of {budget_minutes:g} minutes."
     if dropped:
         yield f"Left out to fit the budget: {'; '.join(dropped)}."
     if over:

@@ -10,7 +10,7 @@ from typing import Any
 
 from stepladder import files
 from stepladder.data.readers import read_examples, read_inputs
-from stepladder.domain.errors import DataError, RunError
+from stepladder.domain.errors import DataError, RunError, UsageError
 from stepladder.domain.messages import Input
 from stepladder.domain.prediction import Prediction
 from stepladder.domain.protocols import Predictor, Recipe
@@ -63,10 +63,14 @@ def predict(
     name = rung or plain_name(folder.read_verdict().verdict.rung)
     if name is None:
         raise RunError("the verdict names no rung.", "Choose one with --rung.")
+    if name == "recorded":
+        raise RunError("recorded answers exist for the climb's own rows only.", "Choose another rung with --rung.")
     task = Task.load(folder.task_folder)
     shared = read_examples(task).shared_instruction
     inputs = [row.input for row in read_inputs(Path(file), task.settings.data, shared_instruction=shared)]
     target = Path(output)
+    if target.is_dir():
+        raise UsageError(f"{target} is a folder.", "Give --output a file name.")
     done = _answered_before(target, name, inputs)
     waiting = [item for item in inputs if item.id not in done]
     cut = sum(bool(line.get("cut")) for line in done.values())
@@ -91,7 +95,8 @@ def restore_rung(folder: RunFolder, name: str, *, device: str = "auto", watcher:
     """
     bare, _, compared = name.partition(" @ ")
     watcher = watcher or Watcher()
-    base = make_base(Task.load(folder.task_folder), ClimbOptions(device=device), watcher, write_split=False)
+    options = ClimbOptions(device=device, seed=int(folder.read_state().get("options", {}).get("seed", 0)))
+    base = make_base(Task.load(folder.task_folder), options, watcher, write_split=False)
     choices = keep_plan(folder, Plan.none()).choices
     splits = base.data.splits
     cross = splits.regime in ("cross", "prompts")
@@ -120,7 +125,7 @@ def _answered_before(target: Path, rung: str, inputs: Sequence[Input]) -> dict[s
     Raises:
         DataError: The file holds something else; it is not touched.
     """
-    asked = {item.id: files.hash_text(item.text) for item in inputs}
+    asked = {item.id: _hash_input(item) for item in inputs}
     done: dict[str, dict[str, Any]] = {}
     for number, text in enumerate(files.read_lines(target), start=1):
         try:
@@ -135,6 +140,10 @@ def _answered_before(target: Path, rung: str, inputs: Sequence[Input]) -> dict[s
     return done
 
 
+def _hash_input(item: Input) -> str:
+    return files.hash_json([[message.as_chat() for message in item.messages], list(item.tools)])
+
+
 def _line(rung: str, item: Input, prediction: Prediction) -> dict[str, Any]:
     spoken = prediction.generation
     return {
@@ -143,7 +152,7 @@ def _line(rung: str, item: Input, prediction: Prediction) -> dict[str, Any]:
         "rung": rung,
         "cut": prediction.cut,
         "retrieved": list(prediction.retrieved),
-        "input_sha256": files.hash_text(item.text),
+        "input_sha256": _hash_input(item),
         "model_sha256": spoken.model_sha256 if spoken else "",
         "adapter_sha256": spoken.adapter_sha256 if spoken else None,
         "latency_seconds": prediction.latency_seconds,

@@ -14,8 +14,9 @@ import numpy as np
 
 from stepladder import files
 from stepladder.data.split import record_opening
-from stepladder.domain.errors import RunError
+from stepladder.domain.errors import DataError, RunError
 from stepladder.domain.messages import Example
+from stepladder.domain.prediction import Ungraded
 from stepladder.domain.protocols import Choices, Embedder, Engine, FitContext, Progress, Recipe, SilentProgress, Tuner
 from stepladder.domain.task import Task
 from stepladder.engines.cache import RecordedEngine
@@ -27,6 +28,7 @@ from stepladder.service.task_data import TaskData, load_task_data, task_files
 from stepladder.service.worlds import World
 from stepladder.storage.records import from_json, to_json
 from stepladder.storage.run_folder import RunFolder
+from stepladder.techniques.forms import own_forms
 
 CHARACTERS_PER_TOKEN = 3.0
 """For engines that cannot count before sending: few enough that the limit on new tokens is not too low."""
@@ -87,11 +89,39 @@ def make_base(
     """Read the data first (cheap, and where most faults are), then load the model."""
     wiring.set_threads()
     embedder = tools.embedder if tools is not None else wiring.build_embedder()
-    data = load_task_data(task, embedder, seed=options.seed, write=write_split)
+    data = load_task_data(task, embedder, seed=options.seed, write=False)
+    marker = Marker(build_graders(data.task))
+    check_task(data, marker)
     for note in data.notes:
         watcher.say(note)
     tools = tools or build_tools(data.task, options, embedder)
-    return Base(data, tools.engine, tools.tuner, tools.embedder, Marker(build_graders(data.task)), options, watcher)
+    if write_split:
+        data = load_task_data(task, embedder, seed=options.seed)
+    return Base(data, tools.engine, tools.tuner, tools.embedder, marker, options, watcher)
+
+
+def check_task(data: TaskData, marker: Marker) -> None:
+    """Find, before anything is written or asked, what would break the climb later.
+
+    Raises:
+        DataError: An own prompt cannot be read, or a grader cannot judge a reference.
+        PrivacyError: A compared model is hosted and the data may not leave.
+    """
+    own_forms(data.task)
+    for name in data.task.settings.model.compare:
+        wiring.check_may_leave(name, data.task.settings.use)
+    settings = data.task.settings.data
+    where = data.task.path(settings.examples or settings.train or "")
+    for example in data.examples:
+        if example.reference.tool_calls:
+            raise DataError(
+                where, example.line, "the last answer is a tool call, which no grader here can judge.", "Leave such rows out."
+            )
+        for grader in marker.graders:
+            grade = grader.grade(example, example.reference.content)
+            if isinstance(grade, Ungraded):
+                problem = f"grader '{grader.name}' cannot judge this reference: {grade.reason}."
+                raise DataError(where, example.line, problem, "Choose another grader in task.toml, or correct the row.")
 
 
 def build_tools(task: Task, options: ClimbOptions, embedder: Embedder) -> Tools:
@@ -107,6 +137,7 @@ def open_run(base: Base, runs: Path) -> RunFolder:
         {
             "settings": base.task.settings.model_dump(mode="json"),
             "data": base.data.fingerprint,
+            "files": _hash_files(base.task),
             "splits": {**base.data.splits.split_of, **base.data.splits.fold_of},
             "model": asdict(base.engine.identity),
             "options": [base.options.budget_minutes, base.options.seed, base.options.tune_anyway],
@@ -115,11 +146,20 @@ def open_run(base: Base, runs: Path) -> RunFolder:
     run = None if base.options.fresh else RunFolder.unfinished(runs, key)
     if run is not None:
         base.watcher.say(f"Continuing {run.path}: finished answers are not asked again.")
+        if not (run.task_folder / "task.toml").exists():  # killed before the copy was whole
+            run.keep_task(base.task.folder, task_files(base.task))
         return run
     state = {"key": key, "created": datetime.now(UTC).isoformat(timespec="seconds"), "options": asdict(base.options)}
     run = RunFolder.create(runs, state, now=datetime.now())
     run.keep_task(base.task.folder, task_files(base.task))
     return run
+
+
+def _hash_files(task: Task) -> dict[str, str]:
+    """Contents of everything beside task.toml that answers depend on: documents, prompts, schema."""
+    paths = [task.folder / name for name in task_files(task) if name != "splits.json"]
+    found = [inner for path in paths for inner in (sorted(path.rglob("*")) if path.is_dir() else [path]) if inner.is_file()]
+    return {path.relative_to(task.folder).as_posix(): files.hash_file(path) for path in found}
 
 
 def keep_plan(run: RunFolder, plan: Plan) -> Plan:

@@ -64,7 +64,10 @@ def refit_rung(base: Base, run: RunFolder, engines: Mapping[str, Engine], choice
     measured = run.read_result("lora", 0)
     if winner in ("lora+nearest", "lora+rag") and measured is not None:
         recipes["lora"] = measured["recipe"]  # they take its prompt form, not its adapter
-    base.watcher.say(f"Fitting '{winner}' once more on all {len(world.train)} rows; that fit is shipped, not itself measured.")
+    if run.read_result(f"{winner}{separator}{compared}", None) is None:
+        base.watcher.say(
+            f"Fitting '{winner}' once more on all {len(world.train)} rows; that fit is shipped, not itself measured."
+        )
     wanted = {*STANDS_ON.get(winner, ()), winner}
     for name in [rung.name for rung in LADDER if rung.name in wanted]:
         rung = technique(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ def measure_speeds(engine: Engine, cache: Path) -> Speeds:
 
     The probe answers a few made-up prompts, each with words of its own so that nothing is shared; it takes seconds.
     """
+    if engine.identity.engine == "endpoint":  # its speed is not ours to know, and a probe could cost money
+        return Speeds(math.inf, math.inf, math.inf)
     key = f"{engine.identity.name} {engine.identity.base_sha256[:12]} {engine.identity.dtype}"
     known = _read(cache)
     if key not in known:

@@ -77,10 +77,25 @@ def set_threads() -> None:
     """Threads that wait for each other sleep instead of spinning, unless the user has said otherwise.
 
     Spinning gains a little on a machine with nothing else to do, and costs a factor of ten beside one other busy process
-    (measured: docs/log.md). Counts only when torch has not been imported yet.
+    (benchmarks/threads.py). Counts only when torch has not been imported yet.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def check_may_leave(name: str, use: UseSettings) -> None:
+    """Refuse a hosted model by its name alone, before it is asked or its key is needed.
+
+    Raises:
+        PrivacyError: It is hosted and `[use] data_may_leave` is false.
+    """
+    if not is_remote(name):
+        return
+    from stepladder.engines.endpoint import parse_model
+
+    address = parse_model(name)
+    if address is None or address.hosted:
+        _refuse_hosted(name, use)
 
 
 def _refuse_hosted(name: str, use: UseSettings) -> None:

@@ -140,7 +140,9 @@ class RunFolder:
         try:
             return from_json(ClimbRecord, self._read_json(self.verdict_path)["record"])
         except (KeyError, ValueError) as error:
-            raise RunError(f"{self.verdict_path} is broken: {error}.", "Restore it, or climb again.") from error
+            raise RunError(
+                f"{self.verdict_path} is broken: {str(error).splitlines()[0]}.", "Restore it, or climb again."
+            ) from error
 
     def keep_task(self, folder: Path, names: Iterable[str]) -> None:
         """Copy the task's small files into the run, so that it can be read, and answer, without the task folder."""

@@ -78,17 +78,18 @@ def has_reasoning_field(context: FitContext) -> bool:
 
 def reason_no_grammar(context: FitContext) -> str | None:
     """Why answers cannot be held to a grammar here, in a sentence; None when they can."""
-    if grammar_of(context.task) is None:
+    grammar = grammar_of(context.task)
+    if grammar is None:
         return "The answers are free text: there is no schema, label list or regular expression to hold them to."
     try:
-        able = "grammar" in context.engine.can
+        able = {"grammar", *(["regex"] if grammar.kind == "regex" else [])} <= context.engine.can
     except MissingExtra as error:
         return str(error)
     if able:
         return None
     engine = context.engine.identity.engine
     what_to_do = f" {MissingExtra('constrained', 'llguidance')}" if engine == "transformers" else ""
-    return f"The engine '{engine}' cannot hold its answers to a grammar.{what_to_do}"
+    return f"The engine '{engine}' cannot hold its answers to this kind of grammar.{what_to_do}"
 
 
 def _ask_for_thoughts(prompt: Prompt) -> Prompt:

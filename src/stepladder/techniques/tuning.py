@@ -48,7 +48,7 @@ class TunedPredictor:
 def reason_not_to_tune(context: FitContext) -> str | None:
     """Why nothing is trained here, in a sentence; None when it can be."""
     if context.tuner is None:
-        return "Nothing here can train an adapter. Run: pip install 'stepladder[train]'"
+        return f"The weights of '{context.engine.identity.name}' are not on this machine, so they cannot be tuned here."
     if "adapter" not in context.engine.can:
         return f"The engine '{context.engine.identity.engine}' cannot answer with an adapter."
     if len(context.train) < FEWEST_ROWS:

@@ -72,7 +72,7 @@ class TransformersEngine:
 
     @property
     def can(self) -> frozenset[str]:
-        return frozenset({"score", "grammar", "adapter", "count"})
+        return frozenset({"score", "grammar", "regex", "adapter", "count"})
 
     def generate(
         self,

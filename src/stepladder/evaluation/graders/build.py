@@ -35,12 +35,9 @@ def build_grader(settings: GraderSettings, task: Task) -> Grader:
         return Labels(task.settings.output.labels)
     if settings.type == "json_fields":
         return _json_fields(task)
-    plain: dict[str, type[NormalisedMatch] | type[TokenF1] | type[Chrf]] = {
-        "normalised_match": NormalisedMatch,
-        "token_f1": TokenF1,
-        "chrf": Chrf,
-    }
-    return plain[settings.type]()
+    if settings.type == "normalised_match":
+        return NormalisedMatch(exact=settings.exact)
+    return TokenF1() if settings.type == "token_f1" else Chrf()
 
 
 def _checked_pattern(pattern: str, task: Task) -> str:

@@ -23,11 +23,20 @@ def normalise(text: str) -> str:
 
 
 class NormalisedMatch:
-    """1 when answer and reference are equal after `normalise`, else 0."""
+    """1 when answer and reference are equal after `normalise`, else 0; `exact`: equal but for outer white space.
+
+    A reference of which `normalise` leaves nothing ("A", "?") is compared as it stands.
+    """
 
     name = "normalised_match"
 
+    def __init__(self, *, exact: bool = False) -> None:
+        self._exact = exact
+
     def grade(self, example: Example, answer: str) -> Grade:
-        if not example.reference.content.strip():
+        reference = example.reference.content
+        if not reference.strip():
             return NO_REFERENCE
-        return Score(float(normalise(answer) == normalise(example.reference.content)))
+        if self._exact or not normalise(reference):
+            return Score(float(answer.strip() == reference.strip()))
+        return Score(float(normalise(answer) == normalise(reference)))

@@ -15,7 +15,7 @@ from stepladder.data.bundled import copy_bundled
 from stepladder.domain.task import Task
 from stepladder.domain.verdict import Outcome
 from stepladder.interfaces.cli.progress import TerminalProgress
-from stepladder.interfaces.exit_codes import OK, TARGET_NOT_REACHED
+from stepladder.interfaces.exit_codes import DATA, OK, TARGET_NOT_REACHED
 from stepladder.service.climb import Climb
 from stepladder.service.climb import climb as climb_task
 from stepladder.service.planning import plan_climb
@@ -87,7 +87,7 @@ def climb(
             watcher=watcher,
         )
     show(finished, as_json=as_json)
-    return TARGET_NOT_REACHED if finished.verdict.outcome is Outcome.NOT_REACHED else OK
+    return {Outcome.NOT_REACHED: TARGET_NOT_REACHED, Outcome.INVALID: DATA}.get(finished.verdict.outcome, OK)
 
 
 def show(finished: Climb, *, as_json: bool) -> None:
