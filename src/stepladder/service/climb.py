@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -142,6 +142,7 @@ def climb(
     _check_skipped(task)
     base = make_base(task, options, watcher, tools=tools)
     compared = {name: wiring.build_engine(name, base.task, device=device) for name in base.task.settings.model.compare}
+    _warn_about_money(base, compared.values())
     run = open_run(base, runs_folder(base.task))
     with run.locked():
         plan = keep_plan(run, plan_climb(base))
@@ -150,6 +151,13 @@ def climb(
         recorded = {name: record_engine(engine, run) for name, engine in compared.items()}
         ascent = Ascent(base, run, plan, record_engine(base.engine, run), dict(recorded))
         return _ascend(ascent)
+
+
+def _warn_about_money(base: Base, compared: Iterable[Engine]) -> None:
+    use = base.task.settings.use
+    priced = use.usd_per_million_prompt_tokens is not None and use.usd_per_million_completion_tokens is not None
+    if not priced and any(engine.identity.hosted for engine in (base.engine, *compared)):
+        base.watcher.say("No prices stand in `[use]`, so `[budget] usd` cannot hold a hosted model's spending back.")
 
 
 def _check_skipped(task: Task) -> None:

@@ -192,7 +192,7 @@ def test_reasons_not_to_tune(tmp_path: Path) -> None:
     assert lora.reason_not_to(replace(context, train=context.train[:40])) is None
     few = lora.reason_not_to(replace(context, train=context.train[:39]))
     assert few == "Fine-tuning needs at least 40 training rows; there are 39."
-    assert "stepladder[train]" in str(lora.reason_not_to(replace(context, tuner=None)))
+    assert "not on this machine" in str(lora.reason_not_to(replace(context, tuner=None)))
     assert lora.reason_not_to(replace(context, engine=NoAdapter())) == "The engine 'fake' cannot answer with an adapter."
     assert "held out" in str(lora.reason_not_to(replace(context, held_out=())))
 

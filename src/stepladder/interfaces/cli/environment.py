@@ -28,13 +28,13 @@ class Check:
     says: str
 
 
-def pull_model(name: str) -> None:
+def pull_model(name: str, *, as_json: bool) -> None:
     """Fetch a model (and the embedder, which every climb needs) and say where it lies."""
     with watching() as watcher:
         folder = pull(name, progress=watcher.progress)
         if name == STARTER_MODEL.name:
             pull(STARTER_EMBEDDER.name, progress=watcher.progress)
-    print(f"{name} is ready in {folder}")
+    print(json.dumps({"name": name, "folder": str(folder)}) if as_json else f"{name} is ready in {folder}")
 
 
 def show_models(*, as_json: bool) -> None:

@@ -105,11 +105,12 @@ def predict(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSONL to write; FILE.answers.jsonl by default.")] = None,
     rung: Annotated[str | None, typer.Option(help="Another rung than the verdict's.")] = None,
     device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Let the winning rung (or another) answer new inputs in bulk. Run it again to continue."""
     from stepladder.interfaces.cli import using
 
-    using.predict(run, file, output=output, rung=rung, device=device)
+    using.predict(run, file, output=output, rung=rung, device=device, as_json=as_json)
 
 
 @app.command()
@@ -127,11 +128,12 @@ app.add_typer(models, name="models")
 @models.command("pull")
 def models_pull(
     name: Annotated[str, typer.Argument(help="Starter name, Hugging Face id, folder or GGUF file.")] = "smollm2-135m-instruct",
+    as_json: Json = False,
 ) -> None:
     """Put a model into the cache, checked by its hash."""
     from stepladder.interfaces.cli import environment
 
-    environment.pull_model(name)
+    environment.pull_model(name, as_json=as_json)
 
 
 @models.command("list")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from stepladder.interfaces.cli.climbing import show, watching
@@ -11,11 +12,14 @@ from stepladder.service.predict import predict as predict_file
 from stepladder.service.report import write_report
 
 
-def predict(run: Path, file: Path, *, output: Path | None, rung: str | None, device: str) -> None:
+def predict(run: Path, file: Path, *, output: Path | None, rung: str | None, device: str, as_json: bool) -> None:
     """Answer a file of inputs."""
     target = output or file.with_name(file.name + ".answers.jsonl")
     with watching() as watcher:
         done = predict_file(run, file, target, rung=rung, device=device, watcher=watcher)
+    if as_json:
+        print(json.dumps({**vars(done), "file": str(target)}))
+        return
     print(f"{done.answered} answers by '{done.rung}' in {target} ({done.new} new, {done.cut} cut).")
 
 
