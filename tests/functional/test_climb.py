@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from chat_server import chat_server
 from small_tasks import World, write_task
 from stepladder.data.bundled import copy_bundled
 from stepladder.domain.climb import RungStatus
@@ -220,3 +221,12 @@ def test_faults_of_the_task_are_found_before_anything_is_written(
     with pytest.raises(error, match=says):
         climb_small(tmp_path / "task", world)
     assert sorted((tmp_path / "task").iterdir()) == before
+
+
+def test_a_compared_model_behind_a_url_stands_in_the_same_table(tmp_path: Path) -> None:
+    with chat_server() as server:
+        world = write_task(tmp_path / "task", 60, model=f'compare = ["{server.url} bigger"]', rungs='skip = ["classifier"]')
+        finished = climb_small(tmp_path / "task", world)
+    compared = [rung for rung in finished.rungs if rung.name.endswith(" bigger")]
+    assert [rung.name.split(" @ ")[0] for rung in compared] == ["prompt", "few-shot"]
+    assert all(rung.status is RungStatus.RAN and not rung.tuned and rung.validation for rung in compared)
