@@ -51,7 +51,11 @@ def graded(folder: Path) -> list[tuple[object, ...]]:
 
 def make_task(folder: Path, model: Path) -> Path:
     write_task(
-        folder, 130, model=f'base = "{model}"', rungs='skip = ["classifier", "lora+nearest"]', **{"rungs.lora": "epochs = 2"}
+        folder,
+        130,
+        model=f'base = "{model}"',
+        rungs='skip = ["classifier", "lora+nearest", "lora+constrained"]',
+        **{"rungs.lora": "epochs = 2"},
     )
     return folder
 

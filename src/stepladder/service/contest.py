@@ -1,7 +1,7 @@
 """The contenders answer the test rows, once, after every choice has been made; then the verdict.
 
-In cross-fitting each fold names its own contenders from its own training part. What is compared is then a role ("the best
-untuned rung, chosen by these rules"); it carries the name of the rung that most folds gave it.
+In cross-fitting each fold names its own contenders from its own training part. What is compared is then a role: "best untuned
+(nearest or few-shot)" is whatever these rules call the best untuned rung, and the rung that most folds gave it stands first.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from stepladder.service.rung_run import RungRun, renamed
 from stepladder.service.setup import Base
 from stepladder.storage.run_folder import RunFolder
 
+OR = " or "
 ROLES = ("zero-shot", "nominee", "best untuned", "tuned champion")
 
 
@@ -115,13 +116,10 @@ def name_seats(base: Base, runs: Sequence[RungRun]) -> list[Seat]:
     seats: dict[tuple[str, ...], list[str]] = {}
     for role, held in holders.items():
         seats.setdefault(tuple(ran.name for ran in held), []).append(role)
-    taken: set[str] = set()
     result = []
     for parts, roles in seats.items():
-        name = Counter(parts).most_common(1)[0][0]
-        if name in taken or len(set(parts)) > 1:
-            name = f"{name} ({roles[0]})"
-        taken.add(name)
+        rungs = [rung for rung, _ in Counter(parts).most_common()]
+        name = rungs[0] if len(rungs) == 1 else f"{roles[0]} ({OR.join(rungs)})"
         result.append(Seat(name, tuple(roles), holders[roles[0]]))
     return result
 

@@ -52,7 +52,6 @@ def make_plan(
     budget = budget_minutes * 60.0
     cross = work.worlds > 1
     choices = Choices(folds=work.worlds, seeds=1 if cross else Choices().seeds)
-    dropped: list[str] = []
 
     def seconds_of(chosen: Choices, wanted: tuple[str, ...]) -> float:
         sized = replace(work, worlds=chosen.folds)
@@ -61,20 +60,15 @@ def make_plan(
         again = total / max(1, chosen.folds) if refit else 0.0
         return total + again + estimate_confirmation(sized, chosen, speeds, tuned=tuned)
 
-    for said, lower in _reductions(rungs, cross=cross):
-        if seconds_of(choices, rungs) <= budget:
-            break
-        lowered = lower(choices)
-        if lowered != choices:
-            choices = lowered
-            dropped.append(said)
-    kept = rungs
+    kept, whole = rungs, choices
     over: list[str] = []
-    while seconds_of(choices, kept) > budget:
-        left_out = _next_to_leave_out(kept, estimate_rungs(replace(work, worlds=choices.folds), choices, speeds, rungs=kept))
-        if left_out is None:
+    while True:
+        choices, dropped = _reduce(whole, kept, lambda chosen: seconds_of(chosen, kept) <= budget, cross=cross)  # noqa: B023
+        sized = replace(work, worlds=choices.folds)
+        left_out = _next_to_leave_out(kept, estimate_rungs(sized, choices, speeds, rungs=kept))
+        if seconds_of(choices, kept) <= budget or left_out is None:
             break
-        over.append(left_out)
+        over.append(left_out)  # and begin anew: what is left may fit without dropping so much
         kept = tuple(rung for rung in kept if rung != left_out)
     sized = replace(work, worlds=choices.folds)
     seconds = estimate_rungs(sized, choices, speeds, rungs=rungs)
@@ -83,6 +77,21 @@ def make_plan(
     call = (work.shared_tokens + work.input_tokens) / speeds.prompt + work.answer_tokens / speeds.completion
     step = epoch_tokens(work) / max(1, ceil(work.tune_rows / work.batch_size))
     return Plan(choices, seconds, confirmation, tuple(over), tuple(lines), call, step)
+
+
+def _reduce(
+    choices: Choices, rungs: tuple[str, ...], fits: Callable[[Choices], bool], *, cross: bool
+) -> tuple[Choices, list[str]]:
+    """Drop one thing after the other, in the fixed order, until the rest fits."""
+    dropped: list[str] = []
+    for said, lower in _reductions(rungs, cross=cross):
+        if fits(choices):
+            break
+        lowered = lower(choices)
+        if lowered != choices:
+            choices = lowered
+            dropped.append(said)
+    return choices, dropped
 
 
 def _reductions(rungs: tuple[str, ...], *, cross: bool) -> Iterator[tuple[str, Callable[[Choices], Choices]]]:

@@ -47,8 +47,10 @@ def ship(
 
 
 def plain_name(contender: str | None) -> str | None:
-    """The rung behind a contender's name: "few-shot (nominee)" is "few-shot"."""
-    return None if contender is None else contender.split(" (")[0]
+    """The rung behind a contender's name: of "nominee (few-shot or nearest)" the first, which most folds gave it."""
+    if contender is None or not contender.endswith(")"):
+        return contender
+    return contender.partition(" (")[2].removesuffix(")").split(" or ")[0]
 
 
 def refit_rung(base: Base, run: RunFolder, engines: Mapping[str, Engine], choices: Choices, winner: str) -> None:

@@ -166,4 +166,4 @@ def test_an_unknown_task_is_named_with_the_known_ones(capsys):
     with pytest.raises(SystemExit) as stopped:
         run.main(["snaps"])
     assert stopped.value.code == 2
-    assert "there is no task 'snaps'; choose from snips, disfluent-qa, tickets-60" in capsys.readouterr().err
+    assert "there is no task 'snaps'; choose from tickets, snips, disfluent-qa, tickets-60" in capsys.readouterr().err
