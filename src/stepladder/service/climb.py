@@ -264,7 +264,13 @@ def _remember_speed(ascent: Ascent, finished: RungRun) -> None:
         return
     for adapter in finished.recipe.get("adapters", ()):
         tokens = adapter["steps"] * ascent.plan.tokens_per_step
-        remember_training(ascent.base.engine, wiring.speeds_path(), tokens=tokens, seconds=adapter["seconds"])
+        remember_training(
+            ascent.base.engine,
+            wiring.speeds_path(),
+            task=ascent.base.task.settings.name,
+            tokens=tokens,
+            seconds=adapter["seconds"],
+        )
 
 
 def _rung_line(finished: RungRun, world: World, worlds: int) -> str:

@@ -35,7 +35,7 @@ def plan_climb(base: Base) -> Plan:
 def _speeds(base: Base) -> Speeds:
     base.watcher.progress.start("measuring speed")
     try:
-        return measure_speeds(base.engine, wiring.speeds_path())
+        return measure_speeds(base.engine, wiring.speeds_path(), task=base.task.settings.name)
     finally:
         base.watcher.progress.finish()
 

@@ -15,8 +15,8 @@ from stepladder.domain.protocols import Decoding, Engine, Prompt
 PROBE_PROMPTS = 32
 PROBE_WORDS = 30
 PROBE_TOKENS = 24
-TRAINING_SLOWDOWN = 4.0
-"""Until a training has been timed: a training token costs about a forward, two backward products and an adapter's overhead."""
+TRAINING_SLOWDOWN = 5.0
+"""Until a training of the task has been timed: a token costs a forward, two backward products and an adapter's overhead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,28 +28,39 @@ class Speeds:
     training: float
 
 
-def measure_speeds(engine: Engine, cache: Path) -> Speeds:
+def measure_speeds(engine: Engine, cache: Path, *, task: str) -> Speeds:
     """The speeds of `engine`, from `cache` (a JSON file) when it was measured before with the same model and dtype.
 
     The probe answers a few made-up prompts, each with words of its own so that nothing is shared; it takes seconds.
     """
     if engine.identity.engine == "endpoint":  # its speed is not ours to know, and a probe could cost money
         return Speeds(math.inf, math.inf, math.inf)
-    key = f"{engine.identity.name} {engine.identity.base_sha256[:12]} {engine.identity.dtype}"
+    key = _key(engine)
     known = _read(cache)
     if key not in known:
         known[key] = asdict(_probe(engine))
         files.write_text(cache, json.dumps(known, indent=2) + "\n")
-    return Speeds(**known[key])
+    return Speeds(**{**known[key], **known.get(_of_task(key, task), {})})
 
 
-def remember_training(engine: Engine, cache: Path, *, tokens: float, seconds: float) -> None:
-    """Correct the remembered training speed by a training that really ran; `tokens` as the workload counts them."""
+def remember_training(engine: Engine, cache: Path, *, task: str, tokens: float, seconds: float) -> None:
+    """Correct a task's training speed by a training that really ran; `tokens` as the workload counts them.
+
+    Only for this task: short rows train at fewer tokens a second than long ones.
+    """
     known = _read(cache)
-    key = f"{engine.identity.name} {engine.identity.base_sha256[:12]} {engine.identity.dtype}"
+    key = _key(engine)
     if key in known and seconds > 1.0 and tokens > 0:
-        known[key]["training"] = tokens / seconds
+        known[_of_task(key, task)] = {"training": tokens / seconds}
         files.write_text(cache, json.dumps(known, indent=2) + "\n")
+
+
+def _key(engine: Engine) -> str:
+    return f"{engine.identity.name} {engine.identity.base_sha256[:12]} {engine.identity.dtype}"
+
+
+def _of_task(key: str, task: str) -> str:
+    return f"{key} | {task}"
 
 
 def _probe(engine: Engine) -> Speeds:
