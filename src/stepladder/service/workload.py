@@ -14,6 +14,8 @@ PASSAGE_TOKENS = 230
 MOST_EPOCHS_EXPECTED = 6
 """Epochs after which a training has usually stopped by itself, however many it is allowed."""
 REPLAY_ROWS = 30
+SLOWER_THAN_THE_PROBE = 1.6
+"""Answers take longer than the probe's short prompts suggest: longer contexts, batches that empty, prompts that share less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def _answers(work: Workload, speeds: Speeds, rows: int, *, own: float, tuned: bo
     """Seconds for `rows` answers with `own` tokens each beside the input. Untuned zero-shot answers tend to ramble."""
     written = work.answer_tokens if tuned else (work.answer_tokens + work.max_new_tokens) / 2
     reading = (work.shared_tokens + shared + rows * (work.input_tokens + own)) / speeds.prompt
-    return reading + rows * written / speeds.completion
+    return SLOWER_THAN_THE_PROBE * (reading + rows * written / speeds.completion)
 
 
 def _prompt(work: Workload, choices: Choices, speeds: Speeds) -> float:
