@@ -76,8 +76,8 @@ def speeds_path() -> Path:
 def set_threads() -> None:
     """Threads that wait for each other sleep instead of spinning, unless the user has said otherwise.
 
-    Spinning gains a little on a machine with nothing else to do, and costs a factor of ten beside one other busy process
-    (benchmarks/threads.py). Counts only when torch has not been imported yet.
+    Spinning threads hold each other up when another process wants the same cores; `benchmarks/threads.py` measures by how
+    much. Counts only when torch has not been imported yet.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -15,7 +15,7 @@ MOST_EPOCHS_EXPECTED = 6
 """Epochs after which a training has usually stopped by itself, however many it is allowed."""
 REPLAY_ROWS = 30
 SLOWER_THAN_THE_PROBE = 1.6
-"""Answers take longer than the probe's short prompts suggest: longer contexts, batches that empty, prompts that share less."""
+"""Our estimate: answers take longer than the probe's short prompts suggest (longer contexts, batches that empty, less shared)."""
 
 
 @dataclass(frozen=True, slots=True)
