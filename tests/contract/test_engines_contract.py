@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from chat_server import chat_server
-from stepladder.domain.errors import EngineError
-from stepladder.domain.messages import Message
+from stepladder.domain.errors import EngineError, ModelError
+from stepladder.domain.messages import Message, ToolCall
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Engine, Grammar, Prompt
 from stepladder.engines.cache import RecordedEngine
@@ -119,6 +119,19 @@ def test_it_holds_answers_to_a_schema(engine: Engine) -> None:
         value = json.loads(answer.text)
         assert value["kind"] in {"a", "b"}
         assert value["level"] in {"low", "high"}
+
+
+TOOL = {"type": "function", "function": {"name": "find", "parameters": {"type": "object", "properties": {"city": {}}}}}
+CALLED = Message("assistant", "", tool_calls=(ToolCall("call00000", "find", '{"city": "Graz"}'),))
+
+
+def test_tools_and_calls_reach_the_model_or_the_model_is_refused_by_name(engine: Engine) -> None:
+    asked = Prompt("row", (Message("user", "Where?"), CALLED, Message("tool", "There.", tool_call_id="call00000")), (TOOL,))
+    if {"tools", "calls"} <= engine.can:
+        assert engine.generate([asked], Decoding(6))[0].completion_tokens > 0
+    else:
+        with pytest.raises(ModelError, match="Prompt 'row': The chat template of .* drops the tools on offer"):
+            engine.generate([asked], Decoding(6))
 
 
 def uses(folder: Path) -> dict[str, Callable[[Engine], object]]:

@@ -22,6 +22,7 @@ from stepladder.domain.task import (
     Task,
     TaskSettings,
     TokenF1Grader,
+    ToolCallsGrader,
 )
 from stepladder.evaluation.graders import build_grader, metrics
 
@@ -32,6 +33,10 @@ TASK = Task(
 PERFECT = {
     "labels": (LabelsGrader(), ["refund", "Größe", "two words"]),
     "json_fields": (JsonFieldsGrader(), ['{"a": [1, 2.50, {"b": null}], "c": "x"}', "[]", "3", '{"e": {}}']),
+    "tool_calls": (
+        ToolCallsGrader(),
+        ['{"tool_calls": [{"name": "find", "arguments": {"city": "Graz", "days": [1, 2]}}]}', "You are welcome."],
+    ),
     "normalised_match": (NormalisedMatchGrader(), ["The answer.", "42", "the", "Ελλάδα"]),
     "token_f1": (TokenF1Grader(), ["The blue bin.", "the", "x"]),
     "chrf": (ChrfGrader(), ["Please wait for our call.", "x", "日本語"]),

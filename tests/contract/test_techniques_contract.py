@@ -10,18 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from stepladder.domain.answer import answer_text
 from stepladder.domain.messages import Example, Input, Message
 from stepladder.domain.protocols import Decoding, FitContext, Predictor, Prompt, Recipe, Technique
 from stepladder.engines.fake import FakeCall, FakeEngine
-from stepladder.techniques.fake import LABELS, Kind, fake_context, fake_example
+from stepladder.techniques.fake import LABELS, Kind, fake_context, fake_example, fake_reference
 from stepladder.techniques.ladder import LADDER
 
-KINDS: tuple[Kind, ...] = ("labels", "json", "text")
+KINDS: tuple[Kind, ...] = ("labels", "json", "text", "calls")
 CASES = [
     (technique, kind)
     for technique in LADDER
     for kind in KINDS
-    if not (technique.name == "classifier" and kind != "labels") and not ("constrained" in technique.name and kind == "text")
+    if not (technique.name == "classifier" and kind != "labels")
+    and not ("constrained" in technique.name and kind in {"text", "calls"})
 ]
 WITH_SECRETS = [(one, kind) for one, kind in CASES if kind != "labels" and one.name not in {"baseline", "recorded", "classifier"}]
 
@@ -63,7 +65,7 @@ def texts(predictor: Predictor, inputs: list[Input]) -> list[str]:
 
 
 def said(call: FakeCall) -> str:
-    return "\n".join(message.content for message in call.prompt.messages)
+    return "\n".join(answer_text(message) for message in call.prompt.messages)
 
 
 @pytest.mark.parametrize(("technique", "kind"), CASES, ids=name_case)
@@ -135,14 +137,23 @@ def test_a_training_input_is_answered_as_if_its_cluster_were_absent(technique: T
 
 def disturbed(row: Example, kind: Kind) -> Example:
     """The same input with another answer."""
-    text = {"labels": LABELS[2], "json": '{"kind": "stone", "note": "changed"}', "text": "changed"}[kind]
-    return replace(row, reference=Message("assistant", text, weight=1))
+    return replace(row, reference=fake_reference(kind, LABELS[2], "changed"))
 
 
 @pytest.mark.parametrize("technique", LADDER, ids=lambda technique: technique.name)
 def test_a_rung_that_applies_gives_no_reason_against_it(technique: Technique, tmp_path: Path) -> None:
     context, _ = context_for(technique, "labels", tmp_path)
     assert technique.reason_not_to(context) is None
+
+
+@pytest.mark.parametrize("name", ["classifier", "constrained", "lora+constrained"])
+def test_rungs_that_know_only_texts_say_so_where_tool_calls_are_expected(name: str, tmp_path: Path) -> None:
+    labelled = fake_context(tmp_path, FakeEngine(), "labels", recipes={"lora": {}})
+    calling = fake_context(tmp_path, FakeEngine(), "calls")
+    mixed = replace(labelled, train=(*labelled.train, *calling.train))
+    reason = next(technique for technique in LADDER if technique.name == name).reason_not_to(mixed)
+    assert reason is not None
+    assert "tool calls" in reason
 
 
 @pytest.mark.parametrize("technique", LADDER, ids=lambda technique: technique.name)

@@ -6,7 +6,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,7 +24,7 @@ class Reply:
 
 
 class ChatServer(ThreadingHTTPServer):
-    """`script` replies are used up in order of arrival, then every request is answered properly."""
+    """`script` replies are used up in order of arrival, then every request is answered properly: by `answer`."""
 
     daemon_threads = True
 
@@ -35,6 +35,7 @@ class ChatServer(ThreadingHTTPServer):
         self.arrivals: list[float] = []
         self.most_at_once = 0
         self.delay_seconds = 0.0
+        self.answer: Callable[[dict[str, Any]], dict[str, Any]] = echo
         self._at_once = 0
         self._guard = threading.Lock()
 
@@ -52,7 +53,7 @@ class ChatServer(ThreadingHTTPServer):
         time.sleep(self.delay_seconds if scripted is None else scripted.delay_seconds)
         with self._guard:
             self._at_once -= 1
-        return scripted or Reply(body=echo(request))
+        return scripted or Reply(body=self.answer(request))
 
 
 def echo(request: dict[str, Any]) -> dict[str, Any]:

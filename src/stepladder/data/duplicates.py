@@ -13,7 +13,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import squareform
 
-from stepladder.data.normalise import own_texts, search_text
+from stepladder.data.normalise import own_texts
 from stepladder.domain.messages import Example
 from stepladder.domain.protocols import Embedder
 
@@ -33,7 +33,7 @@ def cluster(examples: Sequence[Example], embedder: Embedder | None = None) -> di
     Two rows are near when their texts, less what over half of the rows share, have a Jaccard similarity of character 5-grams
     of at least 0.8 or a cosine of at least 0.95. Complete linkage: in a cluster every row is near every other.
     """
-    own = own_texts([search_text(example.input) for example in examples])
+    own = own_texts([example.input.text for example in examples])
     texts = list(dict.fromkeys(own))
     pairs = _near_by_grams(texts)
     if embedder is not None and texts:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
-from stepladder.data.normalise import plain_form, search_text
+from stepladder.data.normalise import plain_form
+from stepladder.domain.answer import canonical_message
 from stepladder.domain.messages import Example, Message
 from stepladder.files import hash_json
 
@@ -15,14 +17,16 @@ def fingerprint(examples: Iterable[Example]) -> str:
 
 
 def content_hash(example: Example) -> str:
-    """Hash of a row's question and expected answer; ids, metadata and recorded answers do not count."""
-    turns = [_turn(message) for message in (*example.input.messages, example.reference)]
+    """Hash of a row's question and expected answer; ids (also of expected calls), metadata and recorded answers do not count."""
+    reference = canonical_message(example.reference, example.input.tools)
+    reference = replace(reference, tool_calls=tuple(replace(call, id="") for call in reference.tool_calls))
+    turns = [_turn(message) for message in (*example.input.messages, reference)]
     return hash_json([turns, [dict(tool) for tool in example.input.tools]])
 
 
 def input_hash(example: Example) -> str:
     """Hash of the question alone, letter case, punctuation and white space aside."""
-    return hash_json([plain_form(search_text(example.input)), [dict(tool) for tool in example.input.tools]])
+    return hash_json([plain_form(example.input.text), [dict(tool) for tool in example.input.tools]])
 
 
 def _row_hash(example: Example) -> str:

@@ -8,20 +8,10 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import TypeVar
 
-from stepladder.domain.messages import Input
-
 SHARED_WORDS = 8  # a run of words this long that over half of the inputs share is boilerplate
 _NOT_WORDS = re.compile(r"[\W_]+")
 
 T = TypeVar("T", bound=Hashable)
-
-
-def search_text(item: Input) -> str:
-    """All that the turns say, tool calls included."""
-    lines = []
-    for message in item.messages:
-        lines += [message.content, *(f"{call.name} {call.arguments}" for call in message.tool_calls)]
-    return "\n".join(line for line in lines if line)
 
 
 def plain_form(text: str) -> str:

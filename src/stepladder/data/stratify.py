@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepladder.data.readers.strict_json import JsonFault, parse_json
+from stepladder.domain.answer import wants_tool_calls
 from stepladder.domain.messages import Example
 from stepladder.domain.task import Task
 from stepladder.files import hash_text
@@ -26,13 +27,19 @@ class Group:
 
 
 def strata(task: Task, examples: Sequence[Example]) -> dict[str, str]:
-    """The kind of each row: its label; the value of the enum field with the fewest classes; else short, middling or long."""
+    """The kind of each row: the tools called; the label; the enum field with the fewest classes; else short, middling or long."""
+    if wants_tool_calls(examples):
+        return {example.id: _called(example) for example in examples}
     if task.settings.output.labels:
         return {example.id: example.reference.content for example in examples}
     if (schema := task.output_schema) is not None and (by_field := _enum_values(schema, examples)) is not None:
         return by_field
     ordered = sorted(examples, key=lambda example: (len(example.reference.content), example.id))
     return {example.id: f"length {3 * rank // len(ordered)}" for rank, example in enumerate(ordered)}
+
+
+def _called(example: Example) -> str:
+    return " ".join(sorted(call.name for call in example.reference.tool_calls)) or "no call"
 
 
 def _enum_values(schema: Mapping[str, Any], examples: Sequence[Example]) -> dict[str, str] | None:

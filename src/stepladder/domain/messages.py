@@ -63,8 +63,11 @@ class Input:
 
     @property
     def text(self) -> str:
-        """All turns as one text, for embedding, searching and duplicate checks."""
-        return "\n".join(message.content for message in self.messages if message.content)
+        """All that the turns say as one text, tool calls included, for embedding, searching and duplicate checks."""
+        lines: list[str] = []
+        for message in self.messages:
+            lines += [message.content, *(f"{call.name} {call.arguments}" for call in message.tool_calls)]
+        return "\n".join(line for line in lines if line)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,10 @@ def dump_json(value: Any, schema: Mapping[str, Any] | None = None) -> str:
 
 def order_keys(value: Any, schema: Mapping[str, Any] | None) -> Any:
     """`value` with the keys of every object in the order of the schema's `properties`, through nested objects and arrays."""
-    schema = schema or {}
+    schema = schema if isinstance(schema, Mapping) else {}  # `true` is a schema too
     if isinstance(value, dict):
-        properties: Mapping[str, Any] = schema.get("properties", {})
+        properties = schema.get("properties")
+        properties = properties if isinstance(properties, Mapping) else {}
         known = [key for key in properties if key in value]
         rest = [key for key in value if key not in properties]
         return {key: order_keys(value[key], properties.get(key)) for key in [*known, *rest]}

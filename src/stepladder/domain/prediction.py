@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What an engine returned for one prompt.
+    """What an engine returned for one prompt. `text` holds tool calls too, in the form of `domain.answer`.
 
     `cut` = stopped by `max_new_tokens`, not by the model. `latency_seconds` = the batch's wall time shared out by tokens
     for a batched local engine, the call's own time for an endpoint. `*_sha256` say which weights spoke.
@@ -26,7 +26,10 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A rung's answer to one input. `generation` is None for rungs that call no model."""
+    """A rung's answer to one input. `generation` is None for rungs that call no model.
+
+    `text` is the whole assistant message, tool calls included: `domain.answer.read_answer` gives it back.
+    """
 
     input_id: str
     text: str

@@ -95,7 +95,10 @@ class Engine(Protocol):
 
     @property
     def can(self) -> frozenset[str]:
-        """Among "score" (log-probabilities), "grammar", "regex" (as a grammar), "adapter", "count" (tokens before sending)."""
+        """Among "score" (log-probabilities), "grammar", "regex" (as a grammar), "adapter", "count" (tokens before sending).
+
+        Also "tools" (tools on offer reach the model) and "calls" (tool calls do, and those in an answer are read back).
+        """
         ...
 
     def generate(
@@ -107,6 +110,8 @@ class Engine(Protocol):
         on_answer: Callable[[int, Generation], None] | None = None,
     ) -> list[Generation]:
         """Answer every prompt once, in order. `on_answer(index, generation)` is called as each one is finished.
+
+        An answer with tool calls comes as the text that `domain.answer.answer_text` makes of it.
 
         Raises:
             EngineError: The provider failed after retries, or a prompt plus `max_new_tokens` exceeds the context

@@ -77,6 +77,13 @@ class JsonFieldsGrader(Settings):
     type: Literal["json_fields"] = "json_fields"
 
 
+class ToolCallsGrader(Settings):
+    """F1 over the tools called and the values of their arguments; a reference without calls wants its text and no call."""
+
+    type: Literal["tool_calls"] = "tool_calls"
+    ordered: bool = Field(False, description="The calls must come in the reference's order.")
+
+
 class NormalisedMatchGrader(Settings):
     """Right when both texts are equal after SQuAD normalisation (case, articles, punctuation, space)."""
 
@@ -112,7 +119,14 @@ class NumericGrader(Settings):
 
 
 GraderSettings = Annotated[
-    LabelsGrader | JsonFieldsGrader | NormalisedMatchGrader | TokenF1Grader | ChrfGrader | RegexGrader | NumericGrader,
+    LabelsGrader
+    | JsonFieldsGrader
+    | ToolCallsGrader
+    | NormalisedMatchGrader
+    | TokenF1Grader
+    | ChrfGrader
+    | RegexGrader
+    | NumericGrader,
     Field(discriminator="type"),
 ]
 
@@ -227,7 +241,7 @@ class TaskSettings(Settings):
         return value.strip()
 
     def decided_graders(self) -> tuple[GraderSettings, ...]:
-        """The graders in force: the user's, else one by output shape."""
+        """The graders in force: the user's, else one by output shape (references that are tool calls: see `build_graders`)."""
         if self.graders:
             return self.graders
         if self.output.json_schema is not None:

@@ -15,7 +15,9 @@ from urllib.parse import urlsplit
 import openai
 from openai.types.chat import ChatCompletion
 
+from stepladder.domain.answer import answer_text
 from stepladder.domain.errors import EngineError, UsageError
+from stepladder.domain.messages import Message, ToolCall
 from stepladder.domain.output import dump_json
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import CompletionScore, Decoding, Grammar, ModelIdentity, Prompt
@@ -132,8 +134,8 @@ class EndpointEngine:
 
     @property
     def can(self) -> frozenset[str]:
-        """Only "grammar" (JSON Schema and labels): servers report no tokens before, and no log-probability of a given text."""
-        return frozenset({"grammar"})
+        """Grammars (JSON Schema and labels) and tools: servers report no tokens before, nor log-probabilities of a given text."""
+        return frozenset({"grammar", "tools", "calls"})
 
     def close(self) -> None:
         """Close the connections."""
@@ -236,7 +238,7 @@ class EndpointEngine:
         limit = "max_completion_tokens" if self._url == OPENAI_URL else "max_tokens"
         request: dict[str, Any] = {
             "model": self._model,
-            "messages": [message.as_chat() for message in prompt.messages],
+            "messages": _chat(prompt.messages),
             "temperature": decoding.temperature,
             limit: decoding.max_new_tokens,
             **extra,
@@ -321,7 +323,7 @@ def _read(completion: Any, prompt: Prompt, seconds: float, grammar: Grammar | No
         raise ValueError("there is no 'usage' in the reply, so its cost is unknown")
     choice = completion.choices[0]
     cut = choice.finish_reason == "length"
-    text = _text(choice.message)
+    text = _text(choice.message, prompt)
     if grammar is not None and grammar.kind == "labels" and not cut:
         text = _unwrap_label(text)
     details = completion.usage.prompt_tokens_details
@@ -336,14 +338,40 @@ def _read(completion: Any, prompt: Prompt, seconds: float, grammar: Grammar | No
     )
 
 
-def _text(message: Any) -> str:
-    """What was said: text, else a refusal's words, else the tool calls as JSON."""
-    if message.content:
-        return str(message.content)
-    if getattr(message, "refusal", None):
-        return str(message.refusal)
-    calls = [call.function for call in message.tool_calls or () if call.type == "function"]
-    return dump_json([{"name": call.name, "arguments": call.arguments} for call in calls]) if calls else ""
+def _text(message: Any, prompt: Prompt) -> str:
+    """What was said: text and tool calls; where there is neither, a refusal's words. Half-formed arguments stay as they are."""
+    calls = tuple(
+        ToolCall(str(call.id), str(call.function.name), _arguments(call.function.arguments))
+        for call in message.tool_calls or ()
+        if call.type == "function"
+    )
+    said = str(message.content or "")
+    if not said and not calls:
+        return str(getattr(message, "refusal", None) or "")
+    return answer_text(Message("assistant", said, tool_calls=calls), prompt.tools)
+
+
+def _arguments(value: Any) -> str:
+    """Arguments as text; some servers send the object itself, or nothing at all."""
+    return value if isinstance(value, str) else dump_json({} if value is None else value)
+
+
+def _chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The turns as OpenAI's protocol wants them: every call is followed by a result, so a demonstrated one gets an empty one."""
+    chat = []
+    open_calls: list[str] = []
+    for message in messages:
+        if message.role == "tool" and message.tool_call_id in open_calls:
+            open_calls.remove(message.tool_call_id)
+        elif message.role != "tool":
+            chat += [_empty_result(call) for call in open_calls]
+            open_calls = [call.id for call in message.tool_calls]
+        chat.append(message.as_chat())
+    return chat + [_empty_result(call) for call in open_calls]
+
+
+def _empty_result(call_id: str) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": call_id, "content": ""}
 
 
 def _unwrap_label(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jsonschema_rs
 
+from stepladder.domain.answer import answer_text
 from stepladder.domain.errors import EngineError
 from stepladder.domain.output import dump_json
 from stepladder.domain.prediction import Generation
@@ -45,7 +46,8 @@ class FakeEngine:
 
     Args:
         answer: What is said to a prompt: a function, or a table by the last user turn. What a table lacks, and
-            everything when no answer is given, is answered by repeating the last user turn.
+            everything when no answer is given, is answered by repeating the last user turn. Tool calls are given as
+            the text of `domain.answer.answer_text`.
         name: Name in `identity`; its hashes derive from it.
         context_tokens: Words a prompt and its answer may have together.
     """
@@ -70,7 +72,7 @@ class FakeEngine:
 
     @property
     def can(self) -> frozenset[str]:
-        return frozenset({"score", "grammar", "adapter", "count"})
+        return frozenset({"score", "grammar", "adapter", "count", "tools", "calls"})
 
     def generate(
         self,
@@ -104,8 +106,8 @@ class FakeEngine:
         return scores
 
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
-        """Words of all turns, plus one per turn and one that opens the model's."""
-        return [sum(1 + len(_words(message.content)) for message in prompt.messages) + 1 for prompt in prompts]
+        """Words of all turns, tool calls included, plus one per turn and one that opens the model's."""
+        return [sum(1 + len(_words(answer_text(message))) for message in prompt.messages) + 1 for prompt in prompts]
 
     def count_text_tokens(self, texts: Sequence[str]) -> list[int]:
         """Words of each text."""

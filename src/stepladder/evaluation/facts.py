@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from stepladder.domain.answer import expected_answer, parameters_of, parse_arguments
 from stepladder.domain.messages import Example
 from stepladder.domain.task import Task
 
@@ -78,7 +79,9 @@ def _name(run: list[re.Match[str]], text: str) -> Iterator[str]:
 
 
 def reference_spans(example: Example, task: Task) -> tuple[str, ...]:
-    """The open-vocabulary spans of a row's reference; none for closed labels."""
+    """The open-vocabulary spans of a row's reference; none for closed labels. Of a tool call, its arguments' values."""
+    if example.reference.tool_calls:
+        return tuple(dict.fromkeys(span for span in _call_spans(example) if span))
     if task.settings.output.labels or any(grader.type == "labels" for grader in task.settings.decided_graders()[:1]):
         return ()
     text = example.reference.content
@@ -90,6 +93,13 @@ def reference_spans(example: Example, task: Task) -> tuple[str, ...]:
     except ValueError:
         return open_spans(text)
     return tuple(dict.fromkeys(span for span in _value_spans(value, schema, schema) if span))
+
+
+def _call_spans(example: Example) -> Iterator[str]:
+    yield from open_spans(example.reference.content)
+    for call in example.reference.tool_calls:
+        schema = parameters_of(call.name, example.input.tools)
+        yield from _value_spans(parse_arguments(call.arguments) or {}, schema, schema)
 
 
 def _value_spans(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Iterator[str]:
@@ -166,7 +176,7 @@ def find_facts(
     Returns:
         By example id, only rows that have such spans.
     """
-    training = [(clusters.get(example.id), Haystack(example.reference.content)) for example in train_examples]
+    training = [(clusters.get(example.id), Haystack(expected_answer(example))) for example in train_examples]
     instruction = Haystack(task.settings.instruction)
     lacking = {}
     for example in examples:

@@ -22,11 +22,11 @@ from stepladder.domain.messages import Message, ToolCall
 from stepladder.files import hash_text
 from stepladder.models.manifest import read_json, read_template
 
-_PROBE = "zqxprobe"  # a text no template writes by itself
-_PROBE_TOOL = {
+PROBE = "zqxprobe"  # a text no template writes by itself
+PROBE_TOOL = {
     "type": "function",
     "function": {
-        "name": _PROBE,
+        "name": PROBE,
         "description": "A tool.",
         "parameters": {"type": "object", "properties": {"place": {"type": "string", "description": "Where."}}, "required": []},
     },
@@ -92,12 +92,12 @@ class ChatTemplate:
     @cached_property
     def _tool_traces(self) -> tuple[bool, bool]:
         ask = Message("user", "Where?")
-        call = Message("assistant", "", tool_calls=(ToolCall("call00001", _PROBE, '{"place": "here"}'),))
-        return self._shows([ask], [_PROBE_TOOL]), self._shows([ask, call], [_PROBE_TOOL]) and self._shows([ask, call], [])
+        call = Message("assistant", "", tool_calls=(ToolCall("call00001", PROBE, '{"place": "here"}'),))
+        return self._shows([ask], [PROBE_TOOL]), self._shows([ask, call], [PROBE_TOOL]) and self._shows([ask, call], [])
 
     def _shows(self, messages: Sequence[Message], tools: list[dict[str, Any]]) -> bool:
         try:
-            return _PROBE in self._render([_as_template_message(message) for message in messages], tools, False)
+            return PROBE in self._render([_as_template_message(message) for message in messages], tools, False)
         except ModelError:
             return False
 
@@ -119,10 +119,10 @@ class ChatTemplate:
     @cached_property
     def turn_end(self) -> str:
         """What the template writes after an assistant's content, up to the end of the conversation."""
-        text = self.render([Message("user", "Where?"), Message("assistant", _PROBE)], add_generation_prompt=False)
-        if _PROBE not in text:
+        text = self.render([Message("user", "Where?"), Message("assistant", PROBE)], add_generation_prompt=False)
+        if PROBE not in text:
             raise ModelError(f"The chat template of {self.model} drops the assistant's turn.", "Use another model.")
-        return text[text.rindex(_PROBE) + len(_PROBE) :]
+        return text[text.rindex(PROBE) + len(PROBE) :]
 
     def _drops(self, what: str) -> ModelError:
         return ModelError(

@@ -26,6 +26,7 @@ from stepladder.service.setup import (
     ClimbOptions,
     Tools,
     Watcher,
+    check_tools,
     fit_context,
     keep_plan,
     make_base,
@@ -142,6 +143,8 @@ def climb(
     _check_skipped(task)
     base = make_base(task, options, watcher, tools=tools)
     compared = {name: wiring.build_engine(name, base.task, device=device) for name in base.task.settings.model.compare}
+    for engine in compared.values():
+        check_tools(base.data, engine)
     _warn_about_money(base, compared.values())
     run = open_run(base, runs_folder(base.task))
     with run.locked():

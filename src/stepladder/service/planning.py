@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stepladder.domain.answer import expected_answer, wants_tool_calls
 from stepladder.domain.messages import Message
 from stepladder.domain.protocols import Prompt
 from stepladder.service import wiring
@@ -44,6 +45,7 @@ def _rungs_that_may_apply(base: Base, world: World) -> tuple[str, ...]:
     """Rungs worth planning for; each says for itself later whether it applies."""
     settings = base.task.settings
     closed = bool(settings.output.labels or settings.output.json_schema or settings.output.regex)
+    closed &= not wants_tool_calls(base.data.examples)
     names = []
     for rung in LADDER:
         possible = rung.name not in (*FREE_RUNGS, *settings.rungs.skip)
@@ -60,7 +62,7 @@ def _workload(base: Base, worlds: Sequence[World]) -> Workload:
     settings = base.task.settings
     rows = world.train[:SIZED_ROWS]
     inputs = _mean(_count(base, [row.input.text for row in rows]))
-    prompts = [Prompt(row.id, (Message("system", settings.instruction), *row.input.messages)) for row in rows]
+    prompts = [Prompt(row.id, (Message("system", settings.instruction), *row.input.messages), row.input.tools) for row in rows]
     whole = _mean(base.engine.count_tokens(prompts)) if "count" in base.engine.can else inputs * 1.2 + 60
     lora = settings.rungs.lora
     return Workload(
@@ -71,11 +73,11 @@ def _workload(base: Base, worlds: Sequence[World]) -> Workload:
         worlds=len(worlds),
         shared_tokens=max(0.0, whole - inputs),
         input_tokens=inputs,
-        answer_tokens=_mean(_count(base, [row.reference.content for row in rows])),
+        answer_tokens=_mean(_count(base, [expected_answer(row) for row in rows])),
         max_new_tokens=new_token_limit(world.train, base.engine),
         epochs=epochs_for(lora, len(world.tune_rows)),
         batch_size=batch_size_for(lora, len(world.tune_rows)),
-        labels=len(settings.output.labels),
+        labels=0 if wants_tool_calls(base.data.examples) else len(settings.output.labels),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from stepladder import files
 from stepladder.data.readers import read_examples, read_inputs
+from stepladder.domain.answer import parse_arguments, read_answer, wants_tool_calls
 from stepladder.domain.errors import DataError, RunError, UsageError
 from stepladder.domain.messages import Input
 from stepladder.domain.prediction import Prediction
@@ -66,8 +67,9 @@ def predict(
     if name == "recorded":
         raise RunError("recorded answers exist for the climb's own rows only.", "Choose another rung with --rung.")
     task = Task.load(folder.task_folder)
-    shared = read_examples(task).shared_instruction
-    inputs = [row.input for row in read_inputs(Path(file), task.settings.data, shared_instruction=shared)]
+    read = read_examples(task)
+    inputs = [row.input for row in read_inputs(Path(file), task.settings.data, shared_instruction=read.shared_instruction)]
+    calls = wants_tool_calls(read.examples)
     target = Path(output)
     if target.is_dir():
         raise UsageError(f"{target} is a folder.", "Give --output a file name.")
@@ -81,7 +83,9 @@ def predict(
             batch = waiting[start : start + ROWS_AT_ONCE]
             for item, prediction in zip(batch, predictor.predict(batch), strict=True):
                 cut += prediction.cut
-                files.append_line(target, json.dumps(_line(name, item, prediction), ensure_ascii=False))
+                files.append_line(
+                    target, json.dumps(_line(name, item, prediction, calls=calls or bool(item.tools)), ensure_ascii=False)
+                )
             watcher.progress.advance(len(batch))
         watcher.progress.finish()
     return Answered(name, len(inputs), len(waiting), cut)
@@ -144,11 +148,19 @@ def _hash_input(item: Input) -> str:
     return files.hash_json([[message.as_chat() for message in item.messages], list(item.tools)])
 
 
-def _line(rung: str, item: Input, prediction: Prediction) -> dict[str, Any]:
+def _said_and_called(text: str) -> dict[str, Any]:
+    """What was said, and the calls apart; arguments that are no JSON object stay a text."""
+    message = read_answer(text)
+    parsed = [(call, parse_arguments(call.arguments)) for call in message.tool_calls]
+    called = [{"name": call.name, "arguments": call.arguments if value is None else value} for call, value in parsed]
+    return {"answer": message.content, "tool_calls": called}
+
+
+def _line(rung: str, item: Input, prediction: Prediction, *, calls: bool) -> dict[str, Any]:
     spoken = prediction.generation
     return {
         "id": item.id,
-        "answer": prediction.text,
+        **(_said_and_called(prediction.text) if calls else {"answer": prediction.text}),
         "rung": rung,
         "cut": prediction.cut,
         "retrieved": list(prediction.retrieved),

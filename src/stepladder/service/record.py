@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from stepladder.domain.answer import expected_answer
 from stepladder.domain.climb import ChangedRow, ClimbRecord, GradedRow, RungResult, RungStatus
 from stepladder.domain.protocols import TrainPoint
 from stepladder.evaluation.graders import metrics
@@ -93,6 +94,8 @@ def _remarks(runs: Sequence[RungRun], finished: Sequence[RungRun]) -> Iterator[s
     """What a reader should know beside the scores: folds left out, and how the user's own prompts did."""
     if len(finished) < len(runs):
         yield f"Ran in {len(finished)} of {len(runs)} folds."
+    if remark := finished[0].recipe.get("remark"):
+        yield str(remark)
     for tried in finished[0].recipe.get("tried", ()):
         if str(tried.get("name", "")).startswith(OWN_PROMPT) and tried.get("score") is not None:
             yield f"Your prompt {tried['name'].removeprefix(OWN_PROMPT)}: {rate_text(tried['score'])} on {tried['rows']} rows."
@@ -157,7 +160,7 @@ def _changed_rows(base: Base, contest: Contest, baseline: str, candidate: str) -
             ChangedRow(
                 row.id,
                 example.input.text,
-                example.reference.content,
+                expected_answer(example),
                 baseline,
                 old.answer,
                 old.score,

@@ -14,7 +14,8 @@ import numpy as np
 
 from stepladder import files
 from stepladder.data.split import record_opening
-from stepladder.domain.errors import DataError, RunError
+from stepladder.domain.answer import expected_answer
+from stepladder.domain.errors import DataError, ModelError, RunError
 from stepladder.domain.messages import Example
 from stepladder.domain.prediction import Ungraded
 from stepladder.domain.protocols import Choices, Embedder, Engine, FitContext, Progress, Recipe, SilentProgress, Tuner
@@ -90,11 +91,12 @@ def make_base(
     wiring.set_threads()
     embedder = tools.embedder if tools is not None else wiring.build_embedder()
     data = load_task_data(task, embedder, seed=options.seed, write=False)
-    marker = Marker(build_graders(data.task))
+    marker = Marker(build_graders(data.task, data.examples))
     check_task(data, marker)
     for note in data.notes:
         watcher.say(note)
     tools = tools or build_tools(data.task, options, embedder)
+    check_tools(data, tools.engine)
     if write_split:
         data = load_task_data(task, embedder, seed=options.seed)
     return Base(data, tools.engine, tools.tuner, tools.embedder, marker, options, watcher)
@@ -113,15 +115,34 @@ def check_task(data: TaskData, marker: Marker) -> None:
     settings = data.task.settings.data
     where = data.task.path(settings.examples or settings.train or "")
     for example in data.examples:
-        if example.reference.tool_calls:
-            raise DataError(
-                where, example.line, "the last answer is a tool call, which no grader here can judge.", "Leave such rows out."
-            )
         for grader in marker.graders:
-            grade = grader.grade(example, example.reference.content)
+            grade = grader.grade(example, expected_answer(example))
             if isinstance(grade, Ungraded):
                 problem = f"grader '{grader.name}' cannot judge this reference: {grade.reason}."
                 raise DataError(where, example.line, problem, "Choose another grader in task.toml, or correct the row.")
+
+
+def check_tools(data: TaskData, engine: Engine) -> None:
+    """Refuse, before it is asked, a model that would never see the tools of the data or whose calls could not be read.
+
+    Raises:
+        ModelError: It names the model and a row.
+    """
+    name = engine.identity.name
+    offered = next((row for row in data.examples if row.input.tools), None)
+    called = next((row for row in data.examples if row.reference.tool_calls), None)
+    if offered is not None and "tools" not in engine.can:
+        problem = f"The chat template of {name} drops tools: the model would never see those of row '{offered.id}'."
+    elif called is not None and "calls" not in engine.can:
+        problem = (
+            f"The chat template of {name} drops tool calls, or writes them in an unknown way; row '{called.id}' expects one."
+        )
+    else:
+        return
+    raise ModelError(
+        problem,
+        "Name a model that was trained with tools (or a served one: `URL NAME`) in `[model]`, or remove them from the data.",
+    )
 
 
 def build_tools(task: Task, options: ClimbOptions, embedder: Embedder) -> Tools:
@@ -207,7 +228,7 @@ def new_token_limit(train: tuple[Example, ...], engine: Engine) -> int:
 
     The rounding keeps the limit equal between folds whose answers hardly differ, so their answers can be shared.
     """
-    texts = [example.reference.content for example in train]
+    texts = [expected_answer(example) for example in train]
     if "count" in engine.can:
         counts = engine.count_text_tokens(texts)
     else:

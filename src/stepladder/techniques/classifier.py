@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
+from stepladder.domain.answer import wants_tool_calls
 from stepladder.domain.messages import Example, Input
 from stepladder.domain.prediction import Prediction
 from stepladder.domain.protocols import FitContext, Predictor, Recipe
@@ -69,6 +70,8 @@ class Classifier:
     tuned: bool = False
 
     def reason_not_to(self, context: FitContext) -> str | None:
+        if wants_tool_calls(context.train):
+            return "The expected answers hold tool calls, not labels alone."
         if not context.task.settings.output.labels:
             return "The answers are not a closed list of labels."
         if len({label for _, label in labelled(context)}) < 2:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stepladder.domain.answer import wants_tool_calls
 from stepladder.domain.errors import MissingExtra
 from stepladder.domain.messages import Input, Message
 from stepladder.domain.prediction import Generation, Prediction
@@ -78,6 +79,8 @@ def has_reasoning_field(context: FitContext) -> bool:
 
 def reason_no_grammar(context: FitContext) -> str | None:
     """Why answers cannot be held to a grammar here, in a sentence; None when they can."""
+    if wants_tool_calls((*context.train, *context.validation)):
+        return "The expected answers hold tool calls: a grammar of texts does not describe them."
     grammar = grammar_of(context.task)
     if grammar is None:
         return "The answers are free text: there is no schema, label list or regular expression to hold them to."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +12,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stepladder.domain.messages import Chunk, Example, Input, Message
+from stepladder.domain.answer import expected_answer
+from stepladder.domain.messages import Chunk, Example, Input, Message, ToolCall
 from stepladder.domain.prediction import Grade, Prediction, Score
 from stepladder.domain.protocols import Choices, Conversation, Engine, FitContext, Progress, TrainPoint, Tuned
 from stepladder.domain.task import LoraSettings, Task, TaskSettings
 
-Kind = Literal["labels", "json", "text"]
+Kind = Literal["labels", "json", "text", "calls"]
 
 LABELS = ("animal", "plant", "stone")
 WORDS = {
@@ -31,6 +32,9 @@ SCHEMA = {
     "required": ["kind", "note"],
     "properties": {"kind": {"enum": list(LABELS)}, "note": {"type": "string", "description": "a remark in a few words"}},
 }
+
+
+TOOL: Mapping[str, Any] = {"type": "function", "function": {"name": "name_kind", "parameters": SCHEMA}}
 
 
 class FakeEmbedder:
@@ -98,7 +102,7 @@ def fake_context(folder: Path, engine: Engine, kind: Kind = "labels", *, cluster
     task = fake_task(folder / "task", kind)
     rows = [fake_example(kind, cluster, copy) for cluster in range(clusters) for copy in range(2)]
     held_out = tuple(row for number, row in enumerate(rows) if number // 2 % 5 == 0)
-    references = {row.id: row.reference.content for row in rows}
+    references = {row.id: expected_answer(row) for row in rows}
     fields: dict[str, Any] = {
         "task": task,
         "train": tuple(rows),
@@ -113,7 +117,7 @@ def fake_context(folder: Path, engine: Engine, kind: Kind = "labels", *, cluster
         "folder": folder / "rung",
         "tuner": FakeTuner(),
         "choices": Choices(forms=4, shots=(2, 4), orders=2, passages=(1, 3)),
-        "recorded": {row.id: row.reference.content for row in rows},
+        "recorded": {row.id: expected_answer(row) for row in rows},
         **changes,
     }
     return FitContext(**fields)
@@ -123,7 +127,7 @@ def fake_task(folder: Path, kind: Kind, **settings: Any) -> Task:
     """A task folder: name the kind of a thing."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "schema.json").write_text(json.dumps(SCHEMA), encoding="utf-8")
-    output = {"labels": {"labels": LABELS}, "json": {"schema": "schema.json"}, "text": {}}[kind]
+    output = {"labels": {"labels": LABELS}, "json": {"schema": "schema.json"}}.get(kind, {})
     raw = {"name": "things", "instruction": "Say what kind of thing it is.", "data": {"examples": "examples.jsonl"}}
     return Task(folder=folder, settings=TaskSettings.model_validate({**raw, "output": output, **settings}))
 
@@ -134,10 +138,18 @@ def fake_example(kind: Kind, cluster: int, copy: int) -> Example:
     word = WORDS[label][cluster // len(LABELS) % len(WORDS[label])]
     id = f"row-{cluster}-{copy}"
     secret = f"secret-{id}."
-    reference = {"labels": label, "json": json.dumps({"note": secret, "kind": label}), "text": f"{label} {secret}"}[kind]
     text = f"what is the {word} numbered {cluster} found at the pond" + (" please" if copy else "")
     turns = (Message("user", text),)
-    return Example(Input(id, turns), Message("assistant", reference, weight=1), sources=(f"documents/{word}.md",))
+    tools = (TOOL,) if kind == "calls" else ()
+    return Example(Input(id, turns, tools), fake_reference(kind, label, secret), sources=(f"documents/{word}.md",))
+
+
+def fake_reference(kind: Kind, label: str, note: str) -> Message:
+    """The expected answer, whichever way it is given."""
+    both = json.dumps({"note": note, "kind": label})
+    if kind == "calls":
+        return Message("assistant", "", tool_calls=(ToolCall(f"id-{label}", "name_kind", both),), weight=1)
+    return Message("assistant", {"labels": label, "json": both, "text": f"{label} {note}"}[kind], weight=1)
 
 
 def fake_chunks(clusters: int) -> tuple[Chunk, ...]:

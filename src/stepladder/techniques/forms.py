@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from stepladder.domain.answer import answer_text, canonical_message
 from stepladder.domain.errors import DataError, RunError
 from stepladder.domain.messages import Chunk, Example, Input, Message
 from stepladder.domain.output import canonical_text
@@ -197,12 +198,14 @@ def form_of(recipe: Recipe) -> Form:
 
 def reference_turn(task: Task, example: Example) -> Message:
     """The expected answer in the one serialisation that demonstrations and training targets share."""
+    if example.reference.tool_calls:
+        return canonical_message(example.reference, example.input.tools)
     return replace(example.reference, content=canonical_text(example.reference.content, task.output_schema))
 
 
 def reference_text(task: Task, example: Example) -> str:
     """The text of the expected answer, serialised like every answer."""
-    return reference_turn(task, example).content
+    return answer_text(reference_turn(task, example), example.input.tools)
 
 
 def show_passages(passages: Sequence[Chunk]) -> str:

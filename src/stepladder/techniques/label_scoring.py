@@ -10,6 +10,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from stepladder.domain.answer import wants_tool_calls
 from stepladder.domain.messages import Input
 from stepladder.domain.prediction import Generation, Prediction
 from stepladder.domain.protocols import FitContext, Prompt
@@ -119,5 +120,6 @@ class LabelScorer:
 
 
 def can_score_labels(context: FitContext) -> bool:
-    """Whether the answers are a closed list of labels and the engine gives log-probabilities."""
-    return bool(context.task.settings.output.labels) and "score" in context.engine.can
+    """Whether the answers are a closed list of labels, none of them a tool call, and the engine gives log-probabilities."""
+    closed = bool(context.task.settings.output.labels) and not wants_tool_calls((*context.train, *context.validation))
+    return closed and "score" in context.engine.can

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stepladder.domain.answer import wants_tool_calls
 from stepladder.domain.messages import Input
 from stepladder.domain.prediction import Prediction
 from stepladder.domain.protocols import FitContext, Predictor, Prompt, Recipe
@@ -15,6 +16,7 @@ from stepladder.techniques.label_scoring import METHODS, LabelScorer, ScoredLabe
 from stepladder.techniques.racing import Answers, Tried, best, mean_score, race, shuffled
 
 SCORING = " + label scoring"
+PLAIN_ONLY = "The expected answers hold tool calls: forms that speak of an answer's shape were not tried, nor was label scoring."
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,16 @@ class ZeroShotPrompt:
     def fit(self, context: FitContext) -> Predictor:
         """Raises: DataError when one of the user's own prompts cannot be read."""
         own = own_forms(context.task)
-        forms = {form.name: form for form in (*own, *bank_of(context.task, context.choices.forms))}
+        calls = wants_tool_calls((*context.train, *context.validation))
+        forms = {form.name: form for form in (*own, *bank_of(context.task, 1 if calls else context.choices.forms))}
         candidates = _Candidates(context, forms)
         names = list(forms)
         if can_score_labels(context):
             names += [name + SCORING for name in forms]
         finalists = [PLAIN.name, *(form.name for form in own)]
         winner, tried = race(names, candidates.value, len(context.validation), finalists=finalists)
-        return self.restore(candidates.recipe(self.name, winner, tried), context)
+        recipe = candidates.recipe(self.name, winner, tried)
+        return self.restore({**recipe, "remark": PLAIN_ONLY} if calls else recipe, context)
 
     def restore(self, recipe: Recipe, context: FitContext) -> Predictor:
         return ModelPredictor(context, recipe, ZeroShot(context, form_of(recipe)))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from chat_server import ChatServer, Reply, chat_server, completion
+from stepladder.domain.answer import read_answer
 from stepladder.domain.errors import BudgetError, EngineError, UsageError
 from stepladder.domain.messages import Message, ToolCall
 from stepladder.domain.prediction import Generation
@@ -172,7 +173,37 @@ def test_a_refusal_and_tool_calls_are_answers_too(server: ChatServer) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
     server.script = [Reply(body=completion(None, refusal="I cannot.")), Reply(body=completion(None, tool_calls=[call]))]
     texts = [item.text for item in answer(server, [ask("x"), ask("y")], concurrency=1)]
-    assert texts == ["I cannot.", '[{"name": "f", "arguments": "{\\"a\\": 1}"}]']
+    assert texts == ["I cannot.", '{"tool_calls": [{"name": "f", "arguments": {"a": 1}}]}']
+
+
+@pytest.mark.parametrize("arguments", ['{"city": "Gr', "", "[1]", '{"city": "\\ud83d"}', "NaN", "[" * 5000, None, {"city": 1}])
+def test_half_formed_arguments_are_kept_and_can_be_written_to_a_file(server: ChatServer, arguments: Any) -> None:
+    calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}]
+    server.script = [Reply(body=completion("Let me look.", "tool_calls", tool_calls=calls))]
+    [given] = answer(server, [ask("x")])
+    message = read_answer(given.text)
+    assert message.content == "Let me look."
+    assert [call.name for call in message.tool_calls] == ["f"]
+    given.text.encode()
+    if isinstance(arguments, str) and arguments:
+        assert message.tool_calls[0].arguments == arguments
+
+
+def test_a_demonstrated_call_is_given_the_result_that_the_protocol_wants(server: ChatServer) -> None:
+    called = Message("assistant", "", tool_calls=(ToolCall("1", "f", "{}"), ToolCall("2", "g", "{}")))
+    turns = (Message("user", "a"), called, Message("tool", "out", tool_call_id="1"), Message("user", "b"), called)
+    answer(server, [Prompt("row", turns)])
+    sent = [(turn["role"], turn.get("tool_call_id"), turn["content"]) for turn in server.requests[0]["messages"]]
+    assert sent == [
+        ("user", None, "a"),
+        ("assistant", None, ""),
+        ("tool", "1", "out"),
+        ("tool", "2", ""),
+        ("user", None, "b"),
+        ("assistant", None, ""),
+        ("tool", "1", ""),
+        ("tool", "2", ""),
+    ]
 
 
 def test_no_more_calls_at_once_than_allowed(server: ChatServer) -> None:
@@ -209,7 +240,7 @@ def test_answers_already_paid_for_are_reported_before_a_failure_is_raised(server
 
 def test_what_it_cannot_do_it_says(tmp_path: Path) -> None:
     engine = EndpointEngine("http://localhost:1/v1", "test", "key")
-    assert engine.can == {"grammar"}
+    assert engine.can == {"grammar", "tools", "calls"}
     with pytest.raises(EngineError, match="cannot load an adapter"):
         engine.generate([ask("x")], SHORT, adapter=tmp_path)
     with pytest.raises(EngineError, match="no log-probabilities"):

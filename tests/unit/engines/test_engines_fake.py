@@ -20,7 +20,7 @@ def ask(text: str, id: str = "row") -> Prompt:
 
 def test_it_is_an_engine() -> None:
     engine: Engine = FakeEngine()
-    assert engine.can == {"score", "grammar", "adapter", "count"}
+    assert engine.can == {"score", "grammar", "adapter", "count", "tools", "calls"}
 
 
 def test_without_an_answer_it_repeats_the_last_user_turn() -> None:

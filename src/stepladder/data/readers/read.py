@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from stepladder.data.readers.draft import Draft, as_text, recorded_column
 from stepladder.data.readers.lines import look_at
 from stepladder.data.readers.references import conform
 from stepladder.data.readers.shapes import DraftFile, read_drafts
+from stepladder.domain.answer import canonical_answer, wants_tool_calls
 from stepladder.domain.errors import DataError
 from stepladder.domain.messages import Example, Input
 from stepladder.domain.task import DataSettings, Task
@@ -42,7 +44,7 @@ def read_examples(task: Task, which: str | None = None) -> ReadResult:
     files = {name: read_drafts(task.path(path), data, labelled=True) for name, path in named.items()}
     result = _assemble(files)
     examples = conform(task, result.examples, result.file_of)
-    examples = _with_recorded(task, examples, result.file_of)
+    examples = _canonical_recorded(_with_recorded(task, examples, result.file_of))
     _check_sources(task, examples, result.file_of)
     if which is None:
         return ReadResult(examples, result.shape, result.notes, result.shared_instruction, result.given, result.file_of)
@@ -126,6 +128,18 @@ def _with_recorded(task: Task, examples: tuple[Example, ...], file_of: Mapping[s
         hint = "Every row needs the present system's answer there; a file of answers ends in .jsonl."
         raise DataError(file_of[row.id], row.line, f"{problem} (`[data] recorded`).", hint)
     return examples
+
+
+def _canonical_recorded(examples: tuple[Example, ...]) -> tuple[Example, ...]:
+    """Recorded tool calls in the one form that every other answer has."""
+    if not wants_tool_calls(examples):
+        return examples
+    return tuple(
+        example
+        if example.recorded is None
+        else replace(example, recorded=canonical_answer(example.recorded, example.input.tools))
+        for example in examples
+    )
 
 
 def _read_recorded(path: Path) -> dict[str, tuple[int, str]]:

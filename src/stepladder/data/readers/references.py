@@ -12,6 +12,7 @@ import jsonschema_rs
 from rapidfuzz import process
 
 from stepladder.data.readers.strict_json import JsonFault, parse_json
+from stepladder.domain.answer import canonical_message, parse_arguments
 from stepladder.domain.errors import DataError
 from stepladder.domain.messages import Example
 from stepladder.domain.output import canonical_text
@@ -22,26 +23,34 @@ Check = Callable[[str], str | None]
 
 
 def conform(task: Task, examples: tuple[Example, ...], file_of: Mapping[str, Path]) -> tuple[Example, ...]:
-    """The examples with references in canonical form.
+    """The examples with references in canonical form; tool calls among them, which `[output]` does not speak of.
 
     Raises:
-        DataError: A reference does not follow the schema, the labels or the pattern (its line is named), or one of these is
-            itself broken.
+        DataError: A reference does not follow the schema, the labels or the pattern, or a call's arguments are no JSON object
+            (its line is named); or the schema or pattern is itself broken.
     """
     check, hint = _build_check(task)
     schema = task.output_schema
     conformed = []
     for example in examples:
-        text = example.reference.content
-        if not text.strip() and example.reference.tool_calls and schema is None and not task.settings.output.labels:
-            conformed.append(example)
+        if example.reference.tool_calls:
+            conformed.append(_with_calls(example, file_of[example.id]))
             continue
-        text = text.strip()
+        text = example.reference.content.strip()
         if (problem := check(text)) is not None:
             raise DataError(file_of[example.id], example.line, problem, hint)
         reference = dataclasses.replace(example.reference, content=canonical_text(text, schema))
         conformed.append(dataclasses.replace(example, reference=reference))
     return tuple(conformed)
+
+
+def _with_calls(example: Example, path: Path) -> Example:
+    """`[output]` speaks of texts; a tool call has its own parameters."""
+    for call in example.reference.tool_calls:
+        if parse_arguments(call.arguments) is None:
+            problem = f"the arguments of the expected call '{call.name}' are not a JSON object."
+            raise DataError(path, example.line, problem, 'Write them as text, such as "{\\"city\\": \\"Graz\\"}".')
+    return dataclasses.replace(example, reference=canonical_message(example.reference, example.input.tools))
 
 
 def _build_check(task: Task) -> tuple[Check, str]:

@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from stepladder.domain.answer import answer_text
 from stepladder.domain.errors import EngineError, ModelError
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import CompletionScore, Decoding, Grammar, ModelIdentity, Prompt
@@ -22,6 +24,7 @@ from stepladder.engines.transformers.scoring import score_batch
 from stepladder.files import hash_json
 from stepladder.models.conversation import encode_answer, encode_prompt
 from stepladder.models.loading import LoadedModel
+from stepladder.models.tool_calls import CallFormat, call_format
 
 KEYS_AND_VALUES_BYTES = 2 * 1024**3
 
@@ -72,7 +75,10 @@ class TransformersEngine:
 
     @property
     def can(self) -> frozenset[str]:
-        return frozenset({"score", "grammar", "regex", "adapter", "count"})
+        """What this machine can do, and what the model's chat template can carry."""
+        tools = ["tools"] if self._loaded.template.renders_tools() else []
+        calls = ["calls"] if self._call_format is not None else []
+        return frozenset({"score", "grammar", "regex", "adapter", "count", *tools, *calls})
 
     def generate(
         self,
@@ -95,7 +101,7 @@ class TransformersEngine:
         with self._lock, self._speaking(adapter) as speaker:
             for group in prefix_groups(encoded):
                 for row, prefix in self._answer_group(speaker, encoded, group, decoding):
-                    answers[row.index] = self._generation(row, encoded[row.index], prefix, speaker)
+                    answers[row.index] = self._generation(row, prompts[row.index], encoded[row.index], prefix, speaker)
                     if on_answer is not None:
                         on_answer(row.index, answers[row.index])
         return [answers[index] for index in range(len(prompts))]
@@ -174,6 +180,18 @@ class TransformersEngine:
     def _encode_answer(self, prompt: Prompt, completion: str) -> list[int]:
         return encode_answer(self._loaded.template, self._loaded.tokenizer, prompt.messages, completion, prompt.tools)
 
+    @cached_property
+    def _call_format(self) -> CallFormat | None:
+        return call_format(self._loaded.template)
+
+    def _with_calls(self, text: str, prompt: Prompt) -> str:
+        """The answer in the one form of tool calls, where it holds any in the way of the model's template."""
+        form = self._call_format
+        if form is None or not (prompt.tools or form.opening):  # bare JSON is a call only where tools are on offer
+            return text
+        message = form.read(text)
+        return answer_text(message, prompt.tools) if message.tool_calls else text
+
     def _check_lengths(self, prompts: Sequence[Prompt], needed: Sequence[int]) -> None:
         context = self.identity.context_tokens
         for prompt, tokens in zip(prompts, needed, strict=True):
@@ -224,10 +242,11 @@ class TransformersEngine:
         if batch:
             yield batch
 
-    def _generation(self, row: Row, ids: Sequence[int], prefix: Prefix, speaker: _Speaker) -> Generation:
+    def _generation(self, row: Row, prompt: Prompt, ids: Sequence[int], prefix: Prefix, speaker: _Speaker) -> Generation:
+        # Control tokens inside an answer are the model's fault and stay visible.
+        text = self._loaded.tokenizer.decode(row.answer, keep_control_tokens=True)
         return Generation(
-            # Control tokens inside an answer are the model's fault and stay visible.
-            text=self._loaded.tokenizer.decode(row.answer, keep_control_tokens=True),
+            text=self._with_calls(text, prompt),
             prompt_tokens=len(ids),
             completion_tokens=row.completion_tokens,
             latency_seconds=row.seconds,

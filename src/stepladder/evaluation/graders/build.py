@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
+from stepladder.domain.answer import wants_tool_calls
 from stepladder.domain.errors import DataError
+from stepladder.domain.messages import Example
 from stepladder.domain.task import GraderSettings, NumericGrader, RegexGrader, Task
 from stepladder.evaluation.graders.base import Grader
 from stepladder.evaluation.graders.chrf import Chrf
@@ -14,10 +17,16 @@ from stepladder.evaluation.graders.normalised_match import NormalisedMatch
 from stepladder.evaluation.graders.numeric import Numeric
 from stepladder.evaluation.graders.regex import Regex
 from stepladder.evaluation.graders.token_f1 import TokenF1
+from stepladder.evaluation.graders.tool_calls import ToolCalls
 
 
-def build_graders(task: Task) -> tuple[Grader, ...]:
-    """The task's graders in order: the first decides, the rest are reported."""
+def build_graders(task: Task, examples: Iterable[Example] = ()) -> tuple[Grader, ...]:
+    """The task's graders in order: the first decides, the rest are reported.
+
+    Without any in task.toml, `tool_calls` decides when some of the examples expect tool calls, else the output's shape.
+    """
+    if not task.settings.graders and wants_tool_calls(examples):
+        return (ToolCalls(),)
     return tuple(build_grader(settings, task) for settings in task.settings.decided_graders())
 
 
@@ -35,6 +44,8 @@ def build_grader(settings: GraderSettings, task: Task) -> Grader:
         return Labels(task.settings.output.labels)
     if settings.type == "json_fields":
         return _json_fields(task)
+    if settings.type == "tool_calls":
+        return ToolCalls(ordered=settings.ordered)
     if settings.type == "normalised_match":
         return NormalisedMatch(exact=settings.exact)
     return TokenF1() if settings.type == "token_f1" else Chrf()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sacrebleu.metrics.chrf import CHRF
 
+from stepladder.domain.answer import expected_answer
 from stepladder.domain.messages import Example
 from stepladder.domain.prediction import Grade, Score
 from stepladder.evaluation.graders.base import NO_REFERENCE
@@ -22,7 +23,7 @@ class Chrf:
         self._metric = CHRF()
 
     def grade(self, example: Example, answer: str) -> Grade:
-        reference = example.reference.content
+        reference = expected_answer(example)
         if not reference.strip():
             return NO_REFERENCE
         share = float(self._metric.sentence_score(answer, [reference]).score) / 100

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jsonschema_rs
-import numpy as np
-from scipy.optimize import linear_sum_assignment
 
+from stepladder.domain.answer import expected_answer
 from stepladder.domain.messages import Example
 from stepladder.domain.prediction import Grade, Score, Ungraded
+from stepladder.evaluation.graders.json_tree import leaves, overlap
 
 _UNPARSEABLE = object()
 
@@ -32,7 +32,7 @@ class JsonFields:
         self._validator = None if schema is None else jsonschema_rs.validator_for(dict(schema))
 
     def grade(self, example: Example, answer: str) -> Grade:
-        reference = _parse(example.reference.content)
+        reference = _parse(expected_answer(example))
         if reference is _UNPARSEABLE:
             return Ungraded("the reference is not JSON")
         given = _parse(answer)
@@ -43,7 +43,7 @@ class JsonFields:
         rows = [
             (_parse(answer), reference)
             for example, answer in zip(examples, answers, strict=True)
-            if (reference := _parse(example.reference.content)) is not _UNPARSEABLE
+            if (reference := _parse(expected_answer(example))) is not _UNPARSEABLE
         ]
         if not rows:
             return {}
@@ -70,7 +70,7 @@ class JsonFields:
 def _parse(text: str) -> Any:
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
-        _size(value)  # a tree too deep to walk counts as unparseable, here rather than in the middle of a comparison
+        leaves(value)  # a tree too deep to walk counts as unparseable, here rather than in the middle of a comparison
     except (ValueError, RecursionError):
         return _UNPARSEABLE
     return value
@@ -88,39 +88,8 @@ def _f1(given: Any, reference: Any) -> float:
 def _counts(given: Any, reference: Any) -> tuple[int, int, int]:
     """Right fields, fields of the answer, fields of the reference."""
     if given is _UNPARSEABLE:
-        return 0, 0, _size(reference)
+        return 0, 0, leaves(reference)
     try:
-        return _overlap(given, reference), _size(given), _size(reference)
+        return overlap(given, reference), leaves(given), leaves(reference)
     except RecursionError:
-        return 0, 0, _size(reference)
-
-
-def _size(value: Any) -> int:
-    if isinstance(value, dict | list) and value:
-        children = value.values() if isinstance(value, dict) else value
-        return sum(_size(child) for child in children)
-    return 1
-
-
-def _overlap(given: Any, reference: Any) -> int:
-    """Number of leaves that both trees share."""
-    if isinstance(given, dict) and isinstance(reference, dict) and given and reference:
-        return sum(_overlap(given[key], reference[key]) for key in given.keys() & reference.keys())
-    if isinstance(given, list) and isinstance(reference, list) and given and reference:
-        return _list_overlap(given, reference)
-    return int(_same(given, reference))
-
-
-def _list_overlap(given: list[Any], reference: list[Any]) -> int:
-    """Shared leaves under the best pairing of the elements."""
-    shared = np.array([[_overlap(mine, theirs) for theirs in reference] for mine in given])
-    rows, columns = linear_sum_assignment(shared, maximize=True)
-    return int(shared[rows, columns].sum())
-
-
-def _same(given: Any, reference: Any) -> bool:
-    if isinstance(given, str) and isinstance(reference, str):
-        return given.strip() == reference.strip()
-    if isinstance(given, bool) or isinstance(reference, bool):  # Python takes True for 1, JSON does not
-        return given is reference
-    return bool(given == reference)
+        return 0, 0, leaves(reference)

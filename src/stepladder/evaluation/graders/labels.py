@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stepladder.domain.answer import expected_answer
 from stepladder.domain.messages import Example
 from stepladder.domain.prediction import Grade, Score, Ungraded
 from stepladder.evaluation.graders.base import NO_REFERENCE
@@ -26,17 +27,17 @@ class Labels:
         self._allowed = frozenset(label_key(label) for label in labels)
 
     def grade(self, example: Example, answer: str) -> Grade:
-        reference = label_key(example.reference.content)
+        reference = label_key(expected_answer(example))
         if not reference:
             return NO_REFERENCE
         if self._allowed and reference not in self._allowed:
-            return Ungraded(f"the reference {example.reference.content[:40]!r} is not one of the labels")
+            return Ungraded(f"the reference {expected_answer(example)[:40]!r} is not one of the labels")
         return Score(float(label_key(answer) == reference))
 
     def metrics(self, examples: Sequence[Example], answers: Sequence[str]) -> dict[str, float]:
         """`accuracy`, `macro_f1` (mean F1 of the labels that occur as references), `out_of_set` (answers that are no label)."""
         pairs = [
-            (label_key(example.reference.content), label_key(answer))
+            (label_key(expected_answer(example)), label_key(answer))
             for example, answer in zip(examples, answers, strict=True)
             if isinstance(self.grade(example, answer), Score)
         ]

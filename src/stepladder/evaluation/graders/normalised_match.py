@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 
+from stepladder.domain.answer import expected_answer
 from stepladder.domain.messages import Example
 from stepladder.domain.prediction import Grade, Score
 from stepladder.evaluation.graders.base import NO_REFERENCE
@@ -34,7 +35,7 @@ class NormalisedMatch:
         self._exact = exact
 
     def grade(self, example: Example, answer: str) -> Grade:
-        reference = example.reference.content
+        reference = expected_answer(example)
         if not reference.strip():
             return NO_REFERENCE
         if self._exact or not normalise(reference):

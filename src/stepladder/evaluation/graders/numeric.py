@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
+from stepladder.domain.answer import expected_answer
 from stepladder.domain.messages import Example
 from stepladder.domain.prediction import Grade, Score, Ungraded
 
@@ -43,7 +44,7 @@ class Numeric:
         self._relative = Decimal(str(relative))
 
     def grade(self, example: Example, answer: str) -> Grade:
-        reference = first_number(example.reference.content)
+        reference = first_number(expected_answer(example))
         if reference is None:
             return Ungraded("the reference holds no number")
         given = first_number(answer)

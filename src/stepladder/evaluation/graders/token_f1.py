@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from stepladder.domain.answer import expected_answer
 from stepladder.domain.messages import Example
 from stepladder.domain.prediction import Grade, Score
 from stepladder.evaluation.graders.base import NO_REFERENCE
@@ -16,9 +17,9 @@ class TokenF1:
     name = "token_f1"
 
     def grade(self, example: Example, answer: str) -> Grade:
-        if not example.reference.content.strip():
+        if not expected_answer(example).strip():
             return NO_REFERENCE
-        given, reference = normalise(answer).split(), normalise(example.reference.content).split()
+        given, reference = normalise(answer).split(), normalise(expected_answer(example)).split()
         if not given or not reference:
             return Score(float(given == reference))
         shared = (Counter(given) & Counter(reference)).total()
