@@ -343,7 +343,7 @@ def _text(message: Any, prompt: Prompt) -> str:
     calls = tuple(
         ToolCall(str(call.id), str(call.function.name), _arguments(call.function.arguments))
         for call in message.tool_calls or ()
-        if call.type == "function"
+        if call.type == "function" and call.function is not None  # servers in between send odd things
     )
     said = str(message.content or "")
     if not said and not calls:

@@ -1,7 +1,8 @@
 """How a chat template writes an assistant's tool calls, learned by letting it write one; and reading a model's calls back.
 
-Understood are conventions that put each call, or a list of them, into JSON with the tool's name under `name`: that of Hermes and
-Qwen (`<tool_call>{"name": …, "arguments": …}</tool_call>`), of Mistral, of Llama, and their like.
+Understood are conventions that put each call, or a list of them, into JSON with the tool's name under `name`: that of Hermes,
+Qwen 2.5 and Qwen 3 (`<tool_call>{"name": …, "arguments": …}</tool_call>`), of Llama 3, and their like. Those that write arguments
+one by one between tags of their own are not.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ def _find_format(written: str) -> CallFormat | None:
         item = value[0] if isinstance(value, list) and value else value
         key = _arguments_key(item)
         if key is not None:
-            return CallFormat(written[:start].strip(), rest.strip(), key)
+            opening = written[:start].split()[-1:]  # what stands further ahead, an empty train of thought, is no part of it
+            return CallFormat("".join(opening), rest.strip(), key)
     return None
 
 

@@ -189,6 +189,11 @@ def test_half_formed_arguments_are_kept_and_can_be_written_to_a_file(server: Cha
         assert message.tool_calls[0].arguments == arguments
 
 
+def test_a_call_without_a_function_is_no_call(server: ChatServer) -> None:
+    server.script = [Reply(body=completion("Hm.", tool_calls=[{"id": "1", "type": "function", "function": None}]))]
+    assert answer(server, [ask("x")])[0].text == "Hm."
+
+
 def test_a_demonstrated_call_is_given_the_result_that_the_protocol_wants(server: ChatServer) -> None:
     called = Message("assistant", "", tool_calls=(ToolCall("1", "f", "{}"), ToolCall("2", "g", "{}")))
     turns = (Message("user", "a"), called, Message("tool", "out", tool_call_id="1"), Message("user", "b"), called)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,6 +114,24 @@ def test_what_a_template_writes_is_read_back() -> None:
     text = template.render([ask, Message("assistant", "Wait.", tool_calls=calls)], TOOLS, add_generation_prompt=False)
     written = text.split("<|im_start|>assistant\n")[1].removesuffix("<|im_end|>\n")
     assert said_and_called(TAGGED.read(written)) == ("Wait.", [(call.name, call.arguments) for call in calls])
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "qwen3_instruct_2507", "qwen3_vl", "llama3_1", "llama3_2"])
+def test_what_real_templates_write_is_read_back(name: str) -> None:
+    package = find_spec("trl")
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    file = Path(package.submodule_search_locations[0]) / "chat_templates" / f"{name}.jinja"
+    template = ChatTemplate(file.read_text(encoding="utf-8"), special={"bos_token": "<s>"})
+    form = call_format(template)
+    assert form is not None
+    call = ToolCall("a", "get_weather", '{"city": "Graz", "day": "Monday"}')
+    ask = Message("user", "?")
+    before = template.render([ask], TOOLS, add_generation_prompt=True)
+    after = template.render([ask, Message("assistant", "", tool_calls=(call,))], TOOLS, add_generation_prompt=False)
+    message = form.read(after.removeprefix(before).strip().removesuffix(template.turn_end.strip()))
+    assert [(one.name, one.arguments) for one in message.tool_calls] == [(call.name, call.arguments)]
+    assert form.read("It rains.") == Message("assistant", "It rains.")
 
 
 def test_a_training_row_learns_exactly_the_tokens_of_its_calls_and_the_end_of_turn(tiny_tokenizer: Tokenizer) -> None:

@@ -232,7 +232,8 @@ def graders_page() -> str:
             ]
             parts.append(_table(["key", "type", "default", "what"], rows))
     defaults = [[shape, _code(_default_grader(output))] for shape, output in OUTPUT_SHAPES.items()]
-    return _page([*parts, "## Without `[[graders]]`", _table(["`[output]` has", "grader"], defaults)])
+    calls = "Where some of the references are tool calls, `tool_calls` decides instead."
+    return _page([*parts, "## Without `[[graders]]`", _table(["`[output]` has", "grader"], defaults), calls])
 
 
 def _default_grader(output: OutputSettings) -> str:
