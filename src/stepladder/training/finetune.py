@@ -17,6 +17,7 @@ from stepladder.domain.errors import ModelError
 from stepladder.domain.protocols import ModelIdentity, Progress, TrainPoint, Tuned
 from stepladder.domain.task import LoraSettings
 from stepladder.files import hash_file, hash_json, new_folder
+from stepladder.models.prefix.paths import Path as ComputePath
 from stepladder.models.prefix.rows import EncodedRow, common_prefix_length
 from stepladder.training.adapters import (
     adapted,
@@ -39,7 +40,7 @@ from stepladder.training.masks import Decode, check_rows, learned_shares, masked
 from stepladder.training.presets import TrainSettings, choose_settings
 from stepladder.training.record import WEIGHTS, model_card, pins, read_finished, side_file
 from stepladder.training.stopping import candidates, learned_by_heart, settled
-from stepladder.training.verify import sharing_is_exact
+from stepladder.training.verify import choose_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +127,14 @@ def _train(
     progress: Progress,
 ) -> Tuned:
     longest = max(len(row) for row in (*rows, *held_out))
-    share = sharing_is_exact(base.model, rows, progress.note)
     with (
         fast_attention(base.model, longest=longest, tokens_per_pass=settings.tokens_per_pass),
         adapted(base.model, settings) as wrapped,
     ):
+        path = choose_path(wrapped.get_base_model(), rows, progress.note)
         run = _Run(wrapped, build_optimizer(wrapped, settings), checkpoints, hash_json(pinned))
         progressed = run.restore(progress.note)
-        progressed = _follow(run, progressed, rows, held_out, settings, share, progress)
+        progressed = _follow(run, progressed, rows, held_out, settings, path, progress)
         return _finish(base, run, progressed, folder, pinned, progress)
 
 
@@ -168,7 +169,7 @@ def _follow(
     rows: Sequence[EncodedRow],
     held_out: Sequence[EncodedRow],
     settings: TrainSettings,
-    share: bool,
+    path: ComputePath,
     progress: Progress,
 ) -> Progressed:
     """Run the loop to its end: show every step, save every evaluation, stop when the rows are learned by heart."""
@@ -180,7 +181,7 @@ def _follow(
     if from_step:
         progress.advance(from_step)
     model = run.wrapped.get_base_model()
-    for event in train(model, run.optimizer, rows, held_out, settings, share=share, after_step=from_step):
+    for event in train(model, run.optimizer, rows, held_out, settings, path=path, after_step=from_step):
         elapsed = time.perf_counter() - started
         progressed = replace(_after(progressed, event), seconds=before + elapsed)
         if isinstance(event, TrainStep):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from stepladder.domain.errors import ModelError
-from stepladder.models.prefix.forward import backward_loss, row_nll
+from stepladder.models.prefix.paths import Path
 from stepladder.models.prefix.rows import EncodedRow
 from stepladder.training.presets import TrainSettings
 
@@ -41,7 +41,7 @@ def train(
     held_out: Sequence[EncodedRow],
     settings: TrainSettings,
     *,
-    share: bool,
+    path: Path,
     after_step: int = 0,
 ) -> Iterator[TrainStep | Evaluation]:
     """Train the parameters of `optimizer` on `rows`, continuing behind `after_step`.
@@ -59,7 +59,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate
         chosen = [rows[index] for index in batch]
-        loss = backward_loss(model, chosen, share=share, tokens_per_pass=settings.tokens_per_pass)
+        loss = path.backward_loss(chosen, tokens_per_pass=settings.tokens_per_pass)
         norm = torch.nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
         if not (math.isfinite(loss) and math.isfinite(norm.item())):
             raise _diverged(step, loss, chosen, rate)
@@ -69,7 +69,7 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         yield TrainStep(step, step / per_epoch, rate, loss, sum(map(len, chosen)))
         if settings.evaluates_after(step, len(rows)):
-            nll = row_nll(model, held_out, share=share, tokens_per_pass=settings.tokens_per_pass)
+            nll = path.row_nll(held_out, tokens_per_pass=settings.tokens_per_pass)
             yield Evaluation(step, tuple(nll))
 
 

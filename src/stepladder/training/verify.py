@@ -1,4 +1,4 @@
-"""Before the first step: does our forward pass say what the stock model says?"""
+"""Before the first step: which way through the model is fast, and does it say what the stock model says?"""
 
 from __future__ import annotations
 
@@ -9,40 +9,56 @@ import torch
 import torch.nn.functional as F
 
 from stepladder.domain.errors import ModelError
-from stepladder.models.prefix.forward import row_nll, supports_sharing
+from stepladder.models.prefix.forward import supports_sharing
+from stepladder.models.prefix.paths import FusedPath, NotRead, Path, StockPath
 from stepladder.models.prefix.rows import EncodedRow, common_prefix_length
 
 TOLERANCE_NATS = {torch.bfloat16: 0.1, torch.float16: 0.1}  # a hidden prefix or a forgotten scale costs far more
 TOLERANCE_NATS_ELSE = 1e-3
+ANOTHER_LOSS = "a trial on two rows gave another loss"
 
 
 @torch.no_grad()
-def sharing_is_exact(model: Any, rows: Sequence[EncodedRow], note: Callable[[str], None]) -> bool:
-    """Whether rows of this model may continue from a shared prefix; the plain path is said aloud.
+def choose_path(model: Any, rows: Sequence[EncodedRow], note: Callable[[str], None]) -> Path:
+    """The fastest path whose losses of the two shortest rows are the stock model's; a slower one is said aloud.
 
-    The two shortest rows are run three ways: by the stock model, plainly, and from their common prefix.
-
+    Args:
+        model: A causal language model with its adapter in it.
     Raises:
         ModelError: Even the plain path differs from the stock model (an unknown scale or cap behind its head).
     """
     probe = sorted(rows, key=len)[:2]
     stock = [_stock_nll(model, row) for row in probe]
     tolerance = TOLERANCE_NATS.get(model.dtype, TOLERANCE_NATS_ELSE)
-    plain = row_nll(model, probe, share=False, tokens_per_pass=max(map(len, rows)))
-    if not _close(plain, stock, tolerance):
+
+    def agrees(path: Path) -> bool:
+        found = path.row_nll(probe, tokens_per_pass=max(map(len, rows)))
+        return all(abs(own - right) <= tolerance * max(1.0, abs(right)) for own, right in zip(found, stock, strict=True))
+
+    try:
+        fused = FusedPath(model)
+    except NotRead as error:
+        unread = str(error)
+    else:
+        if agrees(fused):
+            return fused
+        unread = ANOTHER_LOSS
+    plain = StockPath(model, share=False)
+    if not agrees(plain):
         raise ModelError(
             f"the loss of {type(model).__name__} cannot be computed from its last hidden states "
-            f"({plain[0]:.3f} against {stock[0]:.3f} nats per token).",
+            f"(not the stock model's {stock[0]:.3f} nats per token).",
             "This architecture cannot be tuned yet; please report it with the model's name.",
         )
     reason = supports_sharing(model)
-    if reason is None and common_prefix_length(probe):
-        shared = row_nll(model, probe, share=True, tokens_per_pass=max(map(len, rows)))
-        if not _close(shared, stock, tolerance):
-            reason = "a trial on two rows gave another loss"
+    shared = StockPath(model, share=True)
+    if reason is None and common_prefix_length(probe) and not agrees(shared):
+        reason = ANOTHER_LOSS
     if reason is not None:
         note(f"The common prompt is computed anew for every row: {type(model).__name__} cannot share it, {reason}.")
-    return reason is None
+        return plain
+    note(f"Training runs through the stock modules of {type(model).__name__}, which is slower: {unread}.")
+    return shared
 
 
 def _stock_nll(model: Any, row: EncodedRow) -> float:
@@ -52,7 +68,3 @@ def _stock_nll(model: Any, row: EncodedRow) -> float:
     nll = F.cross_entropy(logits, tokens[0, 1:], reduction="none")
     weights = torch.tensor(row.weights[1:], device=model.device)
     return float((nll * weights).sum() / weights.sum())
-
-
-def _close(left: Sequence[float], right: Sequence[float], tolerance: float) -> bool:
-    return all(abs(one - other) <= tolerance * max(1.0, abs(other)) for one, other in zip(left, right, strict=True))

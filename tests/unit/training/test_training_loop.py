@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from stepladder.domain.errors import ModelError
+from stepladder.models.prefix.paths import FusedPath
 from stepladder.models.prefix.rows import EncodedRow
 from stepladder.training.adapters import adapted, adapter_tensors
 from stepladder.training.loop import Evaluation, TrainStep, build_optimizer, check_every_part_learns, train
@@ -21,7 +22,21 @@ def run(model: Any, rows: list[EncodedRow], settings: TrainSettings, **keywords:
     with adapted(model, settings) as wrapped:
         optimizer = build_optimizer(wrapped, settings)
         held_out = keywords.pop("held_out", rows[:3])
-        return list(train(wrapped.get_base_model(), optimizer, rows, held_out, settings, share=True, **keywords))
+        base = wrapped.get_base_model()
+        return list(train(base, optimizer, rows, held_out, settings, path=FusedPath(base), **keywords))
+
+
+class SpoiltPath(FusedPath):
+    """A path after which something has gone wrong with the gradients."""
+
+    def __init__(self, model: Any, spoil: Callable[[], Any]) -> None:
+        super().__init__(model)
+        self._spoil = spoil
+
+    def backward_loss(self, rows: Sequence[EncodedRow], *, tokens_per_pass: int) -> float:
+        loss = super().backward_loss(rows, tokens_per_pass=tokens_per_pass)
+        self._spoil()
+        return loss
 
 
 def test_the_loss_falls_and_held_out_rows_are_evaluated_every_epoch(
@@ -71,8 +86,8 @@ def test_a_gradient_that_overflows_stops_before_the_adapter_is_touched(
     with adapted(model, quick_settings) as wrapped:
         before = [value.detach().clone() for value in adapter_tensors(wrapped).values()]
         first = next(iter(adapter_tensors(wrapped).values()))
-        first.register_hook(lambda grad: grad * float("inf"))
-        training = train(wrapped.get_base_model(), build_optimizer(wrapped, quick_settings), rows, [], quick_settings, share=True)
+        path = SpoiltPath(wrapped.get_base_model(), lambda: first.grad.fill_(float("inf")))
+        training = train(wrapped.get_base_model(), build_optimizer(wrapped, quick_settings), rows, [], quick_settings, path=path)
         with pytest.raises(ModelError, match="its gradient is not finite"):
             next(training)
         assert all(torch.equal(old, new) for old, new in zip(before, adapter_tensors(wrapped).values(), strict=True))
@@ -83,12 +98,10 @@ def test_a_part_that_gets_no_gradient_is_named_after_the_first_step(
 ) -> None:
     model = build_llama()
     with adapted(model, quick_settings) as wrapped:
-        for name, parameter in wrapped.named_parameters():
-            if "layers.1.mlp.up_proj.lora_B" in name:
-                parameter.register_hook(torch.zeros_like)
-        training = train(
-            wrapped.get_base_model(), build_optimizer(wrapped, quick_settings), build_rows(4), [], quick_settings, share=True
-        )
+        inert = next(value for name, value in wrapped.named_parameters() if "layers.1.mlp.up_proj.lora_B" in name)
+        path = SpoiltPath(wrapped.get_base_model(), lambda: inert.grad.zero_())
+        optimizer = build_optimizer(wrapped, quick_settings)
+        training = train(wrapped.get_base_model(), optimizer, build_rows(4), [], quick_settings, path=path)
         with pytest.raises(ModelError, match="no gradient at .*layers.1.mlp.up_proj"):
             next(training)
 

@@ -14,10 +14,10 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from stepladder.models.prefix.forward import backward_loss
 from stepladder.models.prefix.rows import EncodedRow
 from stepladder.training.adapters import adapted, adapter_tensors, set_adapter_tensors
 from stepladder.training.presets import TrainSettings
+from stepladder.training.verify import choose_path
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
@@ -106,11 +106,13 @@ def assert_parity(
         recorded = trl_steps(wrapped, rows, folder, tokenizer, batch=settings.batch_size, steps=steps)
     assert len(recorded) == steps
     with adapted_with_b(ours, settings) as wrapped:
+        path = choose_path(wrapped.get_base_model(), rows, [].append)
+        assert path.name == "fused"
         for step in recorded:
             batch = rows_of(step["inputs"])
             set_adapter_tensors(wrapped, step["parameters"])
             wrapped.zero_grad(set_to_none=True)
-            loss = backward_loss(wrapped.get_base_model(), batch, share=True, tokens_per_pass=settings.tokens_per_pass)
+            loss = path.backward_loss(batch, tokens_per_pass=settings.tokens_per_pass)
             assert abs(loss - step["loss"]) <= 1e-4
             for name, value in adapter_tensors(wrapped).items():
                 expected = step["gradients"][name]

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from stepladder.models.prefix.head import head_logits
 from stepladder.models.prefix.rows import EncodedRow, common_prefix_length, group_by_length
 
 SHAREABLE_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
@@ -120,22 +121,8 @@ def token_nll(model: Any, states: LabelledStates) -> Tensor:
     Written out, because `cross_entropy` on a CPU adds up a large vocabulary one by one in fp32: with 49,000 tokens its
     gradients are ten times further from fp64 than these.
     """
-    logits = _head(model, states.states)
+    logits = head_logits(model, states.states)
     return logits.logsumexp(dim=-1) - logits.gather(-1, states.labels[:, None])[:, 0]
-
-
-def _head(model: Any, states: Tensor) -> Tensor:
-    """Logits of the given states, with the scales and caps that some architectures put after the head."""
-    logits: Tensor = model.get_output_embeddings()(states)
-    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-    config = model.config.get_text_config(decoder=True)
-    if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
-        logits = logits * scale
-    if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite
-        logits = logits / divisor
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2
-        logits = torch.tanh(logits / cap) * cap
-    return logits
 
 
 def shared_prefix(model: Any, rows: Sequence[EncodedRow]) -> Prefix | None:

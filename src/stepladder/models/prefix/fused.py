@@ -1,0 +1,183 @@
+"""A training step, or the losses of given answers, over the trie of its rows: every shared stretch is computed once.
+
+Passes go depth first. A node too large to share a pass with all that is below it is kept: its keys and values serve every
+pass below, which leave their gradients at them, and the node's own backward pass comes last (exact, because a backward pass
+is linear in what it is given). Memory holds one pass and the kept nodes above it, however many rows there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stepladder.models.prefix.anatomy import Anatomy
+from stepladder.models.prefix.attention import Past, lay_out
+from stepladder.models.prefix.head import Head
+from stepladder.models.prefix.layer import Stream, Tape, layer_backward, layer_forward, norm_backward, norm_forward
+from stepladder.models.prefix.rows import EncodedRow
+from stepladder.models.prefix.trie import Kept, Label, Node, Pass, build_trie, cut_into_passes, label_places
+
+Coefficients = Callable[[Sequence[Label]], Sequence[float]]
+"""How much each label's negative log-likelihood counts in the loss: d loss / d nll."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The rows of one step as a trie, its passes, and the labels by node."""
+
+    trie: tuple[Node, ...]
+    steps: tuple[Pass | Kept, ...]
+    labels: dict[int, list[Label]]
+
+    @classmethod
+    def of(cls, rows: Sequence[EncodedRow], *, tokens_per_pass: int, **options: Any) -> Work:
+        trie = build_trie(rows, **options)
+        labels: dict[int, list[Label]] = {}
+        for label in label_places(rows, trie):
+            labels.setdefault(label.node, []).append(label)
+        return cls(trie, cut_into_passes(trie, tokens_per_pass), labels)
+
+    @property
+    def computed_tokens(self) -> int:
+        return sum(len(node.token_ids) for node in self.trie)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One pass that has gone forward: what its labels, those below it and its backward pass need."""
+
+    stream: Stream
+    past: Sequence[Past | None]  # by layer
+    states: Tensor  # (tokens, hidden), before the final norm
+    kept: list[tuple[Tensor, Tensor]]  # rotated keys and values by layer
+    tapes: list[Tape | None]
+    labels: list[Label]
+    places: Tensor  # of the labels in the stream
+
+
+class FusedStep:
+    """Runs steps over a decoder that could be read.
+
+    Args:
+        anatomy: Of a model in evaluation mode; its adapter is trained, everything else stays.
+    """
+
+    def __init__(self, anatomy: Anatomy) -> None:
+        self.anatomy = anatomy
+        self.device = anatomy.model.device
+        self.head = Head(anatomy.model)
+
+    def backward(self, work: Work, coefficients: Coefficients) -> Iterator[tuple[list[Label], Tensor]]:
+        """Add the gradient of Σ coefficient · nll to the adapter, yielding each pass's labels with their nll in nats."""
+        self._refresh()
+        with torch.no_grad():
+            yield from self._walk(work, work.steps, [None] * len(self.anatomy.layers), coefficients)
+
+    def losses(self, work: Work) -> Iterator[tuple[list[Label], Tensor]]:
+        """Each pass's labels with their negative log-likelihoods in nats; no gradients, and hardly any memory."""
+        self._refresh()
+        with torch.no_grad():
+            yield from self._walk(work, work.steps, [None] * len(self.anatomy.layers), None)
+
+    def _refresh(self) -> None:
+        for lora in self.anatomy.loras:
+            lora.refresh(self.anatomy.dtype)
+
+    def _walk(
+        self, work: Work, steps: Sequence[Pass | Kept], past: Sequence[Past | None], coefficients: Coefficients | None
+    ) -> Iterator[tuple[list[Label], Tensor]]:
+        for step in steps:
+            nodes = (step.node,) if isinstance(step, Kept) else step.nodes
+            run = self._forward(work, nodes, past, keep=coefficients is not None)
+            nll, gradient = self._head(run, coefficients)
+            yield run.labels, nll
+            if isinstance(step, Pass):
+                if gradient is not None:
+                    self._backward(run, gradient, None)
+                continue
+            below = [_longer(layer_past, kept, coefficients is not None) for layer_past, kept in zip(past, run.kept, strict=True)]
+            yield from self._walk(work, step.below, below, coefficients)
+            if gradient is not None:
+                self._backward(run, gradient, [_hand_back(outer, inner) for outer, inner in zip(past, below, strict=True)])
+
+    def _forward(self, work: Work, nodes: Sequence[int], past: Sequence[Past | None], *, keep: bool) -> Run:
+        anatomy = self.anatomy
+        segments = lay_out(work.trie, nodes)
+        token_ids = torch.tensor([token for number in nodes for token in work.trie[number].token_ids], device=self.device)
+        positions = torch.cat([torch.arange(one.start, one.start + one.stop - one.first, device=self.device) for one in segments])
+        rotations = {
+            kind: tuple(part[:, : part.shape[1] // 2].to(anatomy.dtype).contiguous() for part in parts)
+            for kind, parts in anatomy.rotations(positions).items()
+        }
+        stream = Stream(segments, rotations)  # type: ignore[arg-type]
+        states = anatomy.embed(token_ids)
+        kept: list[tuple[Tensor, Tensor]] = []
+        tapes: list[Tape | None] = []
+        for layer, layer_past in zip(anatomy.layers, past, strict=True):
+            states, seen, tape = layer_forward(anatomy, layer, states, stream, layer_past, keep=keep)
+            kept.append(seen)
+            tapes.append(tape)
+        first = dict(zip(nodes, (segment.first for segment in segments), strict=True))
+        labels = [label for number in nodes for label in work.labels.get(number, ())]
+        places = torch.tensor([first[label.node] + label.place for label in labels], dtype=torch.long, device=self.device)
+        return Run(stream, past, states, kept, tapes, labels, places)
+
+    def _head(self, run: Run, coefficients: Coefficients | None) -> tuple[Tensor, Tensor | None]:
+        """Nats of every label; with coefficients also the gradient at the states before the final norm."""
+        anatomy = self.anatomy
+        entered = run.states[run.places]
+        normed = norm_forward(anatomy.final_norm, entered)
+        targets = torch.tensor([label.token_id for label in run.labels], dtype=torch.long, device=self.device)
+        wanted = None
+        if coefficients is not None:
+            wanted = torch.tensor(list(coefficients(run.labels)), dtype=torch.float64, device=self.device)
+        nll, gradient = self.head.nll(normed, targets, wanted)
+        if gradient is None:
+            return nll, None
+        at_states = torch.zeros_like(run.states)
+        back = norm_backward(anatomy.final_norm, gradient, entered)
+        at_states.index_add_(0, run.places, back)
+        return nll, at_states
+
+    def _backward(self, run: Run, gradient: Tensor, passed_on: Sequence[tuple[Tensor, Tensor]] | None) -> None:
+        anatomy = self.anatomy
+        for number in range(len(anatomy.layers) - 1, -1, -1):
+            tape = run.tapes[number]
+            assert tape is not None
+            gradient = layer_backward(
+                anatomy,
+                anatomy.layers[number],
+                tape,
+                run.stream,
+                run.past[number],
+                gradient,
+                None if passed_on is None else passed_on[number],
+            )
+            run.tapes[number] = None  # its memory is free for the layer below
+
+
+def _longer(outer: Past | None, kept: tuple[Tensor, Tensor], trained: bool) -> Past:
+    """The kept tokens before the passes below: those before the node, and its own."""
+    keys, values = kept
+    if outer is not None:
+        keys, values = torch.cat([outer.keys, keys], dim=1), torch.cat([outer.values, values], dim=1)
+    if not trained:
+        return Past(keys, values)
+    wide = torch.promote_types(keys.dtype, torch.float32)
+    return Past(keys, values, torch.zeros_like(keys, dtype=wide), torch.zeros_like(values, dtype=wide))
+
+
+def _hand_back(outer: Past | None, inner: Past) -> tuple[Tensor, Tensor]:
+    """What the passes below left at the node's own keys and values; what lies before the node goes on to `outer`."""
+    assert inner.keys_gradient is not None
+    assert inner.values_gradient is not None
+    before = 0
+    if outer is not None and outer.keys_gradient is not None and outer.values_gradient is not None:
+        before = outer.keys.shape[1]
+        outer.keys_gradient.add_(inner.keys_gradient[:, :before])
+        outer.values_gradient.add_(inner.values_gradient[:, :before])
+    return inner.keys_gradient[:, before:], inner.values_gradient[:, before:]

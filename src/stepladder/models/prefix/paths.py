@@ -1,0 +1,74 @@
+"""Ways through a model for a step's rows: written out for decoders that can be read, else with the stock modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from stepladder.models.prefix.anatomy import NotRead, read_anatomy
+from stepladder.models.prefix.forward import backward_loss, row_nll
+from stepladder.models.prefix.fused import FusedStep, Work
+from stepladder.models.prefix.rows import EncodedRow
+
+
+class Path(Protocol):
+    """Losses of rows and their gradients. Every path gives the same numbers; they differ in time and memory."""
+
+    @property
+    def name(self) -> str: ...
+
+    def backward_loss(self, rows: Sequence[EncodedRow], *, tokens_per_pass: int) -> float:
+        """Add the gradient of Σ weight · nll / Σ weight over all `rows` to the adapter; return that loss in nats."""
+        ...
+
+    def row_nll(self, rows: Sequence[EncodedRow], *, tokens_per_pass: int) -> list[float]:
+        """Mean nats per learned token of every row, weighted, in the order given."""
+        ...
+
+
+class FusedPath:
+    """Our own passes over the trie of the rows; see `fused`."""
+
+    name = "fused"
+
+    def __init__(self, model: Any) -> None:
+        """
+        Raises:
+            NotRead: The decoder is of no class whose arithmetic is known.
+        """
+        self._step = FusedStep(read_anatomy(model))
+
+    def backward_loss(self, rows: Sequence[EncodedRow], *, tokens_per_pass: int) -> float:
+        total = sum(row.weight for row in rows)
+        work = Work.of(rows, tokens_per_pass=tokens_per_pass)
+        loss = 0.0
+        for labels, nll in self._step.backward(work, lambda labels: [label.weight / total for label in labels]):
+            loss += sum(label.weight * nats for label, nats in zip(labels, nll.tolist(), strict=True)) / total
+        return loss
+
+    def row_nll(self, rows: Sequence[EncodedRow], *, tokens_per_pass: int) -> list[float]:
+        sums = [0.0] * len(rows)
+        for labels, nll in self._step.losses(Work.of(rows, tokens_per_pass=tokens_per_pass)):
+            for label, nats in zip(labels, nll.tolist(), strict=True):
+                sums[label.row] += label.weight * nats
+        return [total / row.weight for total, row in zip(sums, rows, strict=True)]
+
+
+class StockPath:
+    """The model's own modules: rows continue from one common prefix (`share`), or each is computed whole."""
+
+    def __init__(self, model: Any, *, share: bool) -> None:
+        self._model, self._share = model, share
+
+    @property
+    def name(self) -> str:
+        return "stock, shared prefix" if self._share else "stock"
+
+    def backward_loss(self, rows: Sequence[EncodedRow], *, tokens_per_pass: int) -> float:
+        return backward_loss(self._model, rows, share=self._share, tokens_per_pass=tokens_per_pass)
+
+    def row_nll(self, rows: Sequence[EncodedRow], *, tokens_per_pass: int) -> list[float]:
+        return row_nll(self._model, rows, share=self._share, tokens_per_pass=tokens_per_pass)
+
+
+__all__ = ["FusedPath", "NotRead", "Path", "StockPath"]

@@ -1,0 +1,251 @@
+"""The written-out passes against the stock modules and autograd: losses, and the gradient of every adapter tensor."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+from transformers.models.auto import CONFIG_MAPPING
+
+from stepladder.models.prefix.anatomy import NotRead, read_anatomy
+from stepladder.models.prefix.fused import FusedStep, Work
+from stepladder.models.prefix.rows import EncodedRow
+
+VOCAB = 61
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": True,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LOCAL = ["sliding_attention", "full_attention", "sliding_attention"]
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "llama-without-groups": {"num_key_value_heads": 4},
+    "mistral": {"sliding_window": 7},
+    "qwen2": {},
+    "qwen3": {},
+    "gemma3_text": {"sliding_window": 6, "layer_types": LOCAL, "query_pre_attn_scalar": 8},
+    "phi3": {"partial_rotary_factor": 0.5},
+}
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def build_adapted(architecture: str, dtype: torch.dtype = torch.float64, **lora: Any) -> Any:
+    """A random model with an adapter none of whose matrices is zero."""
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING[architecture.split("-")[0]](**{**SIZES, **ARCHITECTURES[architecture]})
+    model = AutoModelForCausalLM.from_config(config).to(dtype).eval()
+    wrapped = get_peft_model(
+        model,
+        LoraConfig(r=3, lora_alpha=6, task_type="CAUSAL_LM", **{"target_modules": "all-linear", **lora}),
+        autocast_adapter_dtype=False,
+    ).eval()
+    with torch.no_grad():
+        for value in trained(wrapped).values():
+            value.normal_(0, 0.1)
+    return wrapped
+
+
+def trained(wrapped: Any) -> dict[str, Tensor]:
+    return {name: value for name, value in wrapped.named_parameters() if value.requires_grad}
+
+
+def tree_rows(seed: int, most: int = 8) -> list[EncodedRow]:
+    """Rows that share none, one or two levels of tokens, with weights of 0, a half and 1."""
+    draw = random.Random(seed)
+    shared = [draw.randrange(3, VOCAB) for _ in range(draw.choice([0, 1, 5, 20]))]
+    rows = []
+    for number in range(draw.randint(1, most)):
+        middle = [7] * draw.choice([0, 0, 4, 4, 11])
+        own = [draw.randrange(3, VOCAB) for _ in range(draw.randint(2, 25))]
+        tokens = (*shared, *middle, *own)
+        learned = draw.randint(1, len(own) - 1)
+        weights = [0.0] * (len(tokens) - learned) + [draw.choice([0.0, 0.5, 1.0]) for _ in range(learned)]
+        weights[-1] = 1.0
+        rows.append(EncodedRow(f"row-{number}", tokens, tuple(weights)))
+    return rows
+
+
+def plain(wrapped: Any, rows: Sequence[EncodedRow]) -> tuple[float, dict[str, Tensor]]:
+    """Loss and gradients of the stock model, row by row."""
+    wrapped.zero_grad(set_to_none=True)
+    total = sum(row.weight for row in rows)
+    loss = torch.zeros((), dtype=torch.float64)
+    for row in rows:
+        logits = wrapped(input_ids=torch.tensor([row.token_ids]), use_cache=False).logits[0, :-1]
+        nll = -torch.log_softmax(logits, dim=-1).gather(1, torch.tensor(row.token_ids[1:])[:, None])[:, 0]
+        loss = loss + (nll * torch.tensor(row.weights[1:], dtype=nll.dtype)).sum() / total
+    loss.backward()
+    return loss.item(), {name: value.grad for name, value in trained(wrapped).items()}
+
+
+def fused(wrapped: Any, rows: Sequence[EncodedRow], tokens_per_pass: int, worthwhile: int) -> tuple[float, dict[str, Tensor]]:
+    wrapped.zero_grad(set_to_none=True)
+    total = sum(row.weight for row in rows)
+    work = Work.of(rows, tokens_per_pass=tokens_per_pass, worthwhile=worthwhile)
+    step = FusedStep(read_anatomy(wrapped.get_base_model()))
+    loss = 0.0
+    for labels, nll in step.backward(work, lambda labels: [label.weight / total for label in labels]):
+        loss += sum(label.weight * nats for label, nats in zip(labels, nll.tolist(), strict=True)) / total
+    return loss, {name: value.grad for name, value in trained(wrapped).items()}
+
+
+def furthest(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    """Largest ‖g − g′‖ / ‖g‖ over all tensors."""
+    return max(((ours[name] - right).norm() / right.norm()).item() for name, right in theirs.items())
+
+
+@contextmanager
+def stock_in_fp64(wrapped: Any) -> Iterator[None]:
+    """The stock norms and rotary embeddings, which round to fp32, in fp64: only for comparing to the last digits."""
+    changed: list[tuple[Any, Callable[..., Any]]] = []
+
+    def replace(module: Any, forward: Callable[..., Any]) -> None:
+        changed.append((module, module.forward))
+        module.forward = forward
+
+    for module in wrapped.modules():
+        name = type(module).__name__
+        if name.endswith("RMSNorm"):
+            replace(module, _wide_norm(module))
+        elif name.endswith("RotaryEmbedding"):
+            replace(module, _wide_rotary(module))
+    yield
+    for module, forward in changed:
+        module.forward = forward
+
+
+def _wide_norm(module: Any) -> Callable[[Tensor], Tensor]:
+    gemma = type(module).__name__.startswith("Gemma")
+
+    def forward(states: Tensor) -> Tensor:
+        eps = module.eps if gemma else module.variance_epsilon
+        normed = states * torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + eps)
+        return normed * (1.0 + module.weight) if gemma else module.weight * normed
+
+    return forward
+
+
+def _wide_rotary(module: Any) -> Callable[..., tuple[Tensor, Tensor]]:
+    def forward(states: Tensor, position_ids: Tensor, layer_type: str | None = None) -> tuple[Tensor, Tensor]:
+        prefix = f"{layer_type}_" if layer_type else ""
+        frequencies = getattr(module, f"{prefix}inv_freq").double()
+        angles = position_ids[..., None].double() * frequencies
+        both = torch.cat((angles, angles), dim=-1)
+        scale = getattr(module, f"{prefix}attention_scaling")
+        return both.cos() * scale, both.sin() * scale
+
+    return forward
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_losses_and_gradients_are_those_of_ordinary_training_to_ten_digits(architecture: str) -> None:
+    wrapped = build_adapted(architecture)
+    with stock_in_fp64(wrapped):
+        for seed in range(3):
+            rows = tree_rows(seed)
+            loss, gradients = plain(wrapped, rows)
+            for tokens_per_pass in (10_000, 30, 5):
+                ours, own_gradients = fused(wrapped, rows, tokens_per_pass, worthwhile=1)
+                assert abs(ours - loss) <= 1e-10
+                assert furthest(own_gradients, gradients) <= 1e-10
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_stock_modules_which_round_to_fp32_agree_to_six_digits(architecture: str) -> None:
+    wrapped = build_adapted(architecture)
+    rows = tree_rows(1)
+    loss, gradients = plain(wrapped, rows)
+    ours, own_gradients = fused(wrapped, rows, 30, worthwhile=1)
+    assert abs(ours - loss) <= 1e-6
+    assert furthest(own_gradients, gradients) <= 1e-5
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), tokens_per_pass=st.integers(1, 200), worthwhile=st.integers(1, 60))
+def test_any_rows_in_any_passes_give_the_same_gradient(seed: int, tokens_per_pass: int, worthwhile: int) -> None:
+    wrapped = build_adapted("llama")
+    rows = tree_rows(seed)
+    with stock_in_fp64(wrapped):
+        loss, gradients = plain(wrapped, rows)
+        ours, own_gradients = fused(wrapped, rows, tokens_per_pass, worthwhile)
+    assert abs(ours - loss) <= 1e-10
+    assert furthest(own_gradients, gradients) <= 1e-9
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text"])
+def test_in_bf16_the_loss_is_that_of_fp32_within_its_rounding(architecture: str) -> None:
+    rows = tree_rows(2)
+    exact, gradients = plain(build_adapted(architecture, torch.float32), rows)
+    wrapped = build_adapted(architecture, torch.float32).to(torch.bfloat16)
+    with torch.no_grad():
+        for value in trained(wrapped).values():
+            value.data = value.data.float()
+    ours, own_gradients = fused(wrapped, rows, 30, worthwhile=1)
+    assert ours == pytest.approx(exact, abs=0.1)
+    assert furthest(own_gradients, gradients) <= 0.2
+    assert all(value.grad is not None and value.grad.dtype == torch.float32 for value in trained(wrapped).values())
+
+
+def test_the_losses_alone_are_those_of_the_training_step() -> None:
+    wrapped = build_adapted("llama")
+    rows = tree_rows(4)
+    loss, _ = fused(wrapped, rows, 20, worthwhile=1)
+    step = FusedStep(read_anatomy(wrapped.get_base_model()))
+    total = sum(row.weight for row in rows)
+    alone = 0.0
+    for labels, nll in step.losses(Work.of(rows, tokens_per_pass=50)):
+        alone += sum(label.weight * nats for label, nats in zip(labels, nll.tolist(), strict=True)) / total
+    assert alone == pytest.approx(loss, abs=1e-9)
+
+
+def test_chosen_target_modules_and_rank_stabilised_scaling_are_followed() -> None:
+    wrapped = build_adapted("llama", target_modules=["q_proj", "down_proj"], use_rslora=True)
+    rows = tree_rows(5)
+    loss, gradients = plain(wrapped, rows)
+    ours, own_gradients = fused(wrapped, rows, 40, worthwhile=1)
+    assert ours == pytest.approx(loss, abs=1e-6)
+    assert furthest(own_gradients, gradients) <= 1e-5
+    assert len(gradients) == 2 * 2 * SIZES["num_hidden_layers"]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("lora", "reason"),
+    [({"lora_dropout": 0.1}, "its adapter has dropout"), ({"use_dora": True}, "a variant of LoRA")],
+)
+def test_an_adapter_of_another_kind_is_not_read(lora: dict[str, Any], reason: str) -> None:
+    with pytest.raises(NotRead, match=reason):
+        read_anatomy(build_adapted("llama", **lora).get_base_model())
+
+
+def test_a_decoder_of_another_class_is_not_read() -> None:
+    config = CONFIG_MAPPING["gpt2"](vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    with pytest.raises(NotRead, match="its layers are of class GPT2Model"):
+        read_anatomy(AutoModelForCausalLM.from_config(config))
