@@ -18,9 +18,11 @@ from stepladder.domain.messages import Example
 from stepladder.domain.task import Task
 
 LONGEST_CHARACTERS = 1_000
-REWRITES = ("voice",)  # free text that says again what the input says
+REWRITES = ("voice", "clinic")  # free text that says again what the input says
 CLOSEST_REWRITES = 0.3  # Jaccard of character 5-grams; a near-duplicate begins at 0.8
-NUMBER = re.compile(r"(?<![A-Za-z\d])\d+(?:[.,:]\d+)*")
+NUMBER = re.compile(r"(?<![A-Za-z\d])\d+(?:[.,:]\d+)*")  # not the 4 of "L4": part of a name
+ANY_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+SHORTHAND_UNIT = re.compile(r"(?<=\d)/(?:7|52|12|40)\b")  # 2/7 = 2 days, 2/52 = 2 weeks, 2/12 = 2 months, 28/40 = week 28
 SENTENCE_END = re.compile(r"(?<=[.?:])\s+")
 VOICE_WORDS = 16  # longest sentence of the invented brand
 
@@ -34,10 +36,6 @@ def task(name: str) -> Task:
 def rows(name: str) -> tuple[Example, ...]:
     """Reading checks JSON, ids, labels and schema."""
     return read_examples(task(name)).examples
-
-
-def numbers(text: str) -> set[str]:
-    return set(NUMBER.findall(text))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,8 +64,10 @@ def test_no_two_rewrites_come_from_one_template(name: str) -> None:
 
 @pytest.mark.parametrize("name", REWRITES)
 def test_a_rewrite_keeps_every_number_and_brings_no_new_one(name: str) -> None:
-    differing = {row.id: numbers(row.input.text) ^ numbers(row.reference.content) for row in rows(name)}
-    assert {id: lost_or_new for id, lost_or_new in differing.items() if lost_or_new} == {}
+    for row in rows(name):
+        said, again = SHORTHAND_UNIT.sub(" ", row.input.text), row.reference.content
+        assert set(NUMBER.findall(said)) <= set(ANY_NUMBER.findall(again)), row.id
+        assert set(NUMBER.findall(again)) <= set(ANY_NUMBER.findall(said)), row.id
 
 
 def test_the_voice_speaks_to_the_reader_in_short_calm_sentences() -> None:

@@ -9,7 +9,7 @@ from shutil import copytree
 from stepladder.domain.errors import UsageError
 from stepladder.files import new_folder
 
-NAMES = ("tickets", "handbook", "voice")
+NAMES = ("tickets", "handbook", "voice", "clinic")
 
 
 def copy_bundled(name: str, folder: Path) -> Path:
