@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -77,3 +78,11 @@ def test_the_voice_speaks_to_the_reader_in_short_calm_sentences() -> None:
         assert "please" not in reference.casefold()
         assert re.search(r"\byou", reference.casefold()), row.id
         assert max(len(sentence.split()) for sentence in SENTENCE_END.split(reference)) <= VOICE_WORDS, row.id
+
+
+def test_the_desks_of_repairs_are_balanced_but_not_uniform() -> None:
+    counts = Counter(row.reference.content for row in rows("repairs"))
+    assert set(counts) == set(task("repairs").settings.output.labels)
+    assert min(counts.values()) >= 20
+    assert max(counts.values()) <= 2 * min(counts.values())
+    assert len(set(counts.values())) > 1
