@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from stepladder import __version__
+from stepladder.data.bundled import NAMES
 
 TASK = 'name = "t"\ninstruction = "Do it."\n[model]\nbase = "fake"\n[data]\nexamples = "rows.jsonl"\n'
 ROW = '{{"prompt": "question number {0} about {1}", "completion": "answer {0}"}}'
@@ -41,6 +42,11 @@ def test_wrong_usage_exits_2_and_says_what(arguments: Sequence[str], tmp_path: P
     refused = stepladder(*arguments, *(["--folder", tmp_path] if arguments[0] == "demo" else []))
     assert refused.returncode == 2
     assert "stepladder:" in refused.stderr
+
+
+def test_the_help_of_demo_names_every_bundled_task() -> None:
+    shown = stepladder("demo", "--help").stdout
+    assert [name for name in NAMES if name not in shown] == []
 
 
 def good_rows(count: int) -> str:

@@ -9,7 +9,7 @@ from shutil import copytree
 from stepladder.domain.errors import UsageError
 from stepladder.files import new_folder
 
-NAMES = ("tickets", "handbook")
+NAMES = ("tickets", "handbook", "voice", "clinic", "repairs")
 
 
 def copy_bundled(name: str, folder: Path) -> Path:
