@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from stepladder.domain.messages import Message
 from stepladder.domain.protocols import Prompt
 from stepladder.service import wiring
+from stepladder.service.leaks import find_leaks
 from stepladder.service.plan import FREE_RUNGS, TUNED_RUNGS, Plan, make_plan
 from stepladder.service.setup import CHARACTERS_PER_TOKEN, Base, new_token_limit
 from stepladder.service.speeds import Speeds, measure_speeds
@@ -27,9 +29,10 @@ def plan_climb(base: Base) -> Plan:
     speeds = _speeds(base)
     work = _workload(base, worlds)
     minutes = base.options.budget_minutes or settings.budget.minutes
-    return make_plan(
-        settings, work, speeds, _rungs_that_may_apply(base, worlds[0]), budget_minutes=minutes, refit=len(worlds) > 1
-    )
+    rungs = _rungs_that_may_apply(base, worlds[0])
+    plan = make_plan(settings, work, speeds, rungs, budget_minutes=minutes, refit=len(worlds) > 1)
+    leaks = [f"Leak, the verdict would be invalid: {leak}" for leak in find_leaks(base.data, worlds)]
+    return replace(plan, lines=(*plan.lines, *leaks))
 
 
 def _speeds(base: Base) -> Speeds:
