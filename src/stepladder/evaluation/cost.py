@@ -63,7 +63,7 @@ def adoption_cost(
     """
     machine = None if use.machine_usd_per_hour is None else use.machine_usd_per_hour / 3600
     if hosted:
-        usd_per_call = _hosted_usd_per_call(use, prompt_tokens_per_call, completion_tokens_per_call)
+        usd_per_call = hosted_usd(use, prompt_tokens_per_call, completion_tokens_per_call)
         usd_once: float | None = 0.0
     else:
         usd_per_call = None if machine is None else seconds_per_call * machine
@@ -83,7 +83,8 @@ def adoption_cost(
     )
 
 
-def _hosted_usd_per_call(use: UseSettings, prompt_tokens: float, completion_tokens: float) -> float | None:
+def hosted_usd(use: UseSettings, prompt_tokens: float, completion_tokens: float) -> float | None:
+    """What a hosted model's tokens cost; None where a price is missing."""
     prompt_price, completion_price = use.usd_per_million_prompt_tokens, use.usd_per_million_completion_tokens
     if prompt_price is None or completion_price is None:
         return None
