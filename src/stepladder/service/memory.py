@@ -93,19 +93,25 @@ def predict_memory(
     return Memory(
         process=PROCESS_BYTES if shape.device == "cpu" else 0,
         weights=shape.parameters * shape.bytes_per_number,
-        answering=_answering(shape, limits, work, *_prompt_tokens(work, choices, rungs)),
+        answering=max(_answering(shape, limits, work, *kind) for kind in _prompts(work, choices, rungs)),
         training=0 if training is None else _training(shape, work, choices, rungs, training),
     )
 
 
-def _prompt_tokens(work: Workload, choices: Choices, rungs: tuple[str, ...]) -> tuple[float, float]:
-    """Tokens of the longest prompt any rung asks: what its rows share, and a row's own."""
+def _prompts(work: Workload, choices: Choices, rungs: tuple[str, ...]) -> Iterator[tuple[float, float]]:
+    """Tokens of each kind of prompt the rungs ask: what its rows share, and a row's own.
+
+    All kinds count: the longest prompts are asked in the smallest batches, so they need not take the most memory.
+    """
+    shared, own = work.shared_tokens, work.longest_input_tokens
     shown = max(choices.shots) * work.demonstration_tokens
-    shared = shown if "few-shot" in rungs else 0.0
-    nearest = shown if {"nearest", "lora+nearest"} & set(rungs) else 0.0
-    read = max(choices.passages) * PASSAGE_TOKENS if {"rag", "lora+rag"} & set(rungs) else 0.0
-    own = max(nearest, read)
-    return work.shared_tokens + max(0.0, shared - own), own + work.longest_input_tokens
+    yield shared, own
+    if "few-shot" in rungs:
+        yield shared + shown, own
+    if {"nearest", "lora+nearest"} & set(rungs):
+        yield shared, own + shown
+    if {"rag", "lora+rag"} & set(rungs):
+        yield shared, own + max(choices.passages) * PASSAGE_TOKENS
 
 
 def _answering(shape: ModelShape, limits: Limits, work: Workload, shared: float, own: float) -> int:
