@@ -162,7 +162,9 @@ class UseSettings(Settings):
     other_tasks: bool = Field(False, description="Whether the tuned model must keep its general abilities.")
     max_latency_seconds: float | None = Field(None, gt=0, description="Slowest acceptable answer (95th percentile).")
     machine_usd_per_hour: float | None = Field(None, ge=0, description="Price of this machine; without it, seconds.")
-    label_usd_each: float | None = Field(None, ge=0, description="Price of one more labelled example.")
+    label_usd_each: float | None = Field(
+        None, ge=0, description="Price of one more labelled example; paid again whenever the facts change."
+    )
     usd_per_million_prompt_tokens: float | None = Field(None, ge=0, description="Price of a hosted model's input.")
     usd_per_million_completion_tokens: float | None = Field(None, ge=0, description="Price of its output.")
 

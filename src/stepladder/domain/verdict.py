@@ -37,7 +37,11 @@ class Gain:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What adopting a rung costs over the horizon. Seconds are of this machine; usd None when no price was given."""
+    """What adopting a rung costs over the horizon. Seconds are of this machine; usd None when no price was given.
+
+    `labels` are the examples that have to be labelled again over the horizon, because the facts behind them change; those
+    that exist today are paid for. `usd_labels` is their price, 0 when none was given.
+    """
 
     seconds_once: float = 0.0  # choosing and training
     seconds_per_call: float = 0.0
@@ -47,6 +51,8 @@ class Cost:
     completion_tokens_per_call: float = 0.0
     retrainings: float = 0.0
     calls: float = 0.0
+    labels: float = 0.0
+    usd_labels: float = 0.0
 
     @property
     def seconds_total(self) -> float:
@@ -55,10 +61,10 @@ class Cost:
 
     @property
     def usd_total(self) -> float | None:
-        """Dollars over the horizon, retraining included; None when a price is missing."""
+        """Dollars over the horizon, retraining and new labels included; None when a price is missing."""
         if self.usd_once is None or self.usd_per_call is None:
             return None
-        return self.usd_once * (1 + self.retrainings) + self.usd_per_call * self.calls
+        return self.usd_once * (1 + self.retrainings) + self.usd_labels + self.usd_per_call * self.calls
 
 
 class Outcome(StrEnum):
@@ -82,7 +88,8 @@ class Verdict:
     """The answer to "which rung is the cheapest that suffices, and how sure is that?"
 
     `rung` is the recommended rung (None when invalid); for UNDECIDED and NOT_REACHED it is the best bet so far.
-    `needed_test_rows` is the test size at which the observed rates would decide, for UNDECIDED.
+    `needed_test_rows` is the test size at which the observed rates would decide, for UNDECIDED. `facts` are short lines that
+    every outcome has: price, break-even, latency, base model.
     """
 
     outcome: Outcome
@@ -95,6 +102,7 @@ class Verdict:
     reasons: tuple[str, ...] = ()  # why invalid, why indicative, what was not tried
     would_change: tuple[str, ...] = ()
     gains: tuple[Gain, ...] = field(default=())
+    facts: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.outcome.value.replace('_', ' ')}, {self.confidence}: {self.sentence}"

@@ -107,6 +107,11 @@ def name_contenders(
     )
 
 
+def strongest_untuned(rungs: Sequence[Contender]) -> Contender | None:
+    """The untuned contender with the highest mean score; the first of equals."""
+    return _best([rung for rung in rungs if not rung.tuned])
+
+
 def _best(rungs: Sequence[Contender]) -> Contender | None:
     return max(rungs, key=lambda rung: rung.mean, default=None)  # of equals max keeps the first, the cheapest
 

@@ -58,18 +58,17 @@ def adoption_cost(
     Args:
         seconds_per_call, seconds_once: Of this machine; for a hosted model, the calls' own wall time.
         tuned: Training is repeated whenever the facts change.
-        labelled_rows: Examples that have to be labelled for this rung beyond those that are there.
+        labelled_rows: Examples whose labels are part of this rung: they are labelled again whenever the facts change
+            (docs/decisions/012). Without a price for labels they cost nothing.
     """
     machine = None if use.machine_usd_per_hour is None else use.machine_usd_per_hour / 3600
     if hosted:
-        usd_per_call = _hosted_usd_per_call(use, prompt_tokens_per_call, completion_tokens_per_call)
+        usd_per_call = hosted_usd(use, prompt_tokens_per_call, completion_tokens_per_call)
         usd_once: float | None = 0.0
     else:
         usd_per_call = None if machine is None else seconds_per_call * machine
         usd_once = None if machine is None else seconds_once * machine
-    if labelled_rows:
-        price = use.label_usd_each
-        usd_once = None if usd_once is None or price is None else usd_once + labelled_rows * price
+    labels = labelled_rows * use.retrainings
     return Cost(
         seconds_once=seconds_once,
         seconds_per_call=seconds_per_call,
@@ -79,35 +78,38 @@ def adoption_cost(
         completion_tokens_per_call=completion_tokens_per_call,
         retrainings=use.retrainings if tuned else 0.0,
         calls=use.calls,
+        labels=labels,
+        usd_labels=labels * (use.label_usd_each or 0.0),
     )
 
 
-def _hosted_usd_per_call(use: UseSettings, prompt_tokens: float, completion_tokens: float) -> float | None:
+def hosted_usd(use: UseSettings, prompt_tokens: float, completion_tokens: float) -> float | None:
+    """What a hosted model's tokens cost; None where a price is missing."""
     prompt_price, completion_price = use.usd_per_million_prompt_tokens, use.usd_per_million_completion_tokens
     if prompt_price is None or completion_price is None:
         return None
     return (prompt_tokens * prompt_price + completion_tokens * completion_price) / 1e6
 
 
-def _in_money(costs: Sequence[Cost]) -> bool:
+def in_money(costs: Sequence[Cost]) -> bool:
     """Costs are compared in dollars only when every one is known in dollars."""
     return all(cost.usd_total is not None for cost in costs)
 
 
-def _total(cost: Cost, in_money: bool) -> float:
-    return cost.usd_total if in_money and cost.usd_total is not None else cost.seconds_total
+def _total(cost: Cost, priced: bool) -> float:
+    return cost.usd_total if priced and cost.usd_total is not None else cost.seconds_total
 
 
 def order_for_adoption(rungs: Sequence[AnyAdoptable]) -> list[AnyAdoptable]:
     """Untuned before tuned, then by total cost over the horizon; equal costs keep the ladder's order."""
-    in_money = _in_money([rung.cost for rung in rungs])
-    return sorted(rungs, key=lambda rung: (rung.tuned, _total(rung.cost, in_money)))
+    priced = in_money([rung.cost for rung in rungs])
+    return sorted(rungs, key=lambda rung: (rung.tuned, _total(rung.cost, priced)))
 
 
 def costs_less(cost: Cost, than: Cost) -> bool:
     """Whether the total over the horizon is lower, training included."""
-    in_money = _in_money([cost, than])
-    return _total(cost, in_money) < _total(than, in_money)
+    priced = in_money([cost, than])
+    return _total(cost, priced) < _total(than, priced)
 
 
 def total_cost(cost: Cost) -> Amount:
@@ -132,18 +134,28 @@ def break_even_calls(cheaper: Cost, dearer: Cost) -> float:
     Returns:
         0 when it is not dearer to set up, infinity when its calls are not cheaper either.
     """
-    in_money = _in_money([cheaper, dearer])
-    set_up = _once(dearer, in_money) - _once(cheaper, in_money)
-    saving = _per_call(cheaper, in_money) - _per_call(dearer, in_money)
-    if saving <= 0:
-        return math.inf
-    return max(0.0, set_up / saving)
+    between = cheaper_between(dearer, cheaper)
+    return math.inf if between is None or between[1] < math.inf else between[0]
 
 
-def _once(cost: Cost, in_money: bool) -> float:
-    once = cost.usd_once if in_money and cost.usd_once is not None else cost.seconds_once
-    return once * (1 + cost.retrainings)
+def cheaper_between(cost: Cost, than: Cost) -> tuple[float, float] | None:
+    """The number of calls over the horizon from which, and up to which, `cost` is the lower total; None for never."""
+    priced = in_money([cost, than])
+    set_up = _once(cost, priced) - _once(than, priced)
+    saving = _per_call(than, priced) - _per_call(cost, priced)
+    if saving > 0:
+        return max(0.0, set_up / saving), math.inf
+    if set_up >= 0:
+        return None
+    return 0.0, set_up / saving if saving < 0 else math.inf
 
 
-def _per_call(cost: Cost, in_money: bool) -> float:
-    return cost.usd_per_call if in_money and cost.usd_per_call is not None else cost.seconds_per_call
+def _once(cost: Cost, priced: bool) -> float:
+    """All that does not grow with the calls: set-up, its repetitions, new labels."""
+    if priced and cost.usd_once is not None:
+        return cost.usd_once * (1 + cost.retrainings) + cost.usd_labels
+    return cost.seconds_once * (1 + cost.retrainings)
+
+
+def _per_call(cost: Cost, priced: bool) -> float:
+    return cost.usd_per_call if priced and cost.usd_per_call is not None else cost.seconds_per_call

@@ -32,6 +32,7 @@ def verdict_from_json(record: Record) -> Verdict:
                 "route": None if record["route"] is None else Route(record["route"]),
                 "reasons": tuple(record["reasons"]),
                 "would_change": tuple(record["would_change"]),
+                "facts": tuple(record["facts"]),
                 "gains": tuple(Gain(**{**gain, "interval": Interval(**gain["interval"])}) for gain in record["gains"]),
             }
         )

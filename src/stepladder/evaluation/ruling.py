@@ -20,6 +20,7 @@ class VerdictInputs:
         openings: How often the test split was opened for a choice, this time included.
         base_parameters: Size of the base model; None = unknown.
         larger_models_compared: Whether prompted models of `[model] compare` were climbed too.
+        why_nothing_tuned: Where no contender is tuned, the reason in a sentence.
         leaks: Test rows that training rows or demonstrations give away, in words; any makes the verdict invalid.
     """
 
@@ -34,6 +35,7 @@ class VerdictInputs:
     max_latency_seconds: float | None = None
     leaks: tuple[str, ...] = ()
     seed: int = 0
+    why_nothing_tuned: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from stepladder.domain.errors import EvaluationError
 from stepladder.domain.verdict import Gain, Outcome, Route, Verdict
 from stepladder.evaluation import wording
-from stepladder.evaluation.compare import Contender, Pairing, why_not_eligible
+from stepladder.evaluation.compare import Contender, Pairing, strongest_untuned, why_not_eligible
 from stepladder.evaluation.cost import costs_less, order_for_adoption
 from stepladder.evaluation.gains import PROVED, rows_to_prove
 from stepladder.evaluation.planning import REACHED, false_pass_rate, rows_to_decide
+from stepladder.evaluation.prices import facts
 from stepladder.evaluation.ruling import Ruling, VerdictInputs
 from stepladder.evaluation.statistics import probability_at_least, rows_per_effective_row
 
@@ -47,7 +48,7 @@ def decide(inputs: VerdictInputs) -> Verdict:
     _check(inputs)
     faults = _broken(inputs)
     if faults:
-        return _invalid(faults)
+        return _invalid(inputs, faults)
     eligible = order_for_adoption(
         [rung for rung in inputs.contenders if why_not_eligible(rung, inputs.max_latency_seconds) is None]
     )
@@ -59,7 +60,7 @@ def decide(inputs: VerdictInputs) -> Verdict:
     ruling = rule(inputs, eligible, pairing, clusters)
     faults = _cut(ruling, eligible)
     if faults:
-        return _invalid(faults)
+        return _invalid(inputs, faults)
     doubts = _doubts(inputs, ruling, eligible)
     decided = ruling.outcome in (Outcome.SUFFICIENT, Outcome.NOT_REACHED)
     interval = ruling.rung.interval(clusters, cross_fit=inputs.cross_fit, seed=inputs.seed)
@@ -73,6 +74,7 @@ def decide(inputs: VerdictInputs) -> Verdict:
         needed_test_rows=ruling.needed_test_rows,
         reasons=(*doubts, *_remarks(inputs, ruling)),
         would_change=wording.would_change(inputs, ruling, eligible),
+        facts=facts(inputs, ruling.rung),
         gains=tuple(pairing.gain(ruling.rung, other) for other in inputs.contenders if other.rung != ruling.rung.rung),
     )
 
@@ -176,12 +178,8 @@ def _without_target(
 
 def _hurdles(standing: Contender, rung: Contender, eligible: Sequence[Contender]) -> list[Contender]:
     """Whom `rung` has to beat: the rung the walk stands on and, for a tuned rung, the strongest untuned contender."""
-    strongest = _strongest_untuned(eligible) if rung.tuned else None
+    strongest = strongest_untuned(eligible) if rung.tuned else None
     return [standing] if strongest is None or strongest is standing else [standing, strongest]
-
-
-def _strongest_untuned(eligible: Sequence[Contender]) -> Contender | None:
-    return max((rung for rung in eligible if not rung.tuned), key=lambda rung: rung.mean, default=None)
 
 
 def _proved(move: Gain, minimum_gain: float) -> bool:
@@ -221,7 +219,7 @@ def _taken_over(chosen: Contender, takeover: Contender, pairing: Pairing, odds: 
 def _cut(ruling: Ruling, eligible: Sequence[Contender]) -> tuple[str, ...]:
     """Cut answers in the rungs the verdict rests on."""
     basis = [ruling.rung]
-    strongest = _strongest_untuned(eligible)
+    strongest = strongest_untuned(eligible)
     if ruling.rung.tuned and strongest is not None:
         basis.append(strongest)
     return tuple(
@@ -274,12 +272,12 @@ def _remarks(inputs: VerdictInputs, ruling: Ruling) -> tuple[str, ...]:
     return tuple(out)
 
 
-def _invalid(faults: tuple[str, ...]) -> Verdict:
+def _invalid(inputs: VerdictInputs, faults: tuple[str, ...]) -> Verdict:
     sentence = f"This climb decides nothing: {faults[0]}"
-    return Verdict(Outcome.INVALID, None, None, "indicative", sentence, reasons=faults)
+    return Verdict(Outcome.INVALID, None, None, "indicative", sentence, reasons=faults, facts=facts(inputs, None))
 
 
 def _nobody(inputs: VerdictInputs) -> Verdict:
     reasons = tuple(why for rung in inputs.contenders if (why := why_not_eligible(rung, inputs.max_latency_seconds)))
     sentence = "No rung may be recommended: every contender breaks a limit you set or was ruled out."
-    return Verdict(Outcome.NOT_REACHED, None, None, "indicative", sentence, reasons=reasons)
+    return Verdict(Outcome.NOT_REACHED, None, None, "indicative", sentence, reasons=reasons, facts=facts(inputs, None))

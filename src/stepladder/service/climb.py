@@ -15,7 +15,7 @@ from stepladder.domain.verdict import Verdict
 from stepladder.evaluation.records import inputs_to_json
 from stepladder.service import wiring
 from stepladder.service.contest import hold_contest
-from stepladder.service.plan import Plan
+from stepladder.service.plan import COMPARED, Plan
 from stepladder.service.planning import plan_climb
 from stepladder.service.record import make_record
 from stepladder.service.refusal import tuning_refusals
@@ -44,8 +44,6 @@ from stepladder.techniques.ladder import LADDER, technique
 
 OVERRUN = 1.25
 """A climb may take a quarter longer than asked for, since a plan is an estimate; beyond that rungs are left out."""
-COMPARED = ("prompt", "few-shot")
-"""Rungs that models of `[model] compare` climb."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from stepladder.evaluation.cost import adoption_cost, order_for_adoption
 from stepladder.evaluation.ruling import VerdictInputs
 from stepladder.evaluation.statistics import noise_floor, seed_disagreement
 from stepladder.evaluation.verdict import decide
+from stepladder.service.labelling import rows_to_label_again
+from stepladder.service.leaks import find_leaks
 from stepladder.service.replay import Replay, replay_alone
 from stepladder.service.rung_run import RungRun, renamed
 from stepladder.service.setup import Base
@@ -86,7 +88,9 @@ def hold_contest(
         base_parameters=base.engine.identity.parameters,
         larger_models_compared=bool(settings.model.compare),
         max_latency_seconds=settings.use.max_latency_seconds,
+        leaks=find_leaks(base.data, [ran.world for ran in runs]),
         seed=base.options.seed,
+        why_nothing_tuned=_why_nothing_tuned(runs, contenders),
     )
     return Contest(
         decide(inputs),
@@ -199,6 +203,18 @@ def _blocked(base: Base, *, tuned: bool) -> str:
     return ""
 
 
+def _why_nothing_tuned(runs: Sequence[RungRun], contenders: Sequence[Contender]) -> str:
+    """Why the first tuned rung is absent where no contender is tuned; empty where one is."""
+    tuned = [ran for ran in runs if ran.technique.tuned]
+    if any(contender.tuned for contender in contenders):
+        return ""
+    absent = next((ran for ran in tuned if ran.status is not RungStatus.RAN), None)
+    if absent is None:
+        return "no tuned rung could be named by its validation rows."
+    first_sentence = absent.reason.partition(". ")[0].rstrip(".")
+    return f"{absent.name}: {absent.status.value}. {first_sentence}.".removesuffix(" .")
+
+
 def measured_cost(base: Base, ran: RungRun, rows: Sequence[GradedRow], seconds: float | None = None) -> Cost:
     """What adopting a rung costs, from the tokens and seconds of its own answers."""
     identity = ran.context.engine.identity if ran.context is not None else base.engine.identity
@@ -210,6 +226,7 @@ def measured_cost(base: Base, ran: RungRun, rows: Sequence[GradedRow], seconds: 
         seconds_once=(ran.seconds if seconds is None else seconds) + _borrowed_seconds(ran),
         tuned=ran.technique.tuned,
         hosted=identity.hosted,
+        labelled_rows=rows_to_label_again(ran),
     )
 
 

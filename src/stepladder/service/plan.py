@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil
 
 from stepladder.domain.protocols import Choices
 from stepladder.domain.task import TaskSettings
 from stepladder.evaluation.planning import more_rows_for, pass_mark, smallest_provable_gain
+from stepladder.service.memory import Memory
+from stepladder.service.money import Money
 from stepladder.service.speeds import Speeds
-from stepladder.service.workload import Workload, epoch_tokens, estimate_confirmation, estimate_rungs
+from stepladder.service.workload import Workload, epoch_tokens, estimate_confirmation, estimate_rungs, trainings
 
 FREE_RUNGS = ("baseline", "recorded", "classifier")
 TUNED_RUNGS = ("lora", "lora+constrained", "lora+nearest", "lora+rag")
 KEPT_TO_THE_LAST = ("prompt", "constrained", "few-shot", "nearest", "rag", "lora", "lora+constrained")
 """What a ladder is for; the dear combinations give way first."""
+COMPARED = ("prompt", "few-shot")
+"""Rungs that models of `[model] compare` climb."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will be tried, for how long, and why not more. `seconds` by rung; `over_budget` names rungs left out."""
+    """What will be tried, for how long, and why not more. `seconds` by rung; `over_budget` names rungs left out.
+
+    `trainings` counts adapters by rung, over all worlds. `memory` is None where the model is not in this process, `money`
+    and `memory` both before anything is known of a task.
+    """
 
     choices: Choices
     seconds: dict[str, float]
@@ -29,6 +37,10 @@ class Plan:
     lines: tuple[str, ...]
     tuned_seconds_per_call: float = 0.0  # estimate of a tuned rung's call, batched
     tokens_per_step: float = 0.0  # computed by an optimizer step of the plain fine-tune, evaluations shared out
+    refit_seconds: float = 0.0  # of the fit on all rows that ends cross-fitting
+    trainings: dict[str, int] = field(default_factory=dict)
+    memory: Memory | None = None
+    money: Money | None = None
 
     @classmethod
     def none(cls) -> Plan:
@@ -37,7 +49,13 @@ class Plan:
 
     @property
     def total_seconds(self) -> float:
-        return self.confirmation_seconds + sum(seconds for rung, seconds in self.seconds.items() if rung not in self.over_budget)
+        rungs = sum(seconds for rung, seconds in self.seconds.items() if rung not in self.over_budget)
+        return rungs + self.refit_seconds + self.confirmation_seconds
+
+    @property
+    def rungs(self) -> tuple[str, ...]:
+        """Those that fit the budget."""
+        return tuple(rung for rung in self.seconds if rung not in self.over_budget)
 
 
 def make_plan(
@@ -73,10 +91,16 @@ def make_plan(
     sized = replace(work, worlds=choices.folds)
     seconds = estimate_rungs(sized, choices, speeds, rungs=rungs)
     confirmation = estimate_confirmation(sized, choices, speeds, tuned=any(rung in TUNED_RUNGS for rung in kept))
-    lines = [*_power_lines(settings, work), *_time_lines(seconds_of(choices, kept), budget_minutes, dropped, over)]
+    trained = {rung: count * choices.folds for rung, count in trainings(choices, kept).items()}
+    lines = [
+        *_power_lines(settings, work),
+        *_training_lines(work, trained, refit=refit),
+        *_time_lines(seconds_of(choices, kept), budget_minutes, dropped, over),
+    ]
     call = (work.shared_tokens + work.input_tokens) / speeds.prompt + work.answer_tokens / speeds.completion
     step = epoch_tokens(work) / max(1, ceil(work.tune_rows / work.batch_size))
-    return Plan(choices, seconds, confirmation, tuple(over), tuple(lines), call, step)
+    again = sum(seconds[rung] for rung in kept if rung in seconds) / max(1, choices.folds) if refit else 0.0
+    return Plan(choices, seconds, confirmation, tuple(over), tuple(lines), call, step, again, trained)
 
 
 def _reduce(
@@ -143,6 +167,14 @@ def _power_lines(settings: TaskSettings, work: Workload) -> Iterator[str]:
         each = settings.use.label_usd_each
         price = f" (${more * each:,.0f} to label)" if each else ""
         yield f"To show a gain of 5 points: about {more:,} more test rows{price}."
+
+
+def _training_lines(work: Workload, trained: dict[str, int], *, refit: bool) -> Iterator[str]:
+    if trained:
+        each = ", ".join(f"{rung} {count}" for rung, count in trained.items())
+        again = "; one more on all rows if a tuned rung wins" if refit else ""
+        passes = "1 pass" if work.epochs == 1 else f"{work.epochs} passes"
+        yield f"Trainings: {each}, of at most {passes} over {work.tune_rows} rows{again}."
 
 
 def _time_lines(seconds: float, budget_minutes: float, dropped: list[str], over: list[str]) -> Iterator[str]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from stepladder.domain.answer import expected_answer, wants_tool_calls
 from stepladder.domain.messages import Message
 from stepladder.domain.protocols import Prompt
+from stepladder.models.hardware import memory_available_bytes
 from stepladder.service import wiring
-from stepladder.service.plan import FREE_RUNGS, TUNED_RUNGS, Plan, make_plan
+from stepladder.service.leaks import find_leaks
+from stepladder.service.memory import Local, Memory, memory_lines, predict_memory
+from stepladder.service.money import label_lines, money_lines, predict_money
+from stepladder.service.plan import COMPARED, FREE_RUNGS, TUNED_RUNGS, Plan, make_plan
 from stepladder.service.setup import CHARACTERS_PER_TOKEN, Base, new_token_limit
 from stepladder.service.speeds import Speeds, measure_speeds
 from stepladder.service.workload import Workload
 from stepladder.service.worlds import World, build_worlds
 from stepladder.techniques.ladder import LADDER
-from stepladder.training.presets import batch_size_for, epochs_for
+from stepladder.training.presets import batch_size_for, choose_settings, epochs_for
 
 SIZED_ROWS = 40
 """Rows whose lengths are measured; their mean is close enough for a plan."""
@@ -28,9 +33,48 @@ def plan_climb(base: Base) -> Plan:
     speeds = _speeds(base)
     work = _workload(base, worlds)
     minutes = base.options.budget_minutes or settings.budget.minutes
-    return make_plan(
-        settings, work, speeds, _rungs_that_may_apply(base, worlds[0]), budget_minutes=minutes, refit=len(worlds) > 1
+    rungs = _rungs_that_may_apply(base, worlds[0])
+    plan = make_plan(settings, work, speeds, rungs, budget_minutes=minutes, refit=len(worlds) > 1)
+    return _with_needs(
+        base, plan, work, [f"Leak, the verdict would be invalid: {leak}" for leak in find_leaks(base.data, worlds)]
     )
+
+
+def _with_needs(base: Base, plan: Plan, work: Workload, leaks: Sequence[str]) -> Plan:
+    """The plan with the memory and the money it takes."""
+    settings = base.task.settings
+    work = replace(work, worlds=plan.choices.folds)
+    hosted = [plan.rungs] if base.engine.identity.hosted else []
+    hosted += [COMPARED for name in settings.model.compare if wiring.is_hosted(name)]
+    money = predict_money(settings, work, plan.choices, hosted, seconds=plan.total_seconds)
+    memory = _memory(base, plan, work)
+    trained_rows = work.tune_rows + work.held_out_rows if plan.trainings else 0
+    lines = (
+        *plan.lines,
+        *memory_lines(memory, base.engine.identity, memory_available_bytes()),
+        *money_lines(settings, money),
+        *label_lines(settings, trained_rows),
+        *leaks,
+    )
+    return replace(plan, lines=lines, memory=memory, money=money)
+
+
+def _memory(base: Base, plan: Plan, work: Workload) -> Memory | None:
+    """None for an engine whose model lies elsewhere."""
+    engine = base.engine
+    if not isinstance(engine, Local):
+        return None
+    shape = engine.shape
+    training = choose_settings(
+        base.task.settings.rungs.lora,
+        rows=work.tune_rows,
+        hidden=shape.hidden,
+        layers=shape.layers,
+        model_type="",  # decides the learning rate only
+        context_tokens=engine.identity.context_tokens,
+        seed=base.options.seed,
+    )
+    return predict_memory(shape, engine.limits, work, plan.choices, plan.rungs, training if plan.trainings else None)
 
 
 def _speeds(base: Base) -> Speeds:
@@ -61,7 +105,9 @@ def _workload(base: Base, worlds: Sequence[World]) -> Workload:
     world = worlds[0]
     settings = base.task.settings
     rows = world.train[:SIZED_ROWS]
-    inputs = _mean(_count(base, [row.input.text for row in rows]))
+    input_counts = _count(base, [row.input.text for row in rows])
+    answer_counts = _count(base, [expected_answer(row) for row in rows])
+    inputs = _mean(input_counts)
     prompts = [Prompt(row.id, (Message("system", settings.instruction), *row.input.messages), row.input.tools) for row in rows]
     whole = _mean(base.engine.count_tokens(prompts)) if "count" in base.engine.can else inputs * 1.2 + 60
     lora = settings.rungs.lora
@@ -73,11 +119,13 @@ def _workload(base: Base, worlds: Sequence[World]) -> Workload:
         worlds=len(worlds),
         shared_tokens=max(0.0, whole - inputs),
         input_tokens=inputs,
-        answer_tokens=_mean(_count(base, [expected_answer(row) for row in rows])),
+        answer_tokens=_mean(answer_counts),
         max_new_tokens=new_token_limit(world.train, base.engine),
         epochs=epochs_for(lora, len(world.tune_rows)),
         batch_size=batch_size_for(lora, len(world.tune_rows)),
         labels=0 if wants_tool_calls(base.data.examples) else len(settings.output.labels),
+        longest_input_tokens=max(input_counts, default=0),
+        longest_answer_tokens=max(answer_counts, default=0),
     )
 
 

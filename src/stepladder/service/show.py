@@ -162,6 +162,7 @@ def ladder_lines(record: ClimbRecord) -> list[str]:
         lines.append(f"{_name_cell(row, widths[0])}  {row.absent or _cells(row, widths, _COLUMNS)}".rstrip())
     lines += [f"  {remark}" for remark in remarks(record)]
     lines += ["", f"Verdict: {verdict_title(record.verdict)}", one_line(record.verdict.sentence)]
+    lines += [f"  {one_line(fact)}" for fact in record.verdict.facts]
     lines += [f"- {one_line(reason)}" for reason in record.verdict.reasons]
     if record.verdict.would_change:
         lines += ["What would change it:", *(f"- {one_line(change)}" for change in record.verdict.would_change)]
@@ -205,14 +206,16 @@ class _Ladder:
 
 @dataclass(frozen=True, slots=True)
 class _VerdictPanel:
-    """The verdict's sentence, why, what would change it, and the rows fixed and broken."""
+    """The verdict's sentence, its price and latency, why, what would change it, and the rows fixed and broken."""
 
     record: ClimbRecord
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         verdict = self.record.verdict
         body: list[Text] = [Text(one_line(verdict.sentence), style="bold")]
-        body += [_bullet(reason) for reason in verdict.reasons]
+        body += [Text(one_line(fact), style="dim") for fact in verdict.facts]
+        if verdict.reasons:
+            body += [Text(), *(_bullet(reason) for reason in verdict.reasons)]
         if verdict.would_change:
             body += [Text(), Text("What would change it", style="dim"), *(_bullet(change) for change in verdict.would_change)]
         body += [Text(), *(Text(line) for line in (needed_line(verdict), fixed_line(self.record)) if line)]
@@ -311,6 +314,7 @@ def _fragment_verdict(record: ClimbRecord) -> str:
     parts = [
         f'<p style="margin:.8em 0 .2em">Verdict: {_safe(verdict_title(verdict))}</p>',
         f'<p style="margin:0 0 .4em;font-size:1.1em"><strong>{_safe(verdict.sentence)}</strong></p>',
+        *(f'<p style="margin:0 0 .1em">{_safe(fact)}</p>' for fact in verdict.facts),
         _fragment_list(verdict.reasons),
     ]
     if verdict.would_change:

@@ -89,13 +89,18 @@ def check_may_leave(name: str, use: UseSettings) -> None:
     Raises:
         PrivacyError: It is hosted and `[use] data_may_leave` is false.
     """
+    if is_hosted(name):
+        _refuse_hosted(name, use)
+
+
+def is_hosted(name: str) -> bool:
+    """Whether a model's name leads off this machine and its neighbours; so does a remote name that nothing here serves."""
     if not is_remote(name):
-        return
+        return False
     from stepladder.engines.endpoint import parse_model
 
     address = parse_model(name)
-    if address is None or address.hosted:
-        _refuse_hosted(name, use)
+    return address is None or address.hosted
 
 
 def _refuse_hosted(name: str, use: UseSettings) -> None:

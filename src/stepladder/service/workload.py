@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil, log2
 
@@ -14,8 +15,62 @@ PASSAGE_TOKENS = 230
 MOST_EPOCHS_EXPECTED = 6
 """Epochs after which a training has usually stopped by itself, however many it is allowed."""
 REPLAY_ROWS = 30
+ALONE_SLOWDOWN = 4
+"""How many times longer an answer takes alone than in a batch; our estimate."""
 SLOWER_THAN_THE_PROBE = 1.6
-"""Our estimate: answers take longer than the probe's short prompts suggest (longer contexts, batches that empty, less shared)."""
+"""How many times longer answers take than the probe's short prompts suggest (longer contexts, batches that empty, less shared).
+
+An estimate until `benchmarks/plan_accuracy.py` has been run: it compares finished climbs with their plans and prints the factor
+that would have fitted them.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """Tokens of some work.
+
+    `read` are computed, a beginning that prompts share only once; `sent` counts every prompt whole, as a hosted model bills
+    it. `alone` are written by answers asked one by one. `scored` are label tokens, read in one go. `trained` passes through
+    a training.
+    """
+
+    sent: float = 0.0
+    read: float = 0.0
+    written: float = 0.0
+    alone: float = 0.0
+    scored: float = 0.0
+    trained: float = 0.0
+
+    @property
+    def answered(self) -> float:
+        """Tokens of all answers."""
+        return self.written + self.alone
+
+    def __add__(self, other: Effort) -> Effort:
+        return Effort(
+            self.sent + other.sent,
+            self.read + other.read,
+            self.written + other.written,
+            self.alone + other.alone,
+            self.scored + other.scored,
+            self.trained + other.trained,
+        )
+
+    def __mul__(self, times: float) -> Effort:
+        return Effort(
+            times * self.sent,
+            times * self.read,
+            times * self.written,
+            times * self.alone,
+            times * self.scored,
+            times * self.trained,
+        )
+
+    def seconds(self, speeds: Speeds) -> float:
+        """How long it takes on this machine."""
+        answers = SLOWER_THAN_THE_PROBE * (self.read / speeds.prompt + self.written / speeds.completion)
+        alone = ALONE_SLOWDOWN * self.alone / speeds.completion
+        return answers + alone + self.scored / speeds.prompt + self.trained / speeds.training
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,61 +89,82 @@ class Workload:
     epochs: int
     batch_size: int
     labels: int = 0
+    longest_input_tokens: float = 0.0  # of the rows looked at; memory follows from these, time from the means
+    longest_answer_tokens: float = 0.0
 
     @property
     def demonstration_tokens(self) -> float:
         return self.input_tokens + self.answer_tokens + 10  # turn marks
 
 
+def rung_efforts(work: Workload, choices: Choices, *, rungs: tuple[str, ...]) -> dict[str, Effort]:
+    """The work of each of `rungs`, choosing and training included, over all worlds."""
+    return {rung: _EFFORTS[rung](work, choices) * work.worlds for rung in rungs if rung in _EFFORTS}
+
+
 def estimate_rungs(work: Workload, choices: Choices, speeds: Speeds, *, rungs: tuple[str, ...]) -> dict[str, float]:
     """Seconds each of `rungs` will take, choosing and training included, over all worlds."""
-    return {rung: work.worlds * _ESTIMATES[rung](work, choices, speeds) for rung in rungs if rung in _ESTIMATES}
+    return {rung: effort.seconds(speeds) for rung, effort in rung_efforts(work, choices, rungs=rungs).items()}
+
+
+def confirmation_effort(work: Workload, choices: Choices, *, tuned: bool) -> Effort:
+    """The contenders' test answers and the replay at batch 1."""
+    contenders = 4 if tuned else 3
+    few_shot = _answers(work, work.test_rows, own=3 * work.demonstration_tokens, tuned=False)
+    plain = _answers(work, work.test_rows, own=0, tuned=True)
+    seeds = plain * ((choices.seeds - 1) if tuned else 0)
+    replayed = contenders * min(REPLAY_ROWS, work.test_rows)
+    prompt = work.shared_tokens + work.input_tokens + 1.5 * work.demonstration_tokens  # between a plain and a few-shot one
+    replay = Effort(sent=replayed * prompt, alone=replayed * work.answer_tokens)
+    return ((few_shot + plain) * (contenders / 2) + seeds) * work.worlds + replay
 
 
 def estimate_confirmation(work: Workload, choices: Choices, speeds: Speeds, *, tuned: bool) -> float:
     """Seconds for the contenders' test answers and the replay at batch 1."""
-    contenders = 4 if tuned else 3
-    few_shot = _answers(work, speeds, work.test_rows, own=3 * work.demonstration_tokens, tuned=False)
-    plain = _answers(work, speeds, work.test_rows, own=0, tuned=True)
-    replay = contenders * min(REPLAY_ROWS, work.test_rows) * (work.answer_tokens / speeds.completion) * 4
-    seeds = (choices.seeds - 1) * plain if tuned else 0.0
-    return work.worlds * (contenders / 2 * (few_shot + plain) + seeds) + replay
+    return confirmation_effort(work, choices, tuned=tuned).seconds(speeds)
 
 
-def _answers(work: Workload, speeds: Speeds, rows: int, *, own: float, tuned: bool, shared: float = 0.0) -> float:
-    """Seconds for `rows` answers with `own` tokens each beside the input. Untuned zero-shot answers tend to ramble."""
+def trainings(choices: Choices, rungs: tuple[str, ...]) -> dict[str, int]:
+    """How many adapters each of `rungs` trains in one world."""
+    counts = {"lora": choices.lora_prompts + choices.seeds - 1, "lora+nearest": choices.seeds, "lora+rag": choices.seeds}
+    return {rung: count for rung, count in counts.items() if rung in rungs}
+
+
+def _answers(work: Workload, rows: float, *, own: float, tuned: bool, shared: float = 0.0) -> Effort:
+    """`rows` answers with `own` tokens each beside the input. Untuned zero-shot answers tend to ramble."""
     written = work.answer_tokens if tuned else (work.answer_tokens + work.max_new_tokens) / 2
-    reading = (work.shared_tokens + shared + rows * (work.input_tokens + own)) / speeds.prompt
-    return SLOWER_THAN_THE_PROBE * (reading + rows * written / speeds.completion)
+    common = work.shared_tokens + shared
+    each = work.input_tokens + own
+    return Effort(sent=rows * (common + each), read=common + rows * each, written=rows * written)
 
 
-def _prompt(work: Workload, choices: Choices, speeds: Speeds) -> float:
+def _prompt(work: Workload, choices: Choices) -> Effort:
     rounds = max(1, ceil(log2(max(2, work.validation_rows / FIRST_RACE_ROWS))))
     raced = min(choices.forms * min(FIRST_RACE_ROWS, work.validation_rows) * rounds, choices.forms * work.validation_rows)
-    scored = work.validation_rows * work.labels * 3 / speeds.prompt  # a label is a few tokens, read in one go
-    return _answers(work, speeds, raced + work.validation_rows, own=0, tuned=False) + scored
+    scored = Effort(scored=work.validation_rows * work.labels * 3)  # a label is a few tokens
+    return _answers(work, raced + work.validation_rows, own=0, tuned=False) + scored
 
 
-def _constrained(work: Workload, choices: Choices, speeds: Speeds) -> float:
-    return _answers(work, speeds, work.validation_rows, own=0, tuned=True)
+def _constrained(work: Workload, choices: Choices) -> Effort:
+    return _answers(work, work.validation_rows, own=0, tuned=True)
 
 
-def _few_shot(work: Workload, choices: Choices, speeds: Speeds) -> float:
+def _few_shot(work: Workload, choices: Choices) -> Effort:
     variants = len(choices.shots) + choices.orders - 1
     shared = max(choices.shots) * work.demonstration_tokens
-    return variants * _answers(work, speeds, work.validation_rows, own=0, tuned=True, shared=shared)
+    return _answers(work, work.validation_rows, own=0, tuned=True, shared=shared) * variants
 
 
-def _nearest(work: Workload, choices: Choices, speeds: Speeds) -> float:
-    return sum(
-        _answers(work, speeds, work.validation_rows, own=shots * work.demonstration_tokens, tuned=True) for shots in choices.shots
+def _nearest(work: Workload, choices: Choices) -> Effort:
+    return _sum(
+        _answers(work, work.validation_rows, own=shots * work.demonstration_tokens, tuned=True) for shots in choices.shots
     )
 
 
-def _rag(work: Workload, choices: Choices, speeds: Speeds) -> float:
+def _rag(work: Workload, choices: Choices) -> Effort:
     controls = 2  # oracle context and gold passages removed
     passages = [*choices.passages, *[max(choices.passages)] * controls]
-    return sum(_answers(work, speeds, work.validation_rows, own=count * PASSAGE_TOKENS, tuned=True) for count in passages)
+    return _sum(_answers(work, work.validation_rows, own=count * PASSAGE_TOKENS, tuned=True) for count in passages)
 
 
 def epoch_tokens(work: Workload, *, own: float = 0.0) -> float:
@@ -98,31 +174,33 @@ def epoch_tokens(work: Workload, *, own: float = 0.0) -> float:
     return work.tune_rows * row + steps * work.shared_tokens + work.held_out_rows * row / 3
 
 
-def _training(work: Workload, choices: Choices, speeds: Speeds, *, own: float) -> float:
-    """Seconds of one training."""
-    return min(work.epochs, MOST_EPOCHS_EXPECTED) * epoch_tokens(work, own=own) / speeds.training
+def _training(work: Workload, *, own: float) -> Effort:
+    """One training."""
+    return Effort(trained=min(work.epochs, MOST_EPOCHS_EXPECTED) * epoch_tokens(work, own=own))
 
 
-def _lora(work: Workload, choices: Choices, speeds: Speeds) -> float:
-    trainings = choices.lora_prompts + choices.seeds - 1
-    return trainings * _training(work, choices, speeds, own=0) + _tuned_answers(work, choices, speeds)
+def _lora(work: Workload, choices: Choices) -> Effort:
+    return _training(work, own=0) * trainings(choices, ("lora",))["lora"] + _tuned_answers(work, choices)
 
 
-def _tuned_answers(work: Workload, choices: Choices, speeds: Speeds) -> float:
-    return _answers(work, speeds, work.held_out_rows, own=0, tuned=True)
+def _tuned_answers(work: Workload, choices: Choices) -> Effort:
+    return _answers(work, work.held_out_rows, own=0, tuned=True)
 
 
-def _lora_nearest(work: Workload, choices: Choices, speeds: Speeds) -> float:
+def _lora_nearest(work: Workload, choices: Choices) -> Effort:
     own = min(choices.shots) * work.demonstration_tokens
-    return choices.seeds * _training(work, choices, speeds, own=own) + _tuned_answers(work, choices, speeds)
+    return _training(work, own=own) * choices.seeds + _tuned_answers(work, choices)
 
 
-def _lora_rag(work: Workload, choices: Choices, speeds: Speeds) -> float:
-    own = 3 * PASSAGE_TOKENS
-    return choices.seeds * _training(work, choices, speeds, own=own) + _tuned_answers(work, choices, speeds)
+def _lora_rag(work: Workload, choices: Choices) -> Effort:
+    return _training(work, own=3 * PASSAGE_TOKENS) * choices.seeds + _tuned_answers(work, choices)
 
 
-_ESTIMATES = {
+def _sum(efforts: Iterable[Effort]) -> Effort:
+    return sum(efforts, Effort())
+
+
+_EFFORTS: Mapping[str, Callable[[Workload, Choices], Effort]] = {
     "prompt": _prompt,
     "constrained": _constrained,
     "few-shot": _few_shot,

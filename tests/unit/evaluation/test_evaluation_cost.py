@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stepladder.domain.task import UseSettings
 from stepladder.domain.verdict import Cost
@@ -11,6 +13,7 @@ from stepladder.evaluation.cost import (
     Amount,
     adoption_cost,
     break_even_calls,
+    cheaper_between,
     cost_per_thousand,
     costs_less,
     order_for_adoption,
@@ -48,14 +51,38 @@ def test_hosted_models_cost_their_tokens() -> None:
     assert adoption_cost(UseSettings(), **MEASURED, hosted=True).usd_total is None
 
 
-def test_training_is_paid_again_whenever_the_facts_change_and_labels_are_paid_once_each() -> None:
-    use = UseSettings(facts_change="monthly", horizon_months=6, machine_usd_per_hour=3.6, label_usd_each=0.5, calls_per_month=10)
-    tuned = adoption_cost(use, **MEASURED, seconds_once=100, tuned=True, labelled_rows=10)
+def test_training_is_paid_again_whenever_the_facts_change() -> None:
+    use = UseSettings(facts_change="monthly", horizon_months=6, machine_usd_per_hour=3.6, calls_per_month=10)
+    tuned = adoption_cost(use, **MEASURED, seconds_once=100, tuned=True)
     assert tuned.retrainings == 6
-    assert tuned.usd_total == pytest.approx((0.1 + 5.0) * 7 + 60 * 0.0005)
+    assert tuned.usd_total == pytest.approx(0.1 * 7 + 60 * 0.0005)
     assert adoption_cost(use, **MEASURED, seconds_once=100).retrainings == 0
-    unpriced = UseSettings(machine_usd_per_hour=1.0)
-    assert adoption_cost(unpriced, **MEASURED, labelled_rows=10).usd_total is None
+
+
+def test_labels_are_paid_again_whenever_the_facts_change_and_those_there_are_today_never() -> None:
+    use = UseSettings(facts_change="monthly", horizon_months=6, machine_usd_per_hour=3.6, label_usd_each=0.5, calls_per_month=10)
+    shown = adoption_cost(use, **MEASURED, labelled_rows=10)
+    assert (shown.labels, shown.usd_labels) == (60, pytest.approx(30.0))
+    assert shown.usd_total == pytest.approx(30.0 + 60 * 0.0005)
+    for unchanging in (use.model_copy(update={"facts_change": "never"}), UseSettings(calls_total=60, label_usd_each=0.5)):
+        assert adoption_cost(unchanging, **MEASURED, labelled_rows=10).usd_labels == 0
+
+
+def test_without_a_price_for_labels_nothing_changes() -> None:
+    use = UseSettings(facts_change="monthly", machine_usd_per_hour=1.0)
+    with_labels, without = (adoption_cost(use, **MEASURED, labelled_rows=rows) for rows in (10, 0))
+    assert (with_labels.usd_total, with_labels.seconds_total) == (without.usd_total, without.seconds_total)
+
+
+def test_dear_labels_turn_the_order_of_adoption_and_the_break_even() -> None:
+    use = UseSettings(facts_change="monthly", machine_usd_per_hour=3.6, label_usd_each=0.5, calls_per_month=10)
+    plain = adoption_cost(use, **{**MEASURED, "seconds_per_call": 2.0})
+    shown = adoption_cost(use, **{**MEASURED, "seconds_per_call": 1.0}, labelled_rows=4)
+    assert [rung.name for rung in order_for_adoption([Rung("shown", False, shown), Rung("plain", False, plain)])] == [
+        "plain",
+        "shown",
+    ]
+    assert break_even_calls(plain, shown) == pytest.approx(4 * 12 * 0.5 / 0.001)
 
 
 def test_untuned_rungs_come_first_however_dear_then_the_cheaper_and_equals_keep_their_order() -> None:
@@ -86,6 +113,17 @@ def test_at_break_even_both_rungs_cost_the_same() -> None:
     assert at[0] == pytest.approx(at[1])
     assert break_even_calls(lora, few_shot) == math.inf
     assert break_even_calls(Cost(seconds_once=5, seconds_per_call=2), Cost(seconds_once=1, seconds_per_call=1)) == 0
+
+
+COSTS = st.builds(Cost, st.floats(0, 1e4), st.floats(0, 10), calls=st.integers(0, 10**6).map(float))
+
+
+@given(COSTS, COSTS, st.integers(0, 10**6))
+def test_a_rung_costs_less_exactly_between_the_two_numbers_of_calls(cost: Cost, than: Cost, calls: int) -> None:
+    between = cheaper_between(cost, than)
+    difference = replace(cost, calls=calls).seconds_total - replace(than, calls=calls).seconds_total
+    if abs(difference) > 1e-6 * (1 + replace(cost, calls=calls).seconds_total):
+        assert (difference < 0) == (between is not None and between[0] < calls + 1e-9 and calls < between[1] + 1e-9)
 
 
 def test_costs_less_counts_training() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -157,6 +158,80 @@ def test_a_tuned_rung_has_to_beat_the_strongest_untuned_one_and_not_only_the_che
 def test_a_single_contender_wins_without_a_probability() -> None:
     found = verdict(rung("prompt", 60))
     assert (found.rung, found.route, found.probability, found.gains) == ("prompt", Route.CHEAPEST, None, ())
+
+
+# --- what stands beside every verdict --------------------------------------------------------------------------------
+
+
+def fact(found: Verdict, start: str) -> str:
+    return next(line for line in found.facts if line.startswith(start))
+
+
+UNTUNED = rung("few-shot", 100, per_call=5, latency_p50_seconds=0.42, latency_p95_seconds=1.26)
+EVERY_OUTCOME = {
+    "target": ({"target": 0.75}, (UNTUNED, rung("lora", 118, tuned=True, per_call=6))),
+    "gain": ({}, (rung("prompt", 20), UNTUNED, rung("lora", 101, tuned=True, per_call=6))),
+    "cheapest": ({}, (UNTUNED, rung("lora", 90, tuned=True, per_call=6))),
+    "cheaper to run": ({}, (UNTUNED, rung("lora", 101, tuned=True))),
+    "not reached": ({"target": 0.99}, (UNTUNED, rung("lora", 90, tuned=True))),
+    "undecided": ({"target": 0.85}, (UNTUNED, rung("lora", 90, tuned=True))),
+    "leak": ({"leaks": ("row 7",)}, (UNTUNED, rung("lora", 90, tuned=True))),
+    "nobody": ({"max_latency_seconds": 0.1}, (UNTUNED, rung("lora", 90, tuned=True, latency_p95_seconds=1.0))),
+}
+
+
+@pytest.mark.parametrize("case", EVERY_OUTCOME)
+def test_every_verdict_names_price_break_even_latency_and_base_model(case: str) -> None:
+    settings, contenders = EVERY_OUTCOME[case]
+    found = verdict(*contenders, base_parameters=135_000_000, **settings)  # type: ignore[arg-type]
+    price = fact(found, "Price of 1,000 calls, set-up shared out over 10,000 calls: ")
+    assert "few-shot 83.3 machine minutes" in price
+    assert re.search(r"lora [\d.]+ machine minutes", price)
+    assert found.rung is None or price.partition(": ")[2].startswith(found.rung)
+    assert fact(found, "Break-even of lora against few-shot: ")
+    assert "few-shot 420 ms (95th percentile 1.3 s)" in fact(found, "Latency of one answer: ")
+    assert fact(found, "Base model: ") == "Base model: 135 million parameters; no larger one was tried."
+
+
+def test_break_even_is_a_number_or_said_in_words() -> None:
+    def said(tuned: Contender) -> str:
+        return fact(verdict(UNTUNED, tuned), "Break-even").partition(": ")[2]
+
+    expected = " calls in machine time; 10,000 are expected."
+    assert said(rung("lora", 100, tuned=True, once=1_001)) == "251" + expected  # 1001 / (5 - 1), rounded up
+    assert said(rung("lora", 100, tuned=True)) == "0, it costs less from the first call on."
+    assert said(rung("lora", 100, tuned=True, per_call=5, once=1)) == "never, its calls are not cheaper either."
+    dear_set_up = replace(UNTUNED, cost=replace(UNTUNED.cost, seconds_once=50))
+    below = verdict(dear_set_up, rung("lora", 100, tuned=True, per_call=10))
+    assert fact(below, "Break-even").endswith("it costs less only below 10" + expected)
+
+
+def test_break_even_is_in_money_where_both_prices_are_known() -> None:
+    priced = replace(UNTUNED, cost=replace(UNTUNED.cost, usd_once=0.0, usd_per_call=0.02))
+    tuned = rung("lora", 100, tuned=True)
+    tuned = replace(tuned, cost=replace(tuned.cost, usd_once=10.0, usd_per_call=0.01))
+    assert fact(verdict(priced, tuned), "Break-even").endswith(": 1,000 calls in money; 10,000 are expected.")
+
+
+def test_a_tuned_winner_is_weighed_against_the_best_untuned_rung() -> None:
+    found = verdict(rung("prompt", 20), UNTUNED, rung("lora", 118, tuned=True, once=100))
+    assert found.rung == "lora"
+    assert [line for line in found.facts if line.startswith("Break-even")] == [
+        "Break-even of lora against few-shot: 25 calls in machine time; 10,000 are expected."
+    ]
+
+
+def test_where_no_tuned_rung_ran_the_reason_is_said() -> None:
+    found = verdict(UNTUNED, why_nothing_tuned="lora: over budget.")
+    assert fact(found, "Break-even") == "Break-even: not known, no tuned rung answered the test rows: lora: over budget."
+    assert fact(verdict(rung("lora", 90, tuned=True)), "Break-even").endswith("there is no untuned contender to weigh against.")
+
+
+def test_labels_that_cannot_be_added_to_machine_time_are_said_beside_it() -> None:
+    shown = replace(UNTUNED, cost=replace(UNTUNED.cost, labels=924, usd_labels=462.0))
+    assert "924 rows for few-shot ($462.00)" in fact(verdict(shown), "To be labelled again")
+    priced = replace(shown, cost=replace(shown.cost, usd_once=0.0, usd_per_call=0.1))
+    assert not any(line.startswith("To be labelled again") for line in verdict(priced).facts)
 
 
 # --- invalid, limits, confidence -------------------------------------------------------------------------------------

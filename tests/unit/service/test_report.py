@@ -151,6 +151,12 @@ def test_the_verdict_comes_first_and_the_ladder_second() -> None:
     assert heads[1:4] == ["Why", "What would change it", "The ladder"]
 
 
+def test_price_break_even_and_latency_stand_before_the_reasons() -> None:
+    html = render_report(made_up_climb())
+    for fact in made_up_climb().verdict.facts:
+        assert html.index("<h1") < html.index(fact) < html.index("<h2>Why</h2>")
+
+
 def test_every_rung_has_its_row_in_ladder_order() -> None:
     html = render_report(made_up_climb())
     table = html[html.index('id="ladder"') : html.index('id="scores"')]

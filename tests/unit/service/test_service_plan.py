@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepladder.domain.protocols import Choices
 from stepladder.domain.task import DataSettings, TaskSettings, UseSettings
+from stepladder.service.money import Money, label_lines, money_lines, predict_money
 from stepladder.service.plan import make_plan
 from stepladder.service.shipping import plain_name
 from stepladder.service.speeds import Speeds
-from stepladder.service.workload import Workload
+from stepladder.service.workload import Workload, confirmation_effort, estimate_rungs, rung_efforts
 
 RUNGS = ("prompt", "constrained", "few-shot", "nearest", "lora", "lora+constrained", "lora+nearest")
 SPEEDS = Speeds(prompt=1500, completion=400, training=250)
@@ -66,3 +69,57 @@ def test_the_rung_behind_a_role_is_the_one_most_folds_gave_it() -> None:
     assert plain_name("best untuned (few-shot or nearest)") == "few-shot"
     assert plain_name("lora+constrained") == "lora+constrained"
     assert plain_name(None) is None
+
+
+# --- trainings, memory, money ----------------------------------------------------------------------------------------
+
+
+def test_trainings_are_counted_over_all_folds() -> None:
+    one = make_plan(settings(), work(), SPEEDS, RUNGS, budget_minutes=1000, refit=False)
+    assert one.trainings == {"lora": 3, "lora+nearest": 2}
+    assert "Trainings: lora 3, lora+nearest 2, of at most 5 passes over 77 rows." in one.lines
+    cross = make_plan(settings(), work(5), SPEEDS, RUNGS, budget_minutes=10_000, refit=True)
+    assert cross.trainings == {"lora": 10, "lora+nearest": 5}
+    assert any("one more on all rows if a tuned rung wins" in line for line in cross.lines)
+    assert make_plan(settings(), work(), SPEEDS, ("prompt",), budget_minutes=9, refit=False).trainings == {}
+
+
+def test_the_work_that_a_plan_counts_in_seconds_and_in_tokens_is_the_same() -> None:
+    choices = Choices()
+    seconds = estimate_rungs(work(3), choices, SPEEDS, rungs=RUNGS)
+    efforts = rung_efforts(work(3), choices, rungs=RUNGS)
+    assert {rung: effort.seconds(SPEEDS) for rung, effort in efforts.items()} == seconds
+    assert all(effort.sent >= effort.read for effort in efforts.values())
+    assert efforts["constrained"].sent == 3 * 96 * (213 + 45)
+    assert efforts["constrained"].answered == 3 * 96 * 42
+
+
+def money(hosted: list[tuple[str, ...]], seconds: float = 1_800, **use: object) -> tuple[Money, list[str]]:
+    found = predict_money(settings(**use), work(), Choices(), hosted, seconds=seconds)
+    return found, list(money_lines(settings(**use), found))
+
+
+def test_hosted_models_are_priced_by_their_tokens() -> None:
+    prices = {"usd_per_million_prompt_tokens": 2.0, "usd_per_million_completion_tokens": 10.0}
+    one, lines = money([("constrained",)], **prices)
+    effort = rung_efforts(work(), Choices(), rungs=("constrained",))["constrained"]
+    effort += confirmation_effort(work(), Choices(), tuned=False)
+    assert one.hosted == pytest.approx((2 * effort.sent + 10 * effort.answered) / 1e6)
+    assert "for about " in lines[0]
+    assert "1 hosted model (`[budget] usd` ends each at $5.00)" in lines[0]
+    assert money([("constrained",)] * 2, **prices)[0].hosted == pytest.approx(2 * one.hosted)
+    unpriced, lines = money([("constrained",)])
+    assert (unpriced.hosted, "whose price is not known" in lines[0]) == (None, True)
+
+
+def test_this_machines_time_is_priced_where_it_has_a_price() -> None:
+    assert money([], machine_usd_per_hour=0.4)[0].machine == pytest.approx(0.2)
+    assert money([], machine_usd_per_hour=0.4)[1] == ["Money: $0.20 for this machine's time."]
+    assert money([])[1] == ["Money: none; no model is hosted and this machine has no price."]
+
+
+def test_labels_of_a_tuned_rung_are_priced_only_where_the_facts_change() -> None:
+    (line,) = label_lines(settings(label_usd_each=0.5, facts_change="monthly"), 96)
+    assert "96 rows labelled again" in line
+    assert "$48.00 each time and $576 over the horizon" in line
+    assert not [*label_lines(settings(label_usd_each=0.5), 96), *label_lines(settings(facts_change="monthly"), 96)]

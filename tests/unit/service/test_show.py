@@ -50,7 +50,17 @@ def test_the_verdict_stands_below_the_table_then_what_would_change_it_then_the_r
     for shown in (printed(made_up_climb()), "\n".join(ladder_lines(made_up_climb()))):
         places = [
             shown.index(text)
-            for text in ("★ lora", "Fine-tune: lora", "What would change it", "A target of 75 %", "14 test rows fixed, 3 broken")
+            for text in (
+                "★ lora",
+                "Fine-tune: lora",
+                "Price of",
+                "Break-even",
+                "Latency",
+                "85 were needed",
+                "What would change it",
+                "A target of 75 %",
+                "14 test rows fixed, 3 broken",
+            )
         ]
         assert places == sorted(places)
 
@@ -144,7 +154,13 @@ def test_no_text_becomes_markup_in_a_notebook(hostile: str) -> None:
 
 def test_a_notebook_sees_table_and_verdict() -> None:
     fragment = Fragment(html_fragment(made_up_climb()))
-    for text in ("lora (recommended)", "88 % (82–94)", "not applicable: The task has no documents folder.", "Fine-tune: lora"):
+    for text in (
+        "Break-even of lora against nearest: 2,300 calls",
+        "lora (recommended)",
+        "88 % (82–94)",
+        "not applicable: The task has no documents folder.",
+        "Fine-tune: lora",
+    ):
         assert text in fragment.text
     assert not {name for _, name in fragment.kinds} - {"", "style", "class", "scope", "colspan"}
 

@@ -24,6 +24,7 @@ from stepladder.engines.transformers.scoring import score_batch
 from stepladder.files import hash_json
 from stepladder.models.conversation import encode_answer, encode_prompt
 from stepladder.models.loading import LoadedModel
+from stepladder.models.shape import ModelShape, shape_of
 from stepladder.models.tool_calls import CallFormat, call_format
 
 KEYS_AND_VALUES_BYTES = 2 * 1024**3
@@ -72,6 +73,22 @@ class TransformersEngine:
     @property
     def identity(self) -> ModelIdentity:
         return self._loaded.identity
+
+    @property
+    def shape(self) -> ModelShape:
+        """The model's sizes, for predicting memory."""
+        model = self._loaded.model
+        return shape_of(
+            model.config.get_text_config(decoder=True),
+            parameters=self.identity.parameters or 0,
+            bytes_per_number=model.dtype.itemsize,
+            device=self._loaded.device.type,
+        )
+
+    @property
+    def limits(self) -> BatchLimits:
+        """How much is computed at once."""
+        return self._limits
 
     @property
     def can(self) -> frozenset[str]:

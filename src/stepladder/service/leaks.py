@@ -1,0 +1,113 @@
+"""Test rows that something in the task gives away: its own prompts, its documents, or near-duplicates among the learned rows.
+
+A document that answers a question is what retrieval is for. One that holds the question itself, word for word, beside the
+expected answer, tests nothing but copying.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from stepladder.data.normalise import own_texts, plain_form, search_text
+from stepladder.domain.messages import Chunk, Example
+from stepladder.domain.task import Task
+from stepladder.service.task_data import TaskData
+from stepladder.service.worlds import World
+from stepladder.techniques.forms import own_forms, reference_text
+
+FEWEST_WORDS = 6
+"""A shorter input may stand in a text by chance ("where is my parcel")."""
+NEARBY_WORDS = 60
+"""How far from the question the expected answer counts as standing beside it."""
+NAMED = 5  # rows that a line names; the rest is counted
+
+
+def find_leaks(data: TaskData, worlds: Sequence[World]) -> tuple[str, ...]:
+    """What gives test rows away, a line for each text at fault, with what to do; empty when nothing does.
+
+    Args:
+        worlds: All of the climb; one that stands here several times is looked at once.
+    """
+    different = list({world.fold: world for world in worlds}.values())
+    rows = list({row.id: row for world in different for row in world.test}.values())
+    questions = _questions(data.examples, rows)
+    return (
+        *_in_prompts(data.task, rows, questions),
+        *_in_documents(data.task, data.chunks, rows, questions),
+        *_in_learned_rows(data.clusters, different),
+    )
+
+
+def _questions(examples: Sequence[Example], rows: Sequence[Example]) -> dict[str, tuple[str, ...]]:
+    """Plain forms of every test row's input that are long enough to be known again: the whole, and what is its own."""
+    whole = {example.id: search_text(example.input) for example in examples}
+    own = dict(zip(whole, own_texts(list(whole.values())), strict=True))
+    forms = {row.id: dict.fromkeys((plain_form(whole[row.id]), own[row.id])) for row in rows}
+    return {name: tuple(text for text in texts if len(text.split()) >= FEWEST_WORDS) for name, texts in forms.items()}
+
+
+def _in_prompts(task: Task, rows: Sequence[Example], questions: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    prompts = {f"your prompt {form.own.file}": form.own.text for form in own_forms(task) if form.own is not None}
+    for name, text in {"the instruction": task.settings.instruction, **prompts}.items():
+        plain = plain_form(text)
+        found = [row.id for row in rows if any(_place(question, plain) is not None for question in questions[row.id])]
+        if found:
+            yield f"{name} holds the input of {_named(found)} word for word. Take it out there, or the rows out of the data."
+
+
+def _in_documents(
+    task: Task, chunks: Sequence[Chunk], rows: Sequence[Example], questions: Mapping[str, tuple[str, ...]]
+) -> Iterator[str]:
+    """Documents are looked at whole, since a passage may end between a question and its answer."""
+    for document, text in _whole_documents(chunks).items():
+        found = [row.id for row in rows if _holds_both(text, questions[row.id], plain_form(reference_text(task, row)))]
+        if found:
+            yield (
+                f"the document {document} holds the input and the answer of {_named(found)} word for word. "
+                "Take them out there, or the rows out of the data."
+            )
+
+
+def _whole_documents(chunks: Sequence[Chunk]) -> dict[str, str]:
+    """Plain form of each document, put together from its passages, which may overlap."""
+    texts: dict[str, str] = {}
+    ends: dict[str, int] = {}
+    for chunk in sorted(chunks, key=lambda chunk: (chunk.document, chunk.start)):
+        end = ends.get(chunk.document, chunk.start)
+        between = "\n" if chunk.start > end else ""
+        texts[chunk.document] = texts.get(chunk.document, "") + between + chunk.text[max(0, end - chunk.start) :]
+        ends[chunk.document] = max(end, chunk.end)
+    return {document: plain_form(text) for document, text in texts.items()}
+
+
+def _holds_both(text: str, questions: Sequence[str], answer: str) -> bool:
+    for question in questions:
+        at = _place(question, text)
+        if at is None:
+            continue
+        before = " ".join(text[:at].split()[-NEARBY_WORDS:])
+        after = " ".join(text[at + len(question) :].split()[:NEARBY_WORDS])
+        if answer and any(_place(answer, side) is not None for side in (before, after)):
+            return True
+    return False
+
+
+def _place(words: str, text: str) -> int | None:
+    """Where `words` stand in `text` as whole words."""
+    at = f" {text} ".find(f" {words} ")
+    return None if at < 0 else at
+
+
+def _in_learned_rows(clusters: Mapping[str, int], worlds: Sequence[World]) -> Iterator[str]:
+    """A last look at what the split promises: no cluster both learns or chooses and confirms."""
+    for world in worlds:
+        learned = {clusters[row.id] for row in (*world.train, *world.validation, *world.tune_rows, *world.held_out)}
+        found = [row.id for row in world.test if clusters[row.id] in learned]
+        if found:
+            yield f"{_named(found)}: near-duplicates of rows that learn or choose. Take them out of the data."
+
+
+def _named(found: Sequence[str]) -> str:
+    listed = ", ".join(found[:NAMED])
+    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    return f"test {'row' if len(found) == 1 else 'rows'} {listed}{more}"

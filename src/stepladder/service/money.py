@@ -1,0 +1,71 @@
+"""What a climb costs in money, from the tokens its plan counts and the prices in `[use]`, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from stepladder.domain.protocols import Choices
+from stepladder.domain.task import TaskSettings
+from stepladder.evaluation.cost import hosted_usd
+from stepladder.service.figures import counted, usd_text
+from stepladder.service.workload import Effort, Workload, confirmation_effort, rung_efforts
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """Dollars of one climb: `hosted` for tokens of hosted models, `machine` for this machine's time; None = no price given."""
+
+    hosted_models: int
+    hosted_tokens: float
+    hosted: float | None
+    machine: float | None
+
+
+def predict_money(
+    settings: TaskSettings,
+    work: Workload,
+    choices: Choices,
+    hosted_rungs: Sequence[tuple[str, ...]],
+    *,
+    seconds: float,
+) -> Money:
+    """The money of a climb, as if no answer were recorded yet.
+
+    Args:
+        hosted_rungs: For every hosted model, the rungs it climbs. Each is taken for a contender, so this is rather too much.
+        seconds: Of this machine.
+    """
+    use = settings.use
+    effort = Effort()
+    for rungs in hosted_rungs:
+        effort = sum(rung_efforts(work, choices, rungs=rungs).values(), effort)
+        effort += confirmation_effort(work, choices, tuned=False)
+    hosted = hosted_usd(use, effort.sent, effort.answered) if hosted_rungs else 0.0
+    machine = None if use.machine_usd_per_hour is None else seconds / 3600 * use.machine_usd_per_hour
+    return Money(len(hosted_rungs), effort.sent + effort.answered, hosted, machine)
+
+
+def money_lines(settings: TaskSettings, money: Money) -> Iterator[str]:
+    """The plan's words about money."""
+    parts = []
+    if money.hosted_models:
+        models = counted(money.hosted_models, "hosted model")
+        tokens = f"about {money.hosted_tokens:,.0f} tokens of {models}"
+        if money.hosted is None:
+            parts.append(f"{tokens}, whose price is not known; set `usd_per_million_prompt_tokens` and `…_completion_tokens`")
+        else:
+            parts.append(f"{usd_text(money.hosted)} for {tokens} (`[budget] usd` ends each at {usd_text(settings.budget.usd)})")
+    if money.machine is not None:
+        parts.append(f"{usd_text(money.machine)} for this machine's time")
+    yield f"Money: {'; '.join(parts)}." if parts else "Money: none; no model is hosted and this machine has no price."
+
+
+def label_lines(settings: TaskSettings, trained_rows: int) -> Iterator[str]:
+    """What keeping a tuned rung up to date costs in labels over the horizon."""
+    each, changes = settings.use.label_usd_each, settings.use.retrainings
+    if each and changes and trained_rows:
+        yield (
+            f"Labels: a tuned rung needs its {trained_rows} rows labelled again at each change of the facts, "
+            f"{usd_text(trained_rows * each)} each time and {usd_text(trained_rows * each * changes)} over the horizon."
+        )

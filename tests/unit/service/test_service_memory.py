@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from stepladder.domain.protocols import Choices, ModelIdentity
+from stepladder.domain.task import LoraSettings
+from stepladder.engines.transformers.engine import BatchLimits
+from stepladder.models.shape import ModelShape, shape_of
+from stepladder.service.memory import Memory, memory_lines, predict_memory
+from stepladder.service.workload import Workload
+from stepladder.training.adapters import adapted, adapter_tensors
+from stepladder.training.presets import TrainSettings, choose_settings
+
+CONFIG = LlamaConfig(
+    hidden_size=64, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, vocab_size=300
+)
+WORK = Workload(96, 19, 77, 64, 1, 213, 45, 42, 88, 5, 4, longest_input_tokens=90, longest_answer_tokens=60)
+RUNGS = ("prompt", "few-shot", "lora")
+STARTER = ModelShape(134_515_008, 2, 30, 576, 1536, 9, 3, 64, 49_152)
+
+
+def tiny() -> LlamaForCausalLM:
+    with torch.random.fork_rng():
+        return LlamaForCausalLM(CONFIG)
+
+
+def settings_of(shape: ModelShape, **wanted: int) -> TrainSettings:
+    return choose_settings(
+        LoraSettings(**wanted), rows=77, hidden=shape.hidden, layers=shape.layers, model_type="llama", context_tokens=2048, seed=0
+    )
+
+
+def test_a_shape_counts_keys_values_and_adapter_parameters_as_transformers_and_peft_do() -> None:
+    model = tiny()
+    shape = shape_of(model.config, parameters=model.num_parameters(), bytes_per_number=4, device="cpu")
+    cache = model(torch.arange(7)[None], use_cache=True).past_key_values
+    assert 7 * shape.token_bytes == sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    with adapted(model, settings_of(shape, rank=5)) as wrapped:
+        trained = sum(tensor.numel() for tensor in adapter_tensors(wrapped).values())
+    assert shape.adapter_parameters(5) == trained
+
+
+@given(st.sampled_from(["layers", "hidden", "vocabulary", "heads"]), st.integers(2, 8))
+def test_a_larger_model_needs_more(name: str, times: int) -> None:
+    larger = replace(STARTER, **{name: times * getattr(STARTER, name)})
+    small, large = (
+        predict_memory(shape, BatchLimits(), WORK, Choices(), RUNGS, replace(settings_of(STARTER), tokens_per_pass=4096))
+        for shape in (STARTER, larger)
+    )
+    assert large.answering >= small.answering
+    assert large.training >= small.training
+    assert large.peak > small.peak
+
+
+def test_what_is_not_planned_needs_no_memory() -> None:
+    def need(rungs: tuple[str, ...], *, tuned: bool = True) -> Memory:
+        return predict_memory(STARTER, BatchLimits(), WORK, Choices(), rungs, settings_of(STARTER) if tuned else None)
+
+    assert need(("prompt",), tuned=False).training == 0
+    assert (
+        need(("prompt",)).answering <= need(("prompt", "few-shot")).answering < need(("prompt", "few-shot", "nearest")).answering
+    )
+    assert need(("lora",)).training < need(("lora", "lora+nearest")).training < need(("lora", "lora+rag")).training
+    assert need(("prompt",)).peak == need(("prompt",)).process + 2 * 134_515_008 + need(("prompt",)).training
+
+
+def test_an_accelerator_holds_no_process_and_says_so() -> None:
+    memory = predict_memory(replace(STARTER, device="cuda"), BatchLimits(), WORK, Choices(), RUNGS, settings_of(STARTER))
+    assert memory.process == 0
+    assert "of the accelerator's at the peak" in next(memory_lines(memory, ModelIdentity("m", "transformers"), 10))
+
+
+def test_memory_that_is_not_there_is_said_beforehand_and_an_unknown_one_too() -> None:
+    memory = Memory(process=2**29, weights=2**28, answering=2**30, training=3 * 2**30)
+    identity = ModelIdentity("some-model", "endpoint")
+    assert list(memory_lines(memory, identity, 4 * 2**30)) == [
+        "Memory: about 3.8 GiB at the peak (256 MiB weights; answering takes 1.0 GiB, training 3.0 GiB more)."
+    ]
+    assert "only 2.0 GiB are free beside the model" in list(memory_lines(memory, identity, 2 * 2**30))[1]
+    assert len(list(memory_lines(memory, identity, None))) == 1
+    assert list(memory_lines(None, identity, None)) == ["Memory: not known; 'some-model' does not run in this process."]
+
+
+MEASURE = """
+import json, resource, sys
+from pathlib import Path
+from small_tasks import write_task
+from stepladder.domain.task import Task
+from stepladder.engines.transformers.engine import TransformersEngine
+from stepladder.models.loading import load
+from stepladder.service.climb import climb
+from stepladder.service.setup import Tools
+from stepladder.techniques.fake import FakeEmbedder
+from stepladder.training.tuner import LoraTuner
+from tiny_model import build_tiny_model
+folder = Path(sys.argv[1])
+model = load(str(build_tiny_model(folder / "model", hidden=512, layers=8)), device="cpu", dtype="float32")
+write_task(folder / "task", 130, rungs='skip = ["classifier", "lora+constrained", "lora+nearest", "nearest"]')
+finished = climb(folder / "task", tools=Tools(TransformersEngine(model), LoraTuner(model), FakeEmbedder()), budget_minutes=2)
+plan = json.loads((finished.folder / "climb.json").read_text())["plan"]
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(json.dumps({"memory": plan["memory"], "peak": peak}))
+"""
+
+
+@pytest.mark.long
+def test_the_predicted_peak_is_near_the_real_one(tmp_path: Path) -> None:
+    """Loosely: from half to twice of what a climb in a process of its own took."""
+    helpers = str(Path(__file__).parents[2] / "helpers")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([helpers, os.environ.get("PYTHONPATH", "")])}
+    environment["STEPLADDER_CACHE"] = str(tmp_path / "cache")
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    memory = Memory(**found["memory"])
+    assert found["peak"] / 2 <= memory.peak <= 2 * found["peak"]
