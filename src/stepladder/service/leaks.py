@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from stepladder.data.normalise import own_texts, plain_form, search_text
+from stepladder.data.normalise import own_texts, plain_form
 from stepladder.domain.messages import Chunk, Example
 from stepladder.domain.task import Task
 from stepladder.service.task_data import TaskData
@@ -40,7 +40,7 @@ def find_leaks(data: TaskData, worlds: Sequence[World]) -> tuple[str, ...]:
 
 def _questions(examples: Sequence[Example], rows: Sequence[Example]) -> dict[str, tuple[str, ...]]:
     """Plain forms of every test row's input that are long enough to be known again: the whole, and what is its own."""
-    whole = {example.id: search_text(example.input) for example in examples}
+    whole = {example.id: example.input.text for example in examples}
     own = dict(zip(whole, own_texts(list(whole.values())), strict=True))
     forms = {row.id: dict.fromkeys((plain_form(whole[row.id]), own[row.id])) for row in rows}
     return {name: tuple(text for text in texts if len(text.split()) >= FEWEST_WORDS) for name, texts in forms.items()}
