@@ -37,6 +37,7 @@ from stepladder.training.checkpoint import (
 )
 from stepladder.training.loop import Evaluation, TrainStep, build_optimizer, train
 from stepladder.training.masks import Decode, check_rows, learned_shares, masked_examples
+from stepladder.training.memory import reused_memory
 from stepladder.training.presets import TrainSettings, choose_settings
 from stepladder.training.record import WEIGHTS, model_card, pins, read_finished, side_file
 from stepladder.training.stopping import candidates, learned_by_heart, settled
@@ -128,6 +129,7 @@ def _train(
 ) -> Tuned:
     longest = max(len(row) for row in (*rows, *held_out))
     with (
+        reused_memory(),
         fast_attention(base.model, longest=longest, tokens_per_pass=settings.tokens_per_pass),
         adapted(base.model, settings) as wrapped,
     ):

@@ -19,8 +19,9 @@ WARMUP_STEPS_AT_LEAST = 3
 FINAL_RATE_SHARE = 0.1
 STEPS_BETWEEN_EVALUATIONS = 20
 QWEN_RATE = 3e-4
-ACTIVATION_BYTES = 2**31  # for one pass; what a pass needs beyond the weights
-BYTES_PER_TOKEN_LAYER_WIDTH = 100  # an estimate for llama shapes with PEFT's adapters; generous rather than exact
+ACTIVATION_BYTES = 2**30  # for one pass; what a pass needs beyond the weights
+BYTES_PER_TOKEN_LAYER_WIDTH = 40  # kept of a llama shape in bf16 for the backward pass, attention weights included
+TOKENS_PER_PASS_AT_LEAST = 512  # fewer rows leave the matrix products waiting for the weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def choose_settings(
         epochs=epochs_for(wanted, rows),
         batch_size=batch_size_for(wanted, rows),
         max_tokens=min(limits, default=0),
-        tokens_per_pass=max(256, ACTIVATION_BYTES // (layers * hidden * BYTES_PER_TOKEN_LAYER_WIDTH)),
+        tokens_per_pass=max(TOKENS_PER_PASS_AT_LEAST, ACTIVATION_BYTES // (layers * hidden * BYTES_PER_TOKEN_LAYER_WIDTH)),
         seed=seed,
     )
 

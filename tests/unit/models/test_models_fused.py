@@ -249,3 +249,13 @@ def test_a_decoder_of_another_class_is_not_read() -> None:
     config = CONFIG_MAPPING["gpt2"](vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64)
     with pytest.raises(NotRead, match="its layers are of class GPT2Model"):
         read_anatomy(AutoModelForCausalLM.from_config(config))
+
+
+def test_weights_that_take_too_much_memory_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapped = build_adapted("gemma3_text")
+    rows = tree_rows(6)
+    loss, gradients = fused(wrapped, rows, 40, worthwhile=1)
+    monkeypatch.setattr("stepladder.models.prefix.attention.KEPT_WEIGHTS_BYTES", 0)
+    again, own_gradients = fused(wrapped, rows, 40, worthwhile=1)
+    assert again == loss
+    assert furthest(own_gradients, gradients) <= 1e-12
