@@ -97,9 +97,10 @@ class Ascent:
         return 60 * (self.base.options.budget_minutes or self.base.task.settings.budget.minutes)
 
     @property
-    def seconds_left(self) -> float:
-        """Of the budget; what is left over is spent on replaying test rows one by one."""
-        return max(0.0, self.budget_seconds - self.seconds)
+    def deadline(self) -> float:
+        """When (of `time.monotonic`) no more should be asked than must be; the last refit of cross-fitting still follows."""
+        refit = max(map(self.planned_seconds, self.plan.seconds), default=0.0) if _is_cross(self.base) else 0.0
+        return self.started + self.budget_seconds - refit
 
     def planned_seconds(self, rung: str) -> float:
         """What a rung takes in one world, by the plan."""
@@ -178,7 +179,7 @@ def _ascend(ascent: Ascent) -> Climb:
     if not any(ran.status is RungStatus.RAN for ran in ascent.runs):
         raise EvaluationError("no rung could be climbed.", "See the reason of each above; `[rungs] skip` may name too many.")
     openings = open_test(base, run)
-    contest = hold_contest(base, run, ascent.runs, openings=openings, cross_fit=_is_cross(base), seconds_left=ascent.seconds_left)
+    contest = hold_contest(base, run, ascent.runs, openings=openings, cross_fit=_is_cross(base), deadline=ascent.deadline)
     run.replace_rows([*(row for ran in ascent.runs for row in ran.rows), *contest.rows])
     record = make_record(base, run, ascent.plan, ascent.runs, contest, seconds=ascent.seconds)
     ship(base, run, {"": ascent.engine, **ascent.compared}, ascent.choices, ascent.runs, record, refit=_is_cross(base))

@@ -21,6 +21,7 @@ from stepladder.evaluation.cost import adoption_cost, order_for_adoption
 from stepladder.evaluation.ruling import VerdictInputs
 from stepladder.evaluation.statistics import noise_floor, seed_disagreement
 from stepladder.evaluation.verdict import decide
+from stepladder.service.figures import REPLAYED_OF
 from stepladder.service.replay import Replay, replay_alone
 from stepladder.service.rung_run import RungRun, renamed
 from stepladder.service.setup import Base
@@ -58,20 +59,14 @@ class Seat:
 
 
 def hold_contest(
-    base: Base, run: RunFolder, runs: Sequence[RungRun], *, openings: int, cross_fit: bool, seconds_left: float
+    base: Base, run: RunFolder, runs: Sequence[RungRun], *, openings: int, cross_fit: bool, deadline: float
 ) -> Contest:
-    """Name the contenders, let them answer, replay some rows alone, decide."""
+    """Name the contenders, let them answer, replay some rows alone (with time to spare, until `deadline`), decide."""
     seats = name_seats(base, runs)
-    rows: list[GradedRow] = []
-    replays: dict[str, Replay] = {}
-    contenders: list[Contender] = []
-    for seat in seats:
-        base.watcher.progress.start(f"test: {seat.name}")
-        answered = _answer_test(base, seat)
-        base.watcher.progress.finish()
-        rows += answered
-        replays[seat.name] = replay_alone(base, run, seat.name, seat.runs[0], answered, seconds=seconds_left / len(seats))
-        contenders.append(_contender(base, seat, answered, replays[seat.name]))
+    answers = {seat.name: _answer_test(base, seat) for seat in seats}
+    rows = [row for answered in answers.values() for row in answered]
+    replays = replay_alone(base, run, {seat.name: seat.runs for seat in seats}, rows, deadline=deadline)
+    contenders = [_contender(base, seat, answers[seat.name], replays.get(seat.name, Replay())) for seat in seats]
     ids = [row.id for row in rows if row.rung == seats[0].name and row.seed == 0]
     clusters = np.asarray([base.data.clusters[row] for row in ids], dtype=np.int64)
     settings = base.task.settings
@@ -97,7 +92,7 @@ def hold_contest(
         tuple(rows),
         clusters,
         cross_fit,
-        _noise(contenders, replays),
+        {**replay_noise(replays, len(ids)), **_seed_noise(contenders)},
     )
 
 
@@ -159,12 +154,14 @@ def _find(runs: Sequence[RungRun], name: str) -> RungRun:
 def _answer_test(base: Base, seat: Seat) -> list[GradedRow]:
     """Test answers of a contender over all worlds and all its seeds, graded."""
     rows: list[GradedRow] = []
+    base.watcher.progress.start(f"test: {seat.name}")
     for ran in seat.runs:
         inputs = [example.input for example in ran.world.test]
         for seed, predictor in enumerate(_seeds(ran)):
             answers = predictor.predict(inputs)
             graded = base.marker.rows(ran.name, "test", ran.world.test, answers, fold=ran.world.fold, seed=seed)
             rows += renamed(graded, seat.name)
+    base.watcher.progress.finish()
     return rows
 
 
@@ -219,13 +216,24 @@ def _borrowed_seconds(ran: RungRun) -> float:
     return trained if trained > ran.seconds else 0.0
 
 
-def _noise(contenders: Sequence[Contender], replays: Mapping[str, Replay]) -> dict[str, float]:
-    """How far answers move when nothing that matters is changed: batch size, training seed."""
-    replayed = sum(replay.rows for replay in replays.values())
-    noise = {
-        "replayed_rows": float(replayed),
-        "changed_by_batching": sum(replay.changed for replay in replays.values()) / replayed if replayed else 0.0,
+def replay_noise(replays: Mapping[str, Replay], test_rows: int) -> dict[str, float]:
+    """How far answers move when only the batch changes, over all contenders that were asked again."""
+    rows = sum(replay.rows for replay in replays.values())
+    if rows == 0:
+        return {}
+    scores = sum(replay.changed_scores for replay in replays.values()) / rows
+    return {
+        "replayed_rows": float(rows),
+        "answers_changed_by_batching": sum(replay.changed_answers for replay in replays.values()) / rows,
+        "scores_changed_by_batching": scores,
+        "batching_floor": noise_floor(scores, test_rows),
+        **{f"{REPLAYED_OF}{name}": float(replay.rows) for name, replay in replays.items()},
     }
+
+
+def _seed_noise(contenders: Sequence[Contender]) -> dict[str, float]:
+    """How far scores move when only the training seed changes."""
+    noise = {}
     for contender in contenders:
         if contender.seeds > 1:
             disagreement = seed_disagreement(contender.scores)

@@ -76,6 +76,7 @@ def _workload(base: Base, worlds: Sequence[World]) -> Workload:
         epochs=epochs_for(lora, len(world.tune_rows)),
         batch_size=batch_size_for(lora, len(world.tune_rows)),
         labels=len(settings.output.labels),
+        latency_decides=settings.use.max_latency_seconds is not None,
     )
 
 

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from math import ceil, log2
 
 from stepladder.domain.protocols import Choices
-from stepladder.service.speeds import Speeds
+from stepladder.service.speeds import PROBE_PROMPTS, Speeds
 
 FIRST_RACE_ROWS = 12
 PASSAGE_TOKENS = 230
 """A passage of 120-200 words in tokens, about."""
 MOST_EPOCHS_EXPECTED = 6
 """Epochs after which a training has usually stopped by itself, however many it is allowed."""
-REPLAY_ROWS = 30
+REPLAYED_ROWS = 30
+FEWEST_REPLAYED_EACH = 8
 SLOWER_THAN_THE_PROBE = 1.6
 """Our estimate: answers take longer than the probe's short prompts suggest (longer contexts, batches that empty, less shared)."""
 
@@ -34,6 +35,7 @@ class Workload:
     epochs: int
     batch_size: int
     labels: int = 0
+    latency_decides: bool = False  # `[use] max_latency_seconds` is given
 
     @property
     def demonstration_tokens(self) -> float:
@@ -50,9 +52,22 @@ def estimate_confirmation(work: Workload, choices: Choices, speeds: Speeds, *, t
     contenders = 4 if tuned else 3
     few_shot = _answers(work, speeds, work.test_rows, own=3 * work.demonstration_tokens, tuned=False)
     plain = _answers(work, speeds, work.test_rows, own=0, tuned=True)
-    replay = contenders * min(REPLAY_ROWS, work.test_rows) * (work.answer_tokens / speeds.completion) * 4
+    replay = _replay(work, speeds, contenders)
     seeds = (choices.seeds - 1) * plain if tuned else 0.0
     return work.worlds * (contenders / 2 * (few_shot + plain) + seeds) + replay
+
+
+def replay_share(contenders: int, *, latency_decides: bool) -> int:
+    """Test rows each of some contenders answers again, one by one: 30 together, 8 each; 30 each where latency decides."""
+    return REPLAYED_ROWS if latency_decides else max(FEWEST_REPLAYED_EACH, ceil(REPLAYED_ROWS / contenders))
+
+
+def _replay(work: Workload, speeds: Speeds, contenders: int) -> float:
+    """Seconds of the answers at batch 1. A step for one row takes about as long as one for the probe's whole batch."""
+    share = replay_share(contenders, latency_decides=work.latency_decides)
+    reading = (work.shared_tokens + work.input_tokens) / speeds.prompt
+    writing = work.answer_tokens * PROBE_PROMPTS / speeds.completion
+    return contenders * min(share, work.worlds * work.test_rows) * (reading + writing)
 
 
 def _answers(work: Workload, speeds: Speeds, rows: int, *, own: float, tuned: bool, shared: float = 0.0) -> float:
