@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepladder.domain.climb import GradedRow, RungStatus
+from stepladder.domain.errors import BudgetError
 from stepladder.domain.protocols import Predictor
 from stepladder.domain.verdict import Cost, Verdict
 from stepladder.evaluation.compare import Contender, Contenders, name_contenders
@@ -152,13 +153,23 @@ def _find(runs: Sequence[RungRun], name: str) -> RungRun:
 
 
 def _answer_test(base: Base, seat: Seat) -> list[GradedRow]:
-    """Test answers of a contender over all worlds and all its seeds, graded."""
+    """Test answers of a contender over all worlds and all its seeds, graded.
+
+    Raises:
+        BudgetError: The money does not last. No verdict is made of the rest, since whom to leave out is a choice.
+    """
     rows: list[GradedRow] = []
     base.watcher.progress.start(f"test: {seat.name}")
     for ran in seat.runs:
         inputs = [example.input for example in ran.world.test]
         for seed, predictor in enumerate(_seeds(ran)):
-            answers = predictor.predict(inputs)
+            try:
+                answers = predictor.predict(inputs)
+            except BudgetError as error:
+                raise BudgetError(
+                    f"'{seat.name}' could not answer all test rows. {error.problem}",
+                    "Raise `[budget] usd` and climb again: this run is continued, and what is paid for is kept.",
+                ) from error
             graded = base.marker.rows(ran.name, "test", ran.world.test, answers, fold=ran.world.fold, seed=seed)
             rows += renamed(graded, seat.name)
     base.watcher.progress.finish()
@@ -199,8 +210,9 @@ def _blocked(base: Base, *, tuned: bool) -> str:
 def measured_cost(base: Base, ran: RungRun, rows: Sequence[GradedRow], seconds: float | None = None) -> Cost:
     """What adopting a rung costs, from the tokens and seconds of its own answers."""
     identity = ran.context.engine.identity if ran.context is not None else base.engine.identity
+    settings = base.task.settings
     return adoption_cost(
-        base.task.settings.use,
+        settings.use_of(ran.name.partition(" @ ")[2] or settings.model.base),
         prompt_tokens_per_call=_mean([row.prompt_tokens for row in rows]),
         completion_tokens_per_call=_mean([row.completion_tokens for row in rows]),
         seconds_per_call=_mean([row.latency_seconds for row in rows]),
