@@ -23,18 +23,18 @@ from stepladder.service.wiring import build_engine
 
 PROMPT_USD, COMPLETION_USD = 1000.0, 2000.0  # per million tokens
 PRICES = f"usd_per_million_prompt_tokens = {PROMPT_USD}\nusd_per_million_completion_tokens = {COMPLETION_USD}"
-CALL_USD = 0.4 + 2 * 0.002
+CALL_USD = 0.15 + 2 * 0.002
 NO_CLASSIFIER = 'skip = ["classifier"]'
 
 
 class Knowing(ChatServer):
-    """Knows every thing's label, and charges the same for each call: 400 tokens in, 2 out."""
+    """Knows every thing's label, and charges the same for each call: 150 tokens in, 2 out."""
 
     def handle_chat(self, request: dict[str, Any]) -> Reply:
         super().handle_chat(request)
         text = f" {request['messages'][-1]['content']} "
         label = next((label for label, things in THINGS.items() if any(f" {thing} " in text for thing in things)), "bird")
-        return Reply(body=completion(label, prompt_tokens=400, completion_tokens=2))
+        return Reply(body=completion(label, prompt_tokens=150, completion_tokens=2))
 
 
 @pytest.fixture
@@ -56,11 +56,11 @@ def spent_usd(folder: Path) -> float:
     return sum(settled.get(call, usd) for call, usd in reserved.items())
 
 
-def climb_beside(folder: Path, server: ChatServer, models: list[str], usd: float) -> Climb:
+def climb_beside(folder: Path, server: ChatServer, models: list[str], usd: float, rows: int = 130) -> Climb:
     """A climb of the fake base with served models compared to it."""
     names = [f"{server.url} {model}" for model in models]
     tables = {f'model.prices."{name}"': PRICES for name in names}
-    world = write_task(folder, 160, model=f"compare = {json.dumps(names)}", budget=f"usd = {usd}", rungs=NO_CLASSIFIER, **tables)
+    world = write_task(folder, rows, model=f"compare = {json.dumps(names)}", budget=f"usd = {usd}", rungs=NO_CLASSIFIER, **tables)
     return climb(folder, tools=world.tools)
 
 
@@ -79,9 +79,9 @@ def test_compared_models_draw_on_one_purse(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("own_cache")
 def test_each_compared_model_costs_by_its_own_prices(tmp_path: Path) -> None:
     with chat_server(Knowing) as server:
-        finished = climb_beside(tmp_path / "task", server, ["small"], usd=1000.0)
-    costs = {rung.name: rung.cost for rung in finished.rungs if rung.name.endswith("small")}
-    assert [cost.prompt_tokens_per_call for cost in costs.values()] == [400, 400]
+        finished = climb_beside(tmp_path / "task", server, ["small"], usd=1000.0, rows=20)
+    costs = [rung.cost for rung in finished.rungs if rung.name.endswith("small") and rung.status is RungStatus.RAN]
+    assert [cost.usd_per_call for cost in costs] == [pytest.approx(CALL_USD)] * 2
     assert spent_usd(tmp_path / "task") == pytest.approx(len(server.requests) * CALL_USD)
 
 
@@ -101,9 +101,9 @@ def test_a_climb_whose_money_ends_at_the_test_rows_continues_when_there_is_more(
             climb_beside(folder, server, ["small"], usd=enough_to_choose)
         assert spent_usd(folder) <= enough_to_choose
         toml = (folder / "task.toml").read_text(encoding="utf-8")
-        server_again = write_task(folder, 160)
+        world = write_task(folder, 130)
         (folder / "task.toml").write_text(toml.replace(f"usd = {enough_to_choose}", "usd = 1000.0"), encoding="utf-8")
-        finished = climb(folder, tools=server_again.tools)
+        finished = climb(folder, tools=world.tools)
         assert len(server.requests) == everything  # no answer was paid for twice
     assert finished.verdict.outcome == whole.verdict.outcome
     assert spent_usd(folder) == pytest.approx(everything * CALL_USD)

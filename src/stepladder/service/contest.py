@@ -211,14 +211,16 @@ def measured_cost(base: Base, ran: RungRun, rows: Sequence[GradedRow], seconds: 
     """What adopting a rung costs, from the tokens and seconds of its own answers."""
     identity = ran.context.engine.identity if ran.context is not None else base.engine.identity
     settings = base.task.settings
+    use = settings.use_of(ran.name.partition(" @ ")[2] or settings.model.base)
+    charged = identity.engine == "endpoint" and use.usd_per_million_prompt_tokens is not None  # also by a server on this machine
     return adoption_cost(
-        settings.use_of(ran.name.partition(" @ ")[2] or settings.model.base),
+        use,
         prompt_tokens_per_call=_mean([row.prompt_tokens for row in rows]),
         completion_tokens_per_call=_mean([row.completion_tokens for row in rows]),
         seconds_per_call=_mean([row.latency_seconds for row in rows]),
         seconds_once=(ran.seconds if seconds is None else seconds) + _borrowed_seconds(ran),
         tuned=ran.technique.tuned,
-        hosted=identity.hosted,
+        hosted=identity.hosted or charged,
     )
 
 

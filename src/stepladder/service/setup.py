@@ -168,7 +168,7 @@ def open_run(base: Base, runs: Path) -> RunFolder:
 
 def _hash_files(task: Task) -> dict[str, str]:
     """Contents of everything beside task.toml that answers depend on: documents, prompts, schema."""
-    paths = [task.folder / name for name in task_files(task) if name != "splits.json"]
+    paths = [task.folder / name for name in task_files(task) if name not in ("task.toml", "splits.json")]
     found = [inner for path in paths for inner in (sorted(path.rglob("*")) if path.is_dir() else [path]) if inner.is_file()]
     return {path.relative_to(task.folder).as_posix(): files.hash_file(path) for path in found}
 
