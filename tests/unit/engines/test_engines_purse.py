@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepladder.domain.errors import BudgetError
@@ -67,6 +67,7 @@ def test_a_spent_purse_stays_spent_and_more_money_opens_it(tmp_path: Path) -> No
     kept(tmp_path / "money.jsonl", 2.0).reserve(0.1)
 
 
+@settings(deadline=None, max_examples=40)  # each movement waits for the disk
 @given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=6), st.integers(0, 400))
 def test_wherever_a_kill_tears_the_ledger_no_call_that_was_sent_is_forgotten(
     tmp_path_factory: pytest.TempPathFactory, amounts: list[float], cut: int
