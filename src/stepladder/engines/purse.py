@@ -95,11 +95,13 @@ def _read(ledger: Path) -> tuple[dict[int, float], dict[int, float]]:
     """What was reserved and what was settled, by call.
 
     A line that a kill has torn is passed over: the call of a torn reservation was never sent, and a torn settlement leaves
-    its reservation open, which counts in full.
+    its reservation open, which counts in full. A line that lacks only its end is read, since the next one will end it: its
+    call's number must not be given again.
     """
     reserved: dict[int, float] = {}
     settled: dict[int, float] = {}
-    for line in files.read_lines(ledger):
+    text = ledger.read_text(encoding="utf-8", errors="replace") if ledger.exists() else ""
+    for line in text.splitlines():
         try:
             entry = json.loads(line)
             call = int(entry["call"])
