@@ -140,6 +140,13 @@ class PromptSettings(Settings):
     name: str | None = Field(None, description="Name in the report; by default the file's.")
 
 
+class PriceSettings(Settings):
+    """`[model.prices."NAME"]`: what a compared model charges, NAME as in `compare`."""
+
+    usd_per_million_prompt_tokens: float = Field(ge=0, description="Price of its input.")
+    usd_per_million_completion_tokens: float = Field(ge=0, description="Price of its output.")
+
+
 class ModelSettings(Settings):
     """`[model]`: what answers."""
 
@@ -149,6 +156,19 @@ class ModelSettings(Settings):
     )
     compare: tuple[str, ...] = Field((), description="Larger prompted models, put into the same table.")
     revision: str | None = Field(None, description="Commit of a Hugging Face repository; recorded when left out.")
+    prices: dict[str, PriceSettings] = Field(
+        default_factory=dict,
+        description="What compared models charge, a table each; a hosted one is refused without, unless `[budget] usd = inf`.",
+    )
+
+    @model_validator(mode="after")
+    def _prices_of_compared_models(self) -> ModelSettings:
+        for name in self.prices:
+            if name == self.base:
+                raise ValueError(f"the prices of the base '{name}' stand in `[use]`")
+            if name not in self.compare:
+                raise ValueError(f"`prices` names '{name}', which `compare` does not; they must be spelled alike")
+        return self
 
 
 class UseSettings(Settings):
@@ -165,13 +185,21 @@ class UseSettings(Settings):
     label_usd_each: float | None = Field(
         None, ge=0, description="Price of one more labelled example; paid again whenever the facts change."
     )
-    usd_per_million_prompt_tokens: float | None = Field(None, ge=0, description="Price of a hosted model's input.")
-    usd_per_million_completion_tokens: float | None = Field(None, ge=0, description="Price of its output.")
+    usd_per_million_prompt_tokens: float | None = Field(
+        None, ge=0, description="Price of a hosted base's input; it is refused without, unless `[budget] usd = inf`."
+    )
+    usd_per_million_completion_tokens: float | None = Field(None, ge=0, description="Price of a hosted base's output.")
 
     @model_validator(mode="after")
     def _one_volume(self) -> UseSettings:
         if self.calls_per_month is not None and self.calls_total is not None:
             raise ValueError("give `calls_per_month` or, for a one-off job, `calls_total`")
+        return self
+
+    @model_validator(mode="after")
+    def _both_prices(self) -> UseSettings:
+        if (self.usd_per_million_prompt_tokens is None) != (self.usd_per_million_completion_tokens is None):
+            raise ValueError("`usd_per_million_prompt_tokens` and `usd_per_million_completion_tokens` come together")
         return self
 
     @property
@@ -192,7 +220,12 @@ class BudgetSettings(Settings):
     """`[budget]`: what one climb may use."""
 
     minutes: float = Field(30, gt=0, description="Wall-clock minutes; `plan` says what is dropped to fit.")
-    usd: float = Field(5, ge=0, description="Money for each hosted model; holds only where both prices of `[use]` are given.")
+    usd: float = Field(
+        5,
+        ge=0,
+        description="Money for all hosted models of one climb together, kills and restarts included; `inf` for no limit. "
+        "Each `predict` may spend as much.",
+    )
 
 
 class LoraSettings(Settings):
@@ -241,6 +274,14 @@ class TaskSettings(Settings):
     @classmethod
     def _strip(cls, value: str) -> str:
         return value.strip()
+
+    def use_of(self, model: str) -> UseSettings:
+        """`[use]` with the prices of one model: the base's stand there, a compared model's in `[model.prices]`."""
+        if model == self.model.base:
+            return self.use
+        prices = self.model.prices.get(model)
+        keys = PriceSettings.model_fields
+        return self.use.model_copy(update={key: None if prices is None else getattr(prices, key) for key in keys})
 
     def decided_graders(self) -> tuple[GraderSettings, ...]:
         """The graders in force: the user's, else one by output shape (references that are tool calls: see `build_graders`)."""

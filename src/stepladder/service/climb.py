@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 
 from stepladder.domain.climb import ClimbRecord, RungResult, RungStatus
@@ -15,6 +16,7 @@ from stepladder.domain.verdict import Verdict
 from stepladder.evaluation.records import inputs_to_json
 from stepladder.service import wiring
 from stepladder.service.contest import hold_contest
+from stepladder.service.figures import usd_text
 from stepladder.service.plan import COMPARED, Plan
 from stepladder.service.planning import plan_climb
 from stepladder.service.record import make_record
@@ -96,9 +98,10 @@ class Ascent:
         return 60 * (self.base.options.budget_minutes or self.base.task.settings.budget.minutes)
 
     @property
-    def seconds_left(self) -> float:
-        """Of the budget; what is left over is spent on replaying test rows one by one."""
-        return max(0.0, self.budget_seconds - self.seconds)
+    def deadline(self) -> float:
+        """When (of `time.monotonic`) no more should be asked than must be; the last refit of cross-fitting still follows."""
+        refit = max(map(self.planned_seconds, self.plan.seconds), default=0.0) if _is_cross(self.base) else 0.0
+        return self.started + self.budget_seconds - refit
 
     def planned_seconds(self, rung: str) -> float:
         """What a rung takes in one world, by the plan."""
@@ -139,26 +142,27 @@ def climb(
     options = ClimbOptions(budget_minutes, device, seed, tune_anyway, fresh)
     task = task if isinstance(task, Task) else Task.load(task)
     _check_skipped(task)
-    base = make_base(task, options, watcher, tools=tools)
-    compared = {name: wiring.build_engine(name, base.task, device=device) for name in base.task.settings.model.compare}
+    purse = wiring.build_purse(task)
+    base = make_base(task, options, watcher, tools=tools, purse=purse)
+    compared = {
+        name: wiring.build_engine(name, base.task, device=device, purse=purse) for name in base.task.settings.model.compare
+    }
     for engine in compared.values():
         check_tools(base.data, engine)
-    _warn_about_money(base, compared.values())
     run = open_run(base, runs_folder(base.task))
     with run.locked():
+        purse.keep_in(run.money_path)
         plan = keep_plan(run, plan_climb(base))
         for line in plan.lines:
             watcher.say(line)
         recorded = {name: record_engine(engine, run) for name, engine in compared.items()}
         ascent = Ascent(base, run, plan, record_engine(base.engine, run), dict(recorded))
-        return _ascend(ascent)
-
-
-def _warn_about_money(base: Base, compared: Iterable[Engine]) -> None:
-    use = base.task.settings.use
-    priced = use.usd_per_million_prompt_tokens is not None and use.usd_per_million_completion_tokens is not None
-    if not priced and any(engine.identity.hosted for engine in (base.engine, *compared)):
-        base.watcher.say("No prices stand in `[use]`, so `[budget] usd` cannot hold a hosted model's spending back.")
+        try:
+            return _ascend(ascent)
+        finally:
+            if purse.spent_usd:
+                limit = f" of {usd_text(purse.budget_usd)}" if isfinite(purse.budget_usd) else ""
+                watcher.say(f"Hosted models: {usd_text(purse.spent_usd)}{limit} spent in this run.")
 
 
 def _check_skipped(task: Task) -> None:
@@ -179,7 +183,7 @@ def _ascend(ascent: Ascent) -> Climb:
     if not any(ran.status is RungStatus.RAN for ran in ascent.runs):
         raise EvaluationError("no rung could be climbed.", "See the reason of each above; `[rungs] skip` may name too many.")
     openings = open_test(base, run)
-    contest = hold_contest(base, run, ascent.runs, openings=openings, cross_fit=_is_cross(base), seconds_left=ascent.seconds_left)
+    contest = hold_contest(base, run, ascent.runs, openings=openings, cross_fit=_is_cross(base), deadline=ascent.deadline)
     run.replace_rows([*(row for ran in ascent.runs for row in ran.rows), *contest.rows])
     record = make_record(base, run, ascent.plan, ascent.runs, contest, seconds=ascent.seconds)
     ship(base, run, {"": ascent.engine, **ascent.compared}, ascent.choices, ascent.runs, record, refit=_is_cross(base))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepladder.domain.climb import GradedRow, RungStatus
+from stepladder.domain.errors import BudgetError
 from stepladder.domain.protocols import Predictor
 from stepladder.domain.verdict import Cost, Verdict
 from stepladder.evaluation.compare import Contender, Contenders, name_contenders
@@ -21,6 +22,7 @@ from stepladder.evaluation.cost import adoption_cost, order_for_adoption
 from stepladder.evaluation.ruling import VerdictInputs
 from stepladder.evaluation.statistics import noise_floor, seed_disagreement
 from stepladder.evaluation.verdict import decide
+from stepladder.service.figures import REPLAYED_OF
 from stepladder.service.labelling import rows_to_label_again
 from stepladder.service.leaks import find_leaks
 from stepladder.service.replay import Replay, replay_alone
@@ -60,20 +62,14 @@ class Seat:
 
 
 def hold_contest(
-    base: Base, run: RunFolder, runs: Sequence[RungRun], *, openings: int, cross_fit: bool, seconds_left: float
+    base: Base, run: RunFolder, runs: Sequence[RungRun], *, openings: int, cross_fit: bool, deadline: float
 ) -> Contest:
-    """Name the contenders, let them answer, replay some rows alone, decide."""
+    """Name the contenders, let them answer, replay some rows alone (with time to spare, until `deadline`), decide."""
     seats = name_seats(base, runs)
-    rows: list[GradedRow] = []
-    replays: dict[str, Replay] = {}
-    contenders: list[Contender] = []
-    for seat in seats:
-        base.watcher.progress.start(f"test: {seat.name}")
-        answered = _answer_test(base, seat)
-        base.watcher.progress.finish()
-        rows += answered
-        replays[seat.name] = replay_alone(base, run, seat.name, seat.runs[0], answered, seconds=seconds_left / len(seats))
-        contenders.append(_contender(base, seat, answered, replays[seat.name]))
+    answers = {seat.name: _answer_test(base, seat) for seat in seats}
+    rows = [row for answered in answers.values() for row in answered]
+    replays = replay_alone(base, run, {seat.name: seat.runs for seat in seats}, rows, deadline=deadline)
+    contenders = [_contender(base, seat, answers[seat.name], replays.get(seat.name, Replay())) for seat in seats]
     ids = [row.id for row in rows if row.rung == seats[0].name and row.seed == 0]
     clusters = np.asarray([base.data.clusters[row] for row in ids], dtype=np.int64)
     settings = base.task.settings
@@ -101,7 +97,7 @@ def hold_contest(
         tuple(rows),
         clusters,
         cross_fit,
-        _noise(contenders, replays),
+        {**replay_noise(replays, len(ids)), **_seed_noise(contenders)},
     )
 
 
@@ -161,14 +157,26 @@ def _find(runs: Sequence[RungRun], name: str) -> RungRun:
 
 
 def _answer_test(base: Base, seat: Seat) -> list[GradedRow]:
-    """Test answers of a contender over all worlds and all its seeds, graded."""
+    """Test answers of a contender over all worlds and all its seeds, graded.
+
+    Raises:
+        BudgetError: The money does not last. No verdict is made of the rest, since whom to leave out is a choice.
+    """
     rows: list[GradedRow] = []
+    base.watcher.progress.start(f"test: {seat.name}")
     for ran in seat.runs:
         inputs = [example.input for example in ran.world.test]
         for seed, predictor in enumerate(_seeds(ran)):
-            answers = predictor.predict(inputs)
+            try:
+                answers = predictor.predict(inputs)
+            except BudgetError as error:
+                raise BudgetError(
+                    f"'{seat.name}' could not answer all test rows. {error.problem}",
+                    "Raise `[budget] usd` and climb again: this run is continued, and what is paid for is kept.",
+                ) from error
             graded = base.marker.rows(ran.name, "test", ran.world.test, answers, fold=ran.world.fold, seed=seed)
             rows += renamed(graded, seat.name)
+    base.watcher.progress.finish()
     return rows
 
 
@@ -218,14 +226,17 @@ def _why_nothing_tuned(runs: Sequence[RungRun], contenders: Sequence[Contender])
 def measured_cost(base: Base, ran: RungRun, rows: Sequence[GradedRow], seconds: float | None = None) -> Cost:
     """What adopting a rung costs, from the tokens and seconds of its own answers."""
     identity = ran.context.engine.identity if ran.context is not None else base.engine.identity
+    settings = base.task.settings
+    use = settings.use_of(ran.name.partition(" @ ")[2] or settings.model.base)
+    charged = identity.engine == "endpoint" and use.usd_per_million_prompt_tokens is not None  # also by a server on this machine
     return adoption_cost(
-        base.task.settings.use,
+        use,
         prompt_tokens_per_call=_mean([row.prompt_tokens for row in rows]),
         completion_tokens_per_call=_mean([row.completion_tokens for row in rows]),
         seconds_per_call=_mean([row.latency_seconds for row in rows]),
         seconds_once=(ran.seconds if seconds is None else seconds) + _borrowed_seconds(ran),
         tuned=ran.technique.tuned,
-        hosted=identity.hosted,
+        hosted=identity.hosted or charged,
         labelled_rows=rows_to_label_again(ran),
     )
 
@@ -236,13 +247,24 @@ def _borrowed_seconds(ran: RungRun) -> float:
     return trained if trained > ran.seconds else 0.0
 
 
-def _noise(contenders: Sequence[Contender], replays: Mapping[str, Replay]) -> dict[str, float]:
-    """How far answers move when nothing that matters is changed: batch size, training seed."""
-    replayed = sum(replay.rows for replay in replays.values())
-    noise = {
-        "replayed_rows": float(replayed),
-        "changed_by_batching": sum(replay.changed for replay in replays.values()) / replayed if replayed else 0.0,
+def replay_noise(replays: Mapping[str, Replay], test_rows: int) -> dict[str, float]:
+    """How far answers move when only the batch changes, over all contenders that were asked again."""
+    rows = sum(replay.rows for replay in replays.values())
+    if rows == 0:
+        return {}
+    scores = sum(replay.changed_scores for replay in replays.values()) / rows
+    return {
+        "replayed_rows": float(rows),
+        "answers_changed_by_batching": sum(replay.changed_answers for replay in replays.values()) / rows,
+        "scores_changed_by_batching": scores,
+        "batching_floor": noise_floor(scores, test_rows),
+        **{f"{REPLAYED_OF}{name}": float(replay.rows) for name, replay in replays.items()},
     }
+
+
+def _seed_noise(contenders: Sequence[Contender]) -> dict[str, float]:
+    """How far scores move when only the training seed changes."""
+    noise = {}
     for contender in contenders:
         if contender.seeds > 1:
             disagreement = seed_disagreement(contender.scores)

@@ -126,6 +126,7 @@ def _workload(base: Base, worlds: Sequence[World]) -> Workload:
         labels=0 if wants_tool_calls(base.data.examples) else len(settings.output.labels),
         longest_input_tokens=max(input_counts, default=0),
         longest_answer_tokens=max(answer_counts, default=0),
+        latency_decides=settings.use.max_latency_seconds is not None,
     )
 
 

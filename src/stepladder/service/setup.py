@@ -21,7 +21,9 @@ from stepladder.domain.prediction import Ungraded
 from stepladder.domain.protocols import Choices, Embedder, Engine, FitContext, Progress, Recipe, SilentProgress, Tuner
 from stepladder.domain.task import Task
 from stepladder.engines.cache import RecordedEngine
+from stepladder.engines.purse import Purse
 from stepladder.evaluation.graders import build_graders
+from stepladder.models.catalog import is_remote
 from stepladder.service import wiring
 from stepladder.service.plan import Plan
 from stepladder.service.rung_run import Marker
@@ -85,7 +87,13 @@ class Base:
 
 
 def make_base(
-    task: Task, options: ClimbOptions, watcher: Watcher, *, tools: Tools | None = None, write_split: bool = True
+    task: Task,
+    options: ClimbOptions,
+    watcher: Watcher,
+    *,
+    tools: Tools | None = None,
+    write_split: bool = True,
+    purse: Purse | None = None,
 ) -> Base:
     """Read the data first (cheap, and where most faults are), then load the model."""
     wiring.set_threads()
@@ -95,7 +103,7 @@ def make_base(
     check_task(data, marker)
     for note in data.notes:
         watcher.say(note)
-    tools = tools or build_tools(data.task, options, embedder)
+    tools = tools or build_tools(data.task, options, embedder, purse)
     check_tools(data, tools.engine)
     if write_split:
         data = load_task_data(task, embedder, seed=options.seed)
@@ -111,7 +119,8 @@ def check_task(data: TaskData, marker: Marker) -> None:
     """
     own_forms(data.task)
     for name in data.task.settings.model.compare:
-        wiring.check_may_leave(name, data.task.settings.use)
+        if is_remote(name):
+            wiring.check_hosted(name, data.task)
     settings = data.task.settings.data
     where = data.task.path(settings.examples or settings.train or "")
     for example in data.examples:
@@ -145,10 +154,10 @@ def check_tools(data: TaskData, engine: Engine) -> None:
     )
 
 
-def build_tools(task: Task, options: ClimbOptions, embedder: Embedder) -> Tools:
+def build_tools(task: Task, options: ClimbOptions, embedder: Embedder, purse: Purse | None = None) -> Tools:
     """Engine and tuner behind `[model] base`."""
     name = task.settings.model.base
-    engine = wiring.build_engine(name, task, device=options.device)
+    engine = wiring.build_engine(name, task, device=options.device, purse=purse)
     return Tools(engine, wiring.build_tuner(name, task, device=options.device), embedder)
 
 
@@ -156,7 +165,7 @@ def open_run(base: Base, runs: Path) -> RunFolder:
     """The unfinished run of the same data, split, settings and weights, or a new one."""
     key = files.hash_json(
         {
-            "settings": base.task.settings.model_dump(mode="json"),
+            "settings": base.task.settings.model_dump(mode="json", exclude={"budget": {"usd"}}),  # more money continues a run
             "data": base.data.fingerprint,
             "files": _hash_files(base.task),
             "splits": {**base.data.splits.split_of, **base.data.splits.fold_of},
@@ -167,7 +176,9 @@ def open_run(base: Base, runs: Path) -> RunFolder:
     run = None if base.options.fresh else RunFolder.unfinished(runs, key)
     if run is not None:
         base.watcher.say(f"Continuing {run.path}: finished answers are not asked again.")
-        if not (run.task_folder / "task.toml").exists():  # killed before the copy was whole
+        copy = run.task_folder / "task.toml"
+        whole = copy.exists()  # else killed before it was
+        if not whole or copy.read_bytes() != (base.task.folder / "task.toml").read_bytes():  # its budget was raised
             run.keep_task(base.task.folder, task_files(base.task))
         return run
     state = {"key": key, "created": datetime.now(UTC).isoformat(timespec="seconds"), "options": asdict(base.options)}
@@ -178,7 +189,7 @@ def open_run(base: Base, runs: Path) -> RunFolder:
 
 def _hash_files(task: Task) -> dict[str, str]:
     """Contents of everything beside task.toml that answers depend on: documents, prompts, schema."""
-    paths = [task.folder / name for name in task_files(task) if name != "splits.json"]
+    paths = [task.folder / name for name in task_files(task) if name not in ("task.toml", "splits.json")]
     found = [inner for path in paths for inner in (sorted(path.rglob("*")) if path.is_dir() else [path]) if inner.is_file()]
     return {path.relative_to(task.folder).as_posix(): files.hash_file(path) for path in found}
 

@@ -21,6 +21,7 @@ from stepladder.service.figures import (
     number_text,
     one_line,
     probability_text,
+    replay_line,
     seconds_text,
     setting_text,
     tokens_text,
@@ -134,9 +135,10 @@ def _compared(record: ClimbRecord) -> tuple[str, str] | None:
 
 
 def remarks(record: ClimbRecord) -> list[str]:
-    """What has to be said about rungs that ran ("Ran in 4 of 5 folds."), one line each."""
+    """What has to be said about rungs that ran ("Ran in 4 of 5 folds."), and how far batching moved answers; one line each."""
     ran = [rung for rung in record.rungs if rung.status is RungStatus.RAN and rung.reason.strip()]
-    return [f"{one_line(rung.name)}: {one_line(rung.reason)}" for rung in ran]
+    noise = replay_line(record.noise)
+    return [*(f"{one_line(rung.name)}: {one_line(rung.reason)}" for rung in ran), *([noise] if noise else [])]
 
 
 def needed_line(verdict: Verdict) -> str:

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from stepladder.domain.errors import MissingExtra, PrivacyError, UsageError
+from stepladder.domain.errors import DataError, MissingExtra, PrivacyError, UsageError
 from stepladder.domain.protocols import Embedder, Engine, Tuner
-from stepladder.domain.task import Task, UseSettings
+from stepladder.domain.task import Task
+from stepladder.engines.purse import Prices, Purse
 from stepladder.models.catalog import cache_folder, is_remote
 
+if TYPE_CHECKING:
+    from stepladder.engines.endpoint import Address  # needs the openai SDK, which takes long to import
 
-def build_engine(name: str, task: Task, *, device: str = "auto") -> Engine:
+
+def build_purse(task: Task) -> Purse:
+    """The money that hosted models may spend together."""
+    return Purse(task.settings.budget.usd)
+
+
+def build_engine(name: str, task: Task, *, device: str = "auto", purse: Purse | None = None) -> Engine:
     """The engine behind a model name: the shipped fake, an OpenAI-shaped server, or transformers on this machine.
 
+    Args:
+        purse: What a model with prices draws on; a purse of its own when none is given.
     Raises:
         PrivacyError: The engine is hosted and `[use] data_may_leave` is false.
+        DataError: The engine is hosted and nothing says what it charges.
         MissingExtra: The parts for local models are not installed.
     """
     if name == "fake" or name.startswith("fake:"):
@@ -23,7 +37,7 @@ def build_engine(name: str, task: Task, *, device: str = "auto") -> Engine:
 
         return FakeEngine(name=name)
     if is_remote(name):
-        return _build_endpoint(name, task)
+        return _build_endpoint(name, task, purse or build_purse(task))
     try:
         from stepladder.engines.transformers.engine import TransformersEngine
         from stepladder.models.loading import load
@@ -32,21 +46,17 @@ def build_engine(name: str, task: Task, *, device: str = "auto") -> Engine:
     return TransformersEngine(load(name, device=device, revision=task.settings.model.revision))
 
 
-def _build_endpoint(name: str, task: Task) -> Engine:
-    from stepladder.engines.endpoint import EndpointEngine, parse_model
-    from stepladder.engines.purse import Prices, Purse
+def _build_endpoint(name: str, task: Task, purse: Purse) -> Engine:
+    from stepladder.engines.endpoint import EndpointEngine
 
-    address = parse_model(name)
-    if address is None:
-        raise UsageError(f"'{name}' is not served by anything that speaks OpenAI's protocol.", "Write openai:NAME or URL NAME.")
-    use = task.settings.use
+    address = check_hosted(name, task)  # before the key is asked for
+    use = task.settings.use_of(name)
     prices = None
     if use.usd_per_million_prompt_tokens is not None and use.usd_per_million_completion_tokens is not None:
         prices = Prices(use.usd_per_million_prompt_tokens, use.usd_per_million_completion_tokens)
-    purse = Purse(task.settings.budget.usd) if prices is not None else None
-    if address.hosted:
-        _refuse_hosted(address.name, use)  # before the key is asked for
-    return EndpointEngine(address.url, address.model, address.api_key(), prices=prices, purse=purse)
+    return EndpointEngine(
+        address.url, address.model, address.api_key(), prices=prices, purse=purse if prices is not None else None
+    )
 
 
 def build_tuner(name: str, task: Task, *, device: str = "auto") -> Tuner | None:
@@ -83,16 +93,6 @@ def set_threads() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def check_may_leave(name: str, use: UseSettings) -> None:
-    """Refuse a hosted model by its name alone, before it is asked or its key is needed.
-
-    Raises:
-        PrivacyError: It is hosted and `[use] data_may_leave` is false.
-    """
-    if is_hosted(name):
-        _refuse_hosted(name, use)
-
-
 def is_hosted(name: str) -> bool:
     """Whether a model's name leads off this machine and its neighbours; so does a remote name that nothing here serves."""
     if not is_remote(name):
@@ -103,9 +103,34 @@ def is_hosted(name: str) -> bool:
     return address is None or address.hosted
 
 
-def _refuse_hosted(name: str, use: UseSettings) -> None:
-    if not use.data_may_leave:
+def check_hosted(name: str, task: Task) -> Address:
+    """Where a served model is found. Refuses, before it is asked or its key is needed, a hosted one that must not be asked.
+
+    Raises:
+        PrivacyError: `[use] data_may_leave` is false.
+        DataError: It has no prices, so that `[budget] usd` could not hold its spending back.
+        UsageError: It is no server's model.
+    """
+    from stepladder.engines.endpoint import parse_model
+
+    address = parse_model(name)
+    if address is None:
+        raise UsageError(f"'{name}' is not served by anything that speaks OpenAI's protocol.", "Write openai:NAME or URL NAME.")
+    settings = task.settings
+    if not address.hosted:
+        return address
+    if not settings.use.data_may_leave:
         raise PrivacyError(
             f"'{name}' is hosted, and `[use] data_may_leave` is false.",
             "Set `data_may_leave = true` in task.toml if the examples may be sent there, or remove the model.",
         )
+    if settings.use_of(name).usd_per_million_prompt_tokens is None and math.isfinite(settings.budget.usd):
+        table = "[use]" if name == settings.model.base else f'[model.prices."{name}"]'
+        raise DataError(
+            task.path("task.toml"),
+            None,
+            f"'{name}' is hosted and has no prices, so `[budget] usd` cannot hold its spending back.",
+            f"Under `{table}`, give `usd_per_million_prompt_tokens` and `usd_per_million_completion_tokens` (0 for a server of "
+            "your own), or set `[budget] usd = inf` for no limit.",
+        )
+    return address

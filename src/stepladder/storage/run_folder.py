@@ -3,6 +3,7 @@
 task/             copy of the task's settings, schema, prompts and split, as they were
 climb.json        what was asked for: key, seed, choices, plan, model, versions
 generations.jsonl every model answer, written as it came (kept by `engines.cache`)
+money.jsonl       what hosted models may have cost: each call's reservation, then its settlement (kept by `engines.purse`)
 rungs/NAME/       recipe.json, adapters
 rows.jsonl        every graded answer
 verdict.json      the record of the climb
@@ -89,6 +90,10 @@ class RunFolder:
     @property
     def generations_path(self) -> Path:
         return self.path / "generations.jsonl"
+
+    @property
+    def money_path(self) -> Path:
+        return self.path / "money.jsonl"
 
     @property
     def verdict_path(self) -> Path:

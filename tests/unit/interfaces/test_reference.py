@@ -127,6 +127,9 @@ def setting_keys(schema: dict[str, Any], root: dict[str, Any], path: str) -> Ite
                 for own, field in target["properties"].items():
                     if own != "type":
                         yield f"`[[{inner}]]`", own, field["description"]
+            elif "additionalProperties" in value:
+                for own, field in target["properties"].items():
+                    yield f'`[{inner}."NAME"]`', own, field["description"]
             else:
                 yield from setting_keys(target, root, inner)
 

@@ -41,6 +41,14 @@ def test_what_has_to_be_said_about_a_rung_that_ran_stands_below_the_table() -> N
         assert "baseline: Ran in 4 of 5 folds." in shown
 
 
+def test_how_far_batching_moved_answers_stands_below_the_table_with_its_count() -> None:
+    said = "Noise: 32 test rows asked again one by one (prompt 16, lora 16): 25 % of answers and 6.2 % of scores changed."
+    record = made_up_climb()
+    for shown in (printed(record), "\n".join(ladder_lines(record)), html_fragment(record)):
+        assert said in " ".join(shown.split())
+    assert "Noise" not in "\n".join(ladder_lines(replace(record, noise={})))
+
+
 def test_scores_choose_and_confirm_in_columns_of_their_own() -> None:
     shown = printed(made_up_climb())
     assert [word in shown for word in ("chooses", "confirms", "90 % (82–98)", "88 % (82–94)")] == [True] * 4

@@ -137,6 +137,8 @@ def settings_tables(model: type[Settings] = TaskSettings, path: str = "") -> Ite
             yield from settings_tables(annotation, inner)
         elif get_origin(annotation) is tuple and _is_settings(get_args(annotation)[0]):
             yield f"`[[{inner}]]`", get_args(annotation)[0]
+        elif _is_settings_by_name(annotation):
+            yield f'`[{inner}."NAME"]`', get_args(annotation)[1]
 
 
 def _fields_table(model: type[Settings]) -> str:
@@ -150,6 +152,8 @@ def _fields_table(model: type[Settings]) -> str:
 def _field_type(field: FieldInfo) -> str:
     if _is_settings(field.annotation):
         return "table"
+    if _is_settings_by_name(field.annotation):
+        return "tables"
     bounds = [f"{sign} {getattr(rule, name):g}" for rule in field.metadata for name, sign in BOUNDS if hasattr(rule, name)]
     return " ".join([_type_text(field.annotation), ", ".join(bounds)]).strip()
 
@@ -164,6 +168,10 @@ def _field_default(field: FieldInfo) -> str:
 
 def _is_settings(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Settings)
+
+
+def _is_settings_by_name(annotation: Any) -> bool:
+    return get_origin(annotation) is dict and _is_settings(get_args(annotation)[1])
 
 
 # Errors, rungs, graders -----------------------------------------------------------------------------------------------
