@@ -15,6 +15,7 @@ from stepladder.domain.verdict import Verdict
 from stepladder.evaluation.records import inputs_to_json
 from stepladder.service import wiring
 from stepladder.service.contest import hold_contest
+from stepladder.service.judging import judge_remarks
 from stepladder.service.plan import Plan
 from stepladder.service.planning import plan_climb
 from stepladder.service.record import make_record
@@ -146,7 +147,7 @@ def climb(
     run = open_run(base, runs_folder(base.task))
     with run.locked():
         plan = keep_plan(run, plan_climb(base))
-        for line in plan.lines:
+        for line in (*plan.lines, *judge_remarks(base.task, base.marker.graders, base.data.examples)):
             watcher.say(line)
         recorded = {name: record_engine(engine, run) for name, engine in compared.items()}
         ascent = Ascent(base, run, plan, record_engine(base.engine, run), dict(recorded))

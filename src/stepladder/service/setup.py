@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -16,12 +16,12 @@ from stepladder import files
 from stepladder.data.split import record_opening
 from stepladder.domain.errors import DataError, RunError
 from stepladder.domain.messages import Example
-from stepladder.domain.prediction import Ungraded
 from stepladder.domain.protocols import Choices, Embedder, Engine, FitContext, Progress, Recipe, SilentProgress, Tuner
 from stepladder.domain.task import Task
 from stepladder.engines.cache import RecordedEngine
-from stepladder.evaluation.graders import build_graders
+from stepladder.evaluation.graders import build_graders, cannot_judge
 from stepladder.service import wiring
+from stepladder.service.judging import check_judges
 from stepladder.service.plan import Plan
 from stepladder.service.rung_run import Marker
 from stepladder.service.task_data import TaskData, load_task_data, task_files
@@ -30,6 +30,8 @@ from stepladder.storage.records import from_json, to_json
 from stepladder.storage.run_folder import RunFolder
 from stepladder.techniques.forms import own_forms
 
+GRADING = ("sacrebleu", "rapidfuzz", "nltk", "pydantic-monty", "google-re2")
+"""Packages that grades may come from."""
 CHARACTERS_PER_TOKEN = 3.0
 """For engines that cannot count before sending: few enough that the limit on new tokens is not too low."""
 
@@ -59,11 +61,15 @@ class Watcher:
 
 @dataclass(frozen=True)
 class Tools:
-    """What answers, trains and embeds. Without any given, `wiring` makes them from the names in task.toml."""
+    """What answers, trains, embeds and judges. Without any given, `wiring` makes them from the names in task.toml.
+
+    `judges` are engines of model judges by the model's name; those not given are made from it.
+    """
 
     engine: Engine
     tuner: Tuner | None
     embedder: Embedder
+    judges: Mapping[str, Engine] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,8 @@ def make_base(
     wiring.set_threads()
     embedder = tools.embedder if tools is not None else wiring.build_embedder()
     data = load_task_data(task, embedder, seed=options.seed, write=False)
-    marker = Marker(build_graders(data.task))
+    judges = tools.judges if tools is not None else {}
+    marker = Marker(build_graders(data.task, wiring.grader_tools(data.task, embedder, judges, device=options.device)))
     check_task(data, marker)
     for note in data.notes:
         watcher.say(note)
@@ -105,8 +112,9 @@ def check_task(data: TaskData, marker: Marker) -> None:
 
     Raises:
         DataError: An own prompt cannot be read, or a grader cannot judge a reference.
-        PrivacyError: A compared model is hosted and the data may not leave.
+        PrivacyError: A compared model or a judge is hosted and the data may not leave.
     """
+    check_judges(data.task)
     own_forms(data.task)
     for name in data.task.settings.model.compare:
         wiring.check_may_leave(name, data.task.settings.use)
@@ -118,9 +126,9 @@ def check_task(data: TaskData, marker: Marker) -> None:
                 where, example.line, "the last answer is a tool call, which no grader here can judge.", "Leave such rows out."
             )
         for grader in marker.graders:
-            grade = grader.grade(example, example.reference.content)
-            if isinstance(grade, Ungraded):
-                problem = f"grader '{grader.name}' cannot judge this reference: {grade.reason}."
+            fault = cannot_judge(grader, example)
+            if fault is not None:
+                problem = f"grader '{grader.name}' cannot judge this reference: {fault.reason}."
                 raise DataError(where, example.line, problem, "Choose another grader in task.toml, or correct the row.")
 
 
@@ -229,7 +237,7 @@ def open_test(base: Base, run: RunFolder) -> int:
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on; parts that are not installed are left out."""
     found = {"python": platform.python_version()}
-    for name in ("stepladder", "torch", "transformers", "peft", "llguidance", "openai", "numpy", "scipy", "sacrebleu"):
+    for name in ("stepladder", "torch", "transformers", "peft", "llguidance", "openai", "numpy", "scipy", *GRADING):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -134,9 +134,9 @@ def _compared(record: ClimbRecord) -> tuple[str, str] | None:
 
 
 def remarks(record: ClimbRecord) -> list[str]:
-    """What has to be said about rungs that ran ("Ran in 4 of 5 folds."), one line each."""
+    """What has to be said about the judges and about rungs that ran ("Ran in 4 of 5 folds."), one line each."""
     ran = [rung for rung in record.rungs if rung.status is RungStatus.RAN and rung.reason.strip()]
-    return [f"{one_line(rung.name)}: {one_line(rung.reason)}" for rung in ran]
+    return [*map(one_line, record.judges), *(f"{one_line(rung.name)}: {one_line(rung.reason)}" for rung in ran)]
 
 
 def needed_line(verdict: Verdict) -> str:

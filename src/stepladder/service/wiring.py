@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stepladder.domain.errors import MissingExtra, PrivacyError, UsageError
 from stepladder.domain.protocols import Embedder, Engine, Tuner
 from stepladder.domain.task import Task, UseSettings
 from stepladder.models.catalog import cache_folder, is_remote
+
+if TYPE_CHECKING:
+    from stepladder.evaluation.graders import GraderTools
+
+JUDGEMENTS = "judgements.jsonl"
+"""What judges have said, under a task's runs/."""
 
 
 def build_engine(name: str, task: Task, *, device: str = "auto") -> Engine:
@@ -66,6 +74,27 @@ def build_embedder() -> Embedder:
     from stepladder.models.embedder import load_embedder
 
     return load_embedder()
+
+
+def grader_tools(task: Task, embedder: Embedder, judges: Mapping[str, Engine], *, device: str = "auto") -> GraderTools:
+    """What graders may ask: model judges by name, each with a memory on disk, so that nothing is judged twice.
+
+    `judges` are engines given by the caller, by model name; others are built when they are first asked. The memory is shared
+    by all runs of the task, so that a continued climb, and the next one, find the same grades.
+    """
+    from stepladder.evaluation.graders import GraderTools
+
+    asked: dict[str, Engine] = {}
+
+    def engine(name: str) -> Engine:
+        from stepladder.engines.cache import RecordedEngine
+
+        if name not in asked:
+            given = judges.get(name) or build_engine(name, task, device=device)
+            asked[name] = RecordedEngine(given, task.folder / "runs" / JUDGEMENTS)
+        return asked[name]
+
+    return GraderTools(engine=engine, embedder=lambda: embedder, folder=task.folder)
 
 
 def speeds_path() -> Path:
