@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from stepladder.evaluation.graders.reward import Fault, Reward, Subject, Trouble
 from stepladder.evaluation.graders.template import Missing, Template
 from stepladder.techniques.fake import FakeEmbedder
 
-WORDS = st.lists(st.sampled_from("the cat sat on a mat and then it ran, far away.".split()), min_size=5, max_size=14).map(" ".join)
+WORDS = st.lists(st.sampled_from("the cat sat on a mat and then it ran, far away.".split()), min_size=5, max_size=14).map(
+    " ".join
+)
 ERROR_FLAGS = 11
 ERROR_DETAILS = 3
 
@@ -93,7 +96,9 @@ def test_templates_read_rows_and_answers(template: str, text: str) -> None:
 
 def test_what_is_filled_in_is_never_read_as_a_template() -> None:
     subject = Subject({"a": "{{ item.secret }}", "secret": "s"}, "{{ item.secret }}")
-    assert Template.parse("{{ item.a }} {{ sample.output_text }}", "input").render(subject) == "{{ item.secret }} {{ item.secret }}"
+    assert (
+        Template.parse("{{ item.a }} {{ sample.output_text }}", "input").render(subject) == "{{ item.secret }} {{ item.secret }}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -130,10 +135,8 @@ def test_any_text_is_a_template_or_refused(text: str) -> None:
         parsed = Template.parse(text, "input")
     except GraderRefused:
         return
-    try:
-        assert isinstance(parsed.render(Subject({"i": "x"}, "answer")), str)
-    except Missing as missing:
-        assert missing.variable.text
+    with suppress(Missing):
+        assert "answer" in parsed.render(Subject({"i": "x"}, "answer")) or not parsed.variables
 
 
 # string_check -----------------------------------------------------------------------------------------------------------
@@ -280,9 +283,9 @@ def meteor(folder: Path, answer: str, reference: str) -> str:
 
 def test_meteor_uses_the_wordnet_at_hand_and_is_refused_by_name_without_it(tmp_path: Path) -> None:
     assert meteor(tmp_path, "x", "y").startswith("the metric meteor needs WordNet, which is not at hand. Run: pip install nltk")
-    write_wordnet(tmp_path / "corpora" / "wordnet", ["car", "automobile"])
+    write_wordnet(tmp_path / "corpora" / "wordnet", ["car", "auto"])
     four_matches_in_one_piece = 1 - 0.5 * (1 / 4) ** 3
-    assert float(meteor(tmp_path, "the automobile stops now", "the car stops now")) == pytest.approx(four_matches_in_one_piece)
+    assert float(meteor(tmp_path, "the auto stops now", "the car stops now")) == pytest.approx(four_matches_in_one_piece)
     assert float(meteor(tmp_path, "the tractor stops now", "the car stops now")) < 0.8
 
 
@@ -295,7 +298,9 @@ def write_wordnet(folder: Path, synonyms: list[str]) -> None:
     for name in ("cntlist.rev", "index.sense"):
         (folder / name).write_text("")
     (folder / "lexnames").write_text("00\tadj.all\t3\n")
-    (folder / "data.noun").write_text(f"00000000 00 n {len(synonyms):02x} {' '.join(f'{word} 0' for word in synonyms)} 000 | a thing\n")
+    (folder / "data.noun").write_text(
+        f"00000000 00 n {len(synonyms):02x} {' '.join(f'{word} 0' for word in synonyms)} 000 | a thing\n"
+    )
     (folder / "index.noun").write_text("".join(f"{word} n 1 0 1 0 00000000\n" for word in sorted(synonyms)))
 
 
@@ -386,7 +391,13 @@ def test_one_part_that_cannot_judge_leaves_the_row_ungraded_and_is_named() -> No
 
 # OpenAI's JSON ----------------------------------------------------------------------------------------------------------
 
-CHECK = {"type": "string_check", "name": "exact", "input": "{{sample.output_text}}", "reference": "{{item.label}}", "operation": "eq"}
+CHECK = {
+    "type": "string_check",
+    "name": "exact",
+    "input": "{{sample.output_text}}",
+    "reference": "{{item.label}}",
+    "operation": "eq",
+}
 FUZZY = {**CHECK, "type": "text_similarity", "name": "a fuzzy one", "evaluation_metric": "fuzzy_match"}
 del FUZZY["operation"]
 
@@ -530,7 +541,9 @@ file = "grade.py"
 """,
         encoding="utf-8",
     )
-    (tmp_path / "grade.py").write_text("def grade(sample, item):\n    return len(sample['output_text']) / 100\n", encoding="utf-8")
+    (tmp_path / "grade.py").write_text(
+        "def grade(sample, item):\n    return len(sample['output_text']) / 100\n", encoding="utf-8"
+    )
     task = Task.load(tmp_path)
     both, python = build_graders(task, GraderTools(folder=tmp_path))
     assert [both.name, python.name] == ["both", "python"]
@@ -542,9 +555,15 @@ file = "grade.py"
     ("grader", "said"),
     [
         ({"type": "string_check", "input": "{{ x }}"}, r"task.toml: grader 'string_check', 'input': .* names no variable"),
-        ({"type": "python", "name": "mine", "source": "x = 1"}, r"grader 'mine', 'source': .*no function `grade\(sample, item\)`"),
+        (
+            {"type": "python", "name": "mine", "source": "x = 1"},
+            r"grader 'mine', 'source': .*no function `grade\(sample, item\)`",
+        ),
         ({"type": "python", "file": "gone.py"}, r"'file': gone.py cannot be read"),
-        ({"type": "multi", "graders": {"a": {"type": "string_check"}}, "calculate_output": "b"}, r"the formula uses 'b'.*There are: a"),
+        (
+            {"type": "multi", "graders": {"a": {"type": "string_check"}}, "calculate_output": "b"},
+            r"the formula uses 'b'.*There are: a",
+        ),
     ],
 )
 def test_a_grader_that_cannot_be_used_is_named_before_anything_runs(grader: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -556,5 +575,3 @@ def test_two_graders_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="two graders are called 'string_check'; give each a `name`"):
         make_task([{"type": "string_check"}, {"type": "string_check", "operation": "ne"}])
     make_task([{"type": "string_check"}, {"type": "string_check", "operation": "ne", "name": "other"}])
-
-

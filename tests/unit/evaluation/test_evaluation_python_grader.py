@@ -279,7 +279,7 @@ BOMBS = [
     "import time\n    while True: time.sleep(1)",
     "import time\n    time.sleep(10**9)\n    return 1.0",
     "return float(len('%*d' % (10**9, 1)))",
-    "return float(len(f\"{1:{10**9}}\"))",
+    'return float(len(f"{1:{10**9}}"))',
     "return float(len('x'.ljust(10**10)))",
     "return float(len('ab'.replace('', 'x' * 10**6) * 10**5))",
     "return float(len(sorted(range(10**9), key=lambda i: -i)))",
@@ -298,6 +298,13 @@ def door() -> Iterator[socket.socket]:
         yield listening
 
 
+def attempted(source: str) -> Outcome | GraderRefused:
+    try:
+        return outcome(source)
+    except GraderRefused as refused:
+        return refused
+
+
 def test_the_corpus_is_large_enough() -> None:
     assert len(READS) + len(SOCKETS) + len(BOMBS) >= 100
 
@@ -312,20 +319,19 @@ def test_no_secret_is_read_and_no_door_is_knocked_at(
     before = os.environ.copy()
     head = f"PATH = {str(secret)!r}\nPORT = {door.getsockname()[1]}\nSECRET_IF_TRUE = ''\n"
     # whatever it gets hold of is looked at inside, so that a number tells about it, and shown, so that a reason would
-    source = head + body(line).replace("def grade", "def attempt") + (
-        "def grade(sample, item):\n"
-        "    found = str(attempt(sample, item))\n"
-        f"    if {SECRET[:15]!r} in found or 'SECRET' in found: return 1.0\n"
-        "    raise ValueError(found)\n"
+    source = (
+        head
+        + body(line).replace("def grade", "def attempt")
+        + (
+            "def grade(sample, item):\n"
+            "    found = str(attempt(sample, item))\n"
+            f"    if {SECRET[:15]!r} in found or 'SECRET' in found: return 1.0\n"
+            "    raise ValueError(found)\n"
+        )
     )
-    try:
-        found = outcome(source)
-    except GraderRefused as refused:
-        assert SECRET not in str(refused)
-    else:
-        assert isinstance(found, Fault), found
-        assert SECRET not in found.reason
-        assert "posix" not in found.reason.replace("posixpath", "")
+    found = attempted(source)
+    assert isinstance(found, Fault | GraderRefused), found
+    assert SECRET not in str(found)
     assert secret.read_text(encoding="utf-8") == SECRET
     assert [path.name for path in tmp_path.iterdir()] == ["secret.txt"]
     assert os.environ.copy() == before

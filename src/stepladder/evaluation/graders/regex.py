@@ -33,7 +33,7 @@ class Regex:
     def __init__(self, pattern: str, *, name: str | None = None, timeout_seconds: float = 2.0) -> None:
         self.name = name or "regex"
         self._pattern = pattern
-        self._linear = _linear_matcher(pattern)
+        self._linear = linear_matcher(pattern)
         self._timeout_seconds = timeout_seconds
         self._matcher: _Matcher | None = None
         self._timeouts = 0
@@ -67,7 +67,7 @@ class Regex:
         self._matcher = None
 
 
-def _linear_matcher(pattern: str) -> Callable[[str], bool] | None:
+def linear_matcher(pattern: str) -> Callable[[str], bool] | None:
     """re2's match of a whole ASCII text; None where re2 is missing, or might read the pattern in another way than `re`."""
     if not pattern.isascii() or not _READ_ALIKE.fullmatch(pattern):
         return None
