@@ -95,7 +95,11 @@ class _Cosine:
     def __call__(self, given: str, reference: str) -> float | str:
         if self._embedder is None:
             self._embedder = self._build()
-        mine, theirs = self._embedder.embed([given, reference]).astype(np.float64)
+        whole = [text.encode("utf-8", errors="replace").decode("utf-8") for text in (given, reference)]
+        mine, theirs = self._embedder.embed(whole).astype(np.float64)
         if not theirs.any():
             return "the embedder knows no word of the reference"
-        return max(0.0, float(mine @ theirs))
+        if given == reference:
+            return 1.0
+        length = float(np.linalg.norm(mine) * np.linalg.norm(theirs))
+        return max(0.0, float(mine @ theirs) / length) if length else 0.0
