@@ -87,6 +87,7 @@ def test_a_checked_judge_decides_and_its_agreement_is_reported_and_nothing_is_ju
     assert first.record.grader == "kind"
     assert "Cohen's kappa with people is 1.00 (95 % interval 1.00 to 1.00) on 36 answers." in first.record.judges[0]
     assert "care" not in first.record.judges[0]
+    assert any("put to fake:judge as judge" in line for line in first.record.plan)
     assert any(rung.status is RungStatus.RAN and rung.validation is not None for rung in first.rungs)
     assert (first.folder / "task" / "human.jsonl").is_file()
     silent = judge(lambda prompt: pytest.fail("it was judged before"))

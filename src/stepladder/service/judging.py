@@ -37,6 +37,14 @@ def check_judges(task: Task) -> None:
             )
 
 
+def plan_remark(task: Task) -> str:
+    """What a plan cannot count: the questions to model judges; "" without any."""
+    models = dict.fromkeys(settings.model for settings in _judges(task))
+    if not models:
+        return ""
+    return f"Every answer is also put to {', '.join(models)} as judge, twice as a rule: that time and money is not in this plan."
+
+
 def judge_remarks(task: Task, graders: tuple[Grader, ...], examples: tuple[Example, ...]) -> tuple[str, ...]:
     """One line a judge: how far it agrees with people, or that nobody knows. Asks the judge about what people have graded."""
     by_id = {example.id: example for example in examples}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from stepladder.domain.messages import Message
 from stepladder.domain.protocols import Prompt
 from stepladder.service import wiring
+from stepladder.service.judging import plan_remark
 from stepladder.service.plan import FREE_RUNGS, TUNED_RUNGS, Plan, make_plan
 from stepladder.service.setup import CHARACTERS_PER_TOKEN, Base, new_token_limit
 from stepladder.service.speeds import Speeds, measure_speeds
@@ -27,9 +29,10 @@ def plan_climb(base: Base) -> Plan:
     speeds = _speeds(base)
     work = _workload(base, worlds)
     minutes = base.options.budget_minutes or settings.budget.minutes
-    return make_plan(
-        settings, work, speeds, _rungs_that_may_apply(base, worlds[0]), budget_minutes=minutes, refit=len(worlds) > 1
-    )
+    rungs = _rungs_that_may_apply(base, worlds[0])
+    plan = make_plan(settings, work, speeds, rungs, budget_minutes=minutes, refit=len(worlds) > 1)
+    judged = plan_remark(base.task)
+    return replace(plan, lines=(*plan.lines, judged)) if judged else plan
 
 
 def _speeds(base: Base) -> Speeds:

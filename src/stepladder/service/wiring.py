@@ -90,11 +90,20 @@ def grader_tools(task: Task, embedder: Embedder, judges: Mapping[str, Engine], *
         from stepladder.engines.cache import RecordedEngine
 
         if name not in asked:
-            given = judges.get(name) or build_engine(name, task, device=device)
+            given = judges.get(name) or build_engine(name, _for_model(name, task), device=device)
             asked[name] = RecordedEngine(given, task.folder / "runs" / JUDGEMENTS)
         return asked[name]
 
     return GraderTools(engine=engine, embedder=lambda: embedder, folder=task.folder)
+
+
+def _for_model(name: str, task: Task) -> Task:
+    """The task without `[model] revision` for any model but its base, whose commit that is."""
+    model = task.settings.model
+    if name == model.base or model.revision is None:
+        return task
+    settings = task.settings.model_copy(update={"model": model.model_copy(update={"revision": None})})
+    return task.model_copy(update={"settings": settings})
 
 
 def speeds_path() -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -354,3 +356,25 @@ def test_after_all_this_an_honest_function_still_runs() -> None:
     for line in ("while True: pass", "return grade(sample, item)", "return len('a' * 10**10)"):
         outcome(body(line))
     assert outcome(body("return 0.5")) == Reward(0.5)
+
+
+WITHOUT = """
+import sys
+sys.modules["pydantic_monty"] = sys.modules["re2"] = None  # as if they were not installed
+from stepladder.domain.errors import MissingExtra
+from stepladder.evaluation.graders import from_openai
+from stepladder.evaluation.graders.regex import Regex, linear_matcher
+try:
+    from_openai({"type": "python", "source": "def grade(sample, item): return 1.0"})
+except MissingExtra as error:
+    print(error)
+print(linear_matcher("a+"), Regex("a+").grade(None, "aaa").value, Regex("a+").grade(None, "b").value)
+"""
+
+
+def test_without_the_extra_functions_are_refused_by_what_to_install_and_patterns_still_match() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
+    assert done.stderr == ""
+    missing, patterns = done.stdout.splitlines()
+    assert missing == ("pydantic-monty, which runs python graders, is not installed. Run: pip install 'stepladder[graders]'")
+    assert patterns == "None 1.0 0.0"
