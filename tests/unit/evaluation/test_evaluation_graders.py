@@ -165,7 +165,7 @@ def test_patterns_that_re2_can_read_take_linear_time(pattern: str) -> None:
     grader.grade(example("x"), "")
     start = time.monotonic()
     grades = [grader.grade(example("x"), answer) for answer in answers]
-    assert time.monotonic() - start < 0.5
+    assert time.monotonic() - start < 3  # `re` would need years
     assert grades == [Score(0.0)] * 4 or pattern.startswith("^")
 
 
