@@ -99,6 +99,7 @@ class ClimbRecord:
     minimum_gain: float
     plan: tuple[str, ...] = ()  # what the plan said, line by line
     notes: tuple[str, ...] = ()
+    judges: tuple[str, ...] = ()  # of each model judge, how far it agrees with people
     noise: Mapping[str, float] = field(default_factory=dict)
     regressions: tuple[ChangedRow, ...] = ()  # worst first
     fixed: int = 0

@@ -11,14 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stepladder.domain.errors import DataError
+from stepladder.domain.grader_settings import OpenAIGraderSettings
+from stepladder.domain.settings import Settings as Settings
 
 FactsChange = Literal["never", "yearly", "monthly", "weekly", "daily"]
-
-
-class Settings(BaseModel):
-    """A table of `task.toml`: frozen, and a key nobody knows is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 class DataSettings(Settings):
@@ -107,6 +103,7 @@ class RegexGrader(Settings):
     """Right when the pattern matches the whole answer."""
 
     type: Literal["regex"] = "regex"
+    name: str | None = Field(None, min_length=1, description="Name in the report; by default the type.")
     pattern: str = Field(description="Pattern the whole answer must match.")
 
 
@@ -126,7 +123,8 @@ GraderSettings = Annotated[
     | TokenF1Grader
     | ChrfGrader
     | RegexGrader
-    | NumericGrader,
+    | NumericGrader
+    | OpenAIGraderSettings,
     Field(discriminator="type"),
 ]
 
@@ -268,6 +266,15 @@ class TaskSettings(Settings):
         names = [prompt.name or prompt.file for prompt in value]
         if len(set(names)) != len(names):
             raise ValueError("two prompts have one name; give each a `name` of its own")
+        return value
+
+    @field_validator("graders")
+    @classmethod
+    def _graders_named_apart(cls, value: tuple[GraderSettings, ...]) -> tuple[GraderSettings, ...]:
+        names = [getattr(grader, "name", None) or grader.type for grader in value]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two graders are called '{twice}'; give each a `name` of its own, or leave one out")
         return value
 
     @field_validator("instruction")

@@ -17,6 +17,7 @@ from stepladder.evaluation.records import inputs_to_json
 from stepladder.service import wiring
 from stepladder.service.contest import hold_contest
 from stepladder.service.figures import usd_text
+from stepladder.service.judging import judge_remarks
 from stepladder.service.plan import COMPARED, Plan
 from stepladder.service.planning import plan_climb
 from stepladder.service.record import make_record
@@ -153,7 +154,7 @@ def climb(
     with run.locked():
         purse.keep_in(run.money_path)
         plan = keep_plan(run, plan_climb(base))
-        for line in plan.lines:
+        for line in (*plan.lines, *judge_remarks(base.task, base.marker.graders, base.data.examples)):
             watcher.say(line)
         recorded = {name: record_engine(engine, run) for name, engine in compared.items()}
         ascent = Ascent(base, run, plan, record_engine(base.engine, run), dict(recorded))

@@ -10,6 +10,7 @@ from stepladder.domain.messages import Message
 from stepladder.domain.protocols import Prompt
 from stepladder.models.hardware import memory_available_bytes
 from stepladder.service import wiring
+from stepladder.service.judging import plan_remark
 from stepladder.service.leaks import find_leaks
 from stepladder.service.memory import Local, Memory, memory_lines, predict_memory
 from stepladder.service.money import label_lines, money_lines, predict_money
@@ -35,9 +36,9 @@ def plan_climb(base: Base) -> Plan:
     minutes = base.options.budget_minutes or settings.budget.minutes
     rungs = _rungs_that_may_apply(base, worlds[0])
     plan = make_plan(settings, work, speeds, rungs, budget_minutes=minutes, refit=len(worlds) > 1)
-    return _with_needs(
-        base, plan, work, [f"Leak, the verdict would be invalid: {leak}" for leak in find_leaks(base.data, worlds)]
-    )
+    remarks = [f"Leak, the verdict would be invalid: {leak}" for leak in find_leaks(base.data, worlds)]
+    judged = plan_remark(base.task)
+    return _with_needs(base, plan, work, [*remarks, *([judged] if judged else [])])
 
 
 def _with_needs(base: Base, plan: Plan, work: Workload, leaks: Sequence[str]) -> Plan:

@@ -15,6 +15,7 @@ from stepladder.domain.protocols import TrainPoint
 from stepladder.evaluation.graders import metrics
 from stepladder.service.contest import Contest, measured_cost
 from stepladder.service.figures import rate_text
+from stepladder.service.judging import judge_remarks
 from stepladder.service.plan import Plan
 from stepladder.service.rung_run import RungRun, validation_interval
 from stepladder.service.setup import Base, versions
@@ -45,6 +46,7 @@ def make_record(
         minimum_gain=settings.minimum_gain,
         plan=plan.lines,
         notes=base.data.notes,
+        judges=judge_remarks(base.task, base.marker.graders, base.data.examples),
         noise=contest.noise,
         regressions=tuple([row for row in changed if row.candidate_score < row.baseline_score][:WORST_REGRESSIONS]),
         fixed=sum(row.candidate_score > row.baseline_score for row in changed),

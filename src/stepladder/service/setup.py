@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -17,14 +17,14 @@ from stepladder.data.split import record_opening
 from stepladder.domain.answer import expected_answer
 from stepladder.domain.errors import DataError, ModelError, RunError
 from stepladder.domain.messages import Example
-from stepladder.domain.prediction import Ungraded
 from stepladder.domain.protocols import Choices, Embedder, Engine, FitContext, Progress, Recipe, SilentProgress, Tuner
 from stepladder.domain.task import Task
 from stepladder.engines.cache import RecordedEngine
 from stepladder.engines.purse import Purse
-from stepladder.evaluation.graders import build_graders
+from stepladder.evaluation.graders import build_graders, cannot_judge
 from stepladder.models.catalog import is_remote
 from stepladder.service import wiring
+from stepladder.service.judging import check_judges
 from stepladder.service.plan import Plan
 from stepladder.service.rung_run import Marker
 from stepladder.service.task_data import TaskData, load_task_data, task_files
@@ -33,6 +33,8 @@ from stepladder.storage.records import from_json, to_json
 from stepladder.storage.run_folder import RunFolder
 from stepladder.techniques.forms import own_forms
 
+GRADING = ("sacrebleu", "rapidfuzz", "nltk", "pydantic-monty", "google-re2")
+"""Packages that grades may come from."""
 CHARACTERS_PER_TOKEN = 3.0
 """For engines that cannot count before sending: few enough that the limit on new tokens is not too low."""
 
@@ -62,11 +64,15 @@ class Watcher:
 
 @dataclass(frozen=True)
 class Tools:
-    """What answers, trains and embeds. Without any given, `wiring` makes them from the names in task.toml."""
+    """What answers, trains, embeds and judges. Without any given, `wiring` makes them from the names in task.toml.
+
+    `judges` are engines of model judges by the model's name; those not given are made from it.
+    """
 
     engine: Engine
     tuner: Tuner | None
     embedder: Embedder
+    judges: Mapping[str, Engine] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,9 @@ def make_base(
     wiring.set_threads()
     embedder = tools.embedder if tools is not None else wiring.build_embedder()
     data = load_task_data(task, embedder, seed=options.seed, write=False)
-    marker = Marker(build_graders(data.task, data.examples))
+    judges = tools.judges if tools is not None else {}
+    grader_tools = wiring.grader_tools(data.task, embedder, judges, device=options.device, purse=purse)
+    marker = Marker(build_graders(data.task, grader_tools, examples=data.examples))
     check_task(data, marker)
     for note in data.notes:
         watcher.say(note)
@@ -115,8 +123,9 @@ def check_task(data: TaskData, marker: Marker) -> None:
 
     Raises:
         DataError: An own prompt cannot be read, or a grader cannot judge a reference.
-        PrivacyError: A compared model is hosted and the data may not leave.
+        PrivacyError: A compared model or a judge is hosted and the data may not leave.
     """
+    check_judges(data.task)
     own_forms(data.task)
     for name in data.task.settings.model.compare:
         if is_remote(name):
@@ -125,9 +134,9 @@ def check_task(data: TaskData, marker: Marker) -> None:
     where = data.task.path(settings.examples or settings.train or "")
     for example in data.examples:
         for grader in marker.graders:
-            grade = grader.grade(example, expected_answer(example))
-            if isinstance(grade, Ungraded):
-                problem = f"grader '{grader.name}' cannot judge this reference: {grade.reason}."
+            fault = cannot_judge(grader, example)
+            if fault is not None:
+                problem = f"grader '{grader.name}' cannot judge this reference: {fault.reason}."
                 raise DataError(where, example.line, problem, "Choose another grader in task.toml, or correct the row.")
 
 
@@ -261,7 +270,7 @@ def open_test(base: Base, run: RunFolder) -> int:
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on; parts that are not installed are left out."""
     found = {"python": platform.python_version()}
-    for name in ("stepladder", "torch", "transformers", "peft", "llguidance", "openai", "numpy", "scipy", "sacrebleu"):
+    for name in ("stepladder", "torch", "transformers", "peft", "llguidance", "openai", "numpy", "scipy", *GRADING):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

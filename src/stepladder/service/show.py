@@ -135,10 +135,11 @@ def _compared(record: ClimbRecord) -> tuple[str, str] | None:
 
 
 def remarks(record: ClimbRecord) -> list[str]:
-    """What has to be said about rungs that ran ("Ran in 4 of 5 folds."), and how far batching moved answers; one line each."""
+    """What has to be said about judges, about rungs that ran ("Ran in 4 of 5 folds."), and how far batching moved answers."""
     ran = [rung for rung in record.rungs if rung.status is RungStatus.RAN and rung.reason.strip()]
     noise = replay_line(record.noise)
-    return [*(f"{one_line(rung.name)}: {one_line(rung.reason)}" for rung in ran), *([noise] if noise else [])]
+    remarks = [*map(one_line, record.judges), *(f"{one_line(rung.name)}: {one_line(rung.reason)}" for rung in ran)]
+    return [*remarks, *([noise] if noise else [])]
 
 
 def needed_line(verdict: Verdict) -> str:

@@ -10,6 +10,7 @@ from stepladder.data.duplicates import cluster
 from stepladder.data.fingerprint import fingerprint
 from stepladder.data.readers import read_examples
 from stepladder.data.split import Splits, load_or_make, split_given
+from stepladder.domain.grader_settings import grader_files
 from stepladder.domain.messages import Chunk, Example
 from stepladder.domain.protocols import Embedder
 from stepladder.domain.task import PromptSettings, Task
@@ -83,4 +84,6 @@ def task_files(task: Task) -> list[str]:
     data = settings.data
     named = [data.examples, data.train, data.validation, data.test, data.documents, settings.output.json_schema]
     recorded = data.recorded if data.recorded and (task.folder / data.recorded).is_file() else None
-    return ["task.toml", "splits.json", *[name for name in [*named, recorded] if name], *own_prompt_files(settings.prompts)]
+    graders = [name for grader in settings.graders for name in grader_files(grader)]
+    found = [name for name in [*named, recorded, *graders] if name]
+    return ["task.toml", "splits.json", *dict.fromkeys(found), *own_prompt_files(settings.prompts)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,10 @@ from stepladder.models.catalog import cache_folder, is_remote
 
 if TYPE_CHECKING:
     from stepladder.engines.endpoint import Address  # needs the openai SDK, which takes long to import
+    from stepladder.evaluation.graders import GraderTools
+
+JUDGEMENTS = "judgements.jsonl"
+"""What judges have said, under a task's runs/."""
 
 
 def build_purse(task: Task) -> Purse:
@@ -76,6 +81,38 @@ def build_embedder() -> Embedder:
     from stepladder.models.embedder import load_embedder
 
     return load_embedder()
+
+
+def grader_tools(
+    task: Task, embedder: Embedder, judges: Mapping[str, Engine], *, device: str = "auto", purse: Purse | None = None
+) -> GraderTools:
+    """What graders may ask: model judges by name, each with a memory on disk, so that nothing is judged twice.
+
+    `judges` are engines given by the caller, by model name; others are built when they are first asked. The memory is shared
+    by all runs of the task, so that a continued climb, and the next one, find the same grades.
+    """
+    from stepladder.evaluation.graders import GraderTools
+
+    asked: dict[str, Engine] = {}
+
+    def engine(name: str) -> Engine:
+        from stepladder.engines.cache import RecordedEngine
+
+        if name not in asked:
+            given = judges.get(name) or build_engine(name, _for_model(name, task), device=device, purse=purse)
+            asked[name] = RecordedEngine(given, task.folder / "runs" / JUDGEMENTS)
+        return asked[name]
+
+    return GraderTools(engine=engine, embedder=lambda: embedder, folder=task.folder)
+
+
+def _for_model(name: str, task: Task) -> Task:
+    """The task without `[model] revision` for any model but its base, whose commit that is."""
+    model = task.settings.model
+    if name == model.base or model.revision is None:
+        return task
+    settings = task.settings.model_copy(update={"model": model.model_copy(update={"revision": None})})
+    return task.model_copy(update={"settings": settings})
 
 
 def speeds_path() -> Path:

@@ -17,6 +17,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from stepladder.domain import errors
+from stepladder.domain.grader_settings import JudgeMessage, SamplingParams
 from stepladder.domain.task import DataSettings, GraderSettings, OutputSettings, Settings, TaskSettings
 from stepladder.files import write_text
 from stepladder.interfaces import exit_codes
@@ -232,16 +233,21 @@ def graders_page() -> str:
         "A grader gives every answer a score from 0 to 1, or leaves it ungraded and says why. Ungraded is never a zero.",
     ]
     for model in get_args(get_args(GraderSettings)[0]):
-        own = {name: field for name, field in model.model_fields.items() if name != "type"}
-        parts += [f"## `{model.model_fields['type'].default}`", _prose(inspect.getdoc(model))]
-        if own:
-            rows = [
-                [_code(name), _field_type(field), _field_default(field), _cell(field.description)] for name, field in own.items()
-            ]
-            parts.append(_table(["key", "type", "default", "what"], rows))
+        parts += [f"## `{model.model_fields['type'].default}`", _prose(inspect.getdoc(model)), *_grader_table(model)]
+    for title, inner in (("`input` of a model judge", JudgeMessage), ("`sampling_params` of a model judge", SamplingParams)):
+        parts += [f"## {title}", _prose(inspect.getdoc(inner)), *_grader_table(inner)]
     defaults = [[shape, _code(_default_grader(output))] for shape, output in OUTPUT_SHAPES.items()]
     calls = "Where some of the references are tool calls, `tool_calls` decides instead."
     return _page([*parts, "## Without `[[graders]]`", _table(["`[output]` has", "grader"], defaults), calls])
+
+
+def _grader_table(model: type[Settings]) -> list[str]:
+    rows = [
+        [_code(name), _field_type(field), _field_default(field), _cell(field.description)]
+        for name, field in model.model_fields.items()
+        if name != "type"
+    ]
+    return [_table(["key", "type", "default", "what"], rows)] if rows else []
 
 
 def _default_grader(output: OutputSettings) -> str:
@@ -261,6 +267,8 @@ def _type_text(annotation: Any) -> str:
         return " or ".join(_code(str(one)) for one in inside)
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(_type_text(one) for one in inside if one is not type(None)))
+    if origin is dict:
+        return "tables by name"
     if origin is tuple:
         return "list of tables" if inside[0] not in PLAIN_TYPES else f"list of {PLAIN_TYPES[inside[0]]}s"
     return PLAIN_TYPES[annotation]
@@ -269,6 +277,8 @@ def _type_text(annotation: Any) -> str:
 def _value_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_value_text, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
