@@ -14,6 +14,7 @@ from stepladder.domain.task import Task
 from stepladder.domain.verdict import Verdict
 from stepladder.evaluation.records import inputs_to_json
 from stepladder.service import wiring
+from stepladder.service.check import to_json
 from stepladder.service.contest import hold_contest
 from stepladder.service.plan import Plan
 from stepladder.service.planning import plan_climb
@@ -145,6 +146,7 @@ def climb(
     _warn_about_money(base, compared.values())
     run = open_run(base, runs_folder(base.task))
     with run.locked():
+        run.write_checks(to_json(base.checked))
         plan = keep_plan(run, plan_climb(base))
         for line in plan.lines:
             watcher.say(line)

@@ -22,6 +22,7 @@ from stepladder.domain.task import Task
 from stepladder.engines.cache import RecordedEngine
 from stepladder.evaluation.graders import build_graders
 from stepladder.service import wiring
+from stepladder.service.check import Checked, brief_lines, check_accepted, refuse_blocked, run_on
 from stepladder.service.plan import Plan
 from stepladder.service.rung_run import Marker
 from stepladder.service.task_data import TaskData, load_task_data, task_files
@@ -77,6 +78,7 @@ class Base:
     marker: Marker
     options: ClimbOptions
     watcher: Watcher
+    checked: Checked
 
     @property
     def task(self) -> Task:
@@ -86,8 +88,13 @@ class Base:
 def make_base(
     task: Task, options: ClimbOptions, watcher: Watcher, *, tools: Tools | None = None, write_split: bool = True
 ) -> Base:
-    """Read the data first (cheap, and where most faults are), then load the model."""
+    """Read the data first (cheap, and where most faults are), then load the model and check the rows.
+
+    Raises:
+        DataError: The data cannot be read, or a check blocks and the split shall be written; nothing is written then.
+    """
     wiring.set_threads()
+    check_accepted(task)
     embedder = tools.embedder if tools is not None else wiring.build_embedder()
     data = load_task_data(task, embedder, seed=options.seed, write=False)
     marker = Marker(build_graders(data.task))
@@ -95,9 +102,13 @@ def make_base(
     for note in data.notes:
         watcher.say(note)
     tools = tools or build_tools(data.task, options, embedder)
+    checked = Checked(task, run_on(task, embedder, engine=tools.engine))
+    for line in brief_lines(checked.report):
+        watcher.say(line)
     if write_split:
+        refuse_blocked(checked)
         data = load_task_data(task, embedder, seed=options.seed)
-    return Base(data, tools.engine, tools.tuner, tools.embedder, marker, options, watcher)
+    return Base(data, tools.engine, tools.tuner, tools.embedder, marker, options, watcher, checked)
 
 
 def check_task(data: TaskData, marker: Marker) -> None:

@@ -28,20 +28,41 @@ def conform(task: Task, examples: tuple[Example, ...], file_of: Mapping[str, Pat
         DataError: A reference does not follow the schema, the labels or the pattern (its line is named), or one of these is
             itself broken.
     """
-    check, hint = _build_check(task)
-    schema = task.output_schema
+    conformer = Conformer(task)
     conformed = []
     for example in examples:
-        text = example.reference.content
-        if not text.strip() and example.reference.tool_calls and schema is None and not task.settings.output.labels:
-            conformed.append(example)
-            continue
-        text = text.strip()
-        if (problem := check(text)) is not None:
-            raise DataError(file_of[example.id], example.line, problem, hint)
-        reference = dataclasses.replace(example.reference, content=canonical_text(text, schema))
-        conformed.append(dataclasses.replace(example, reference=reference))
+        if (problem := conformer.problem(example)) is not None:
+            raise DataError(file_of[example.id], example.line, problem, conformer.hint)
+        conformed.append(conformer.canonical(example))
     return tuple(conformed)
+
+
+class Conformer:
+    """Judges one answer after another by `[output]`; `hint` says what to do about a wrong one.
+
+    Raises:
+        DataError: `[output]` is itself broken.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._schema = task.output_schema
+        self._closed = self._schema is not None or bool(task.settings.output.labels)
+        self._check, self.hint = _build_check(task)
+
+    def problem(self, example: Example) -> str | None:
+        """What is wrong with a row's reference, in a sentence; None when nothing is."""
+        return None if self._only_calls(example) else self._check(example.reference.content.strip())
+
+    def canonical(self, example: Example) -> Example:
+        """The row with its reference in the project's one form."""
+        if self._only_calls(example):
+            return example
+        text = canonical_text(example.reference.content.strip(), self._schema)
+        return dataclasses.replace(example, reference=dataclasses.replace(example.reference, content=text))
+
+    def _only_calls(self, example: Example) -> bool:
+        reference = example.reference
+        return bool(reference.tool_calls) and not reference.content.strip() and not self._closed
 
 
 def _build_check(task: Task) -> tuple[Check, str]:
