@@ -214,7 +214,9 @@ class _Training:
         words = _plain(span).split()
         if not words:
             return range(len(self._texts))
-        rows = set(min((self._with_word.get(word, []) for word in words), key=len))
+        holding: list[list[int]] = [self._with_word.get(word, []) for word in words]
+        rarest = min(holding, key=len)
+        rows = set(rarest)
         number = _number(span)
         if number is not None:
             rows |= set(self._with_number.get(number, []))

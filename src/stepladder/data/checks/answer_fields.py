@@ -55,5 +55,5 @@ def answer_fields(context: CheckContext) -> list[Field]:
 def json_objects(context: CheckContext) -> list[tuple[int, Mapping[str, Any]]] | None:
     """(place, answer) of the rows whose answer is a JSON object; None where most answers are something else."""
     parsed = [(place, parse_answer(row.reference_field.text.strip())) for place, row in enumerate(context.rows)]
-    objects = [(place, value) for place, value in parsed if isinstance(value, dict)]
+    objects: list[tuple[int, Mapping[str, Any]]] = [(place, value) for place, value in parsed if isinstance(value, dict)]
     return objects if len(objects) >= max(5, 0.5 * len(parsed)) else None

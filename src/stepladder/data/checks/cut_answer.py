@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 
 from stepladder.data.checks.answers import parse_answer
 from stepladder.data.checks.context import CheckContext, finding, quote
 from stepladder.data.checks.finding import Check, Finding, Mark, Severity
 from stepladder.data.checks.rows import CheckedRow
 
-MAJORITY = 0.93
+MAJORITY = 0.8
 FEWEST_WORDS = 4
+FREQUENT = 3  # rows
 _ENDED = re.compile(r"[.!?…。！？؟:;)\]}\"'”’»`*|>]\s*$|[\U0001f300-\U0001faff\u2600-\u27bf]\s*$|https?://\S+$")
 _HANGING = re.compile(
     r"(?:[,–—(\[{/&+=]|(?<=\w)-|\b(?:the|a|an|and|or|but|of|to|with|for|from|by|at|as|is|are|was|were|be|because|that"
@@ -19,6 +22,7 @@ _HANGING = re.compile(
     re.IGNORECASE,
 )
 _DOTS = re.compile(r"(?:\.\.\.|…|\[(?:truncated|cut|…|\.\.\.)\]|\(truncated\))\s*$", re.IGNORECASE)
+_SMILEY = re.compile(r"[:;]-?[(\[)\]]")
 _PAIRS = (("(", ")"), ("[", "]"), ("{", "}"), ("“", "”"), ("«", "»"))
 
 
@@ -29,11 +33,12 @@ def find(context: CheckContext) -> list[Finding]:
     sentences = len(prose) >= 10 and ending >= MAJORITY * len(prose)
     dotted = sum(bool(_DOTS.search(row.reference)) for row in context.rows) <= 0.2 * len(context.rows)
     passages = _Passages([chunk.text for chunk in context.chunks])
+    frequent = [text for text, count in Counter(row.reference.strip() for row in context.rows).items() if count >= FREQUENT]
     marks: list[Mark] = []
     for row in context.rows:
         if row.reference.strip() in closed or row.example.reference.tool_calls:
             continue
-        said = _why(row, sentences=sentences, dotted=dotted) or passages.cut_inside(row)
+        said = _why(row, sentences=sentences, dotted=dotted) or passages.cut_inside(row) or _beginning_of(row, frequent)
         if said:
             marks.append(row.mark(f"{said}: {quote('…' + row.reference.strip()[-40:])}"))
     return finding(
@@ -50,11 +55,11 @@ def _is_prose(row: CheckedRow) -> bool:
 
 
 def _why(row: CheckedRow, *, sentences: bool, dotted: bool) -> str:
-    text = row.reference.strip()
+    text = _SMILEY.sub("", row.reference).strip()
     if text[:1] in ("{", "["):
         return "the JSON does not end" if parse_answer(text) is None and text[-1:] not in ("}", "]") else ""
     for opening, closing in _PAIRS:
-        if text.count(opening) > text.count(closing) and not re.search(r"[:;]-?[(\[]", text):
+        if text.count(opening) > text.count(closing):
             return f"an open {opening} is never closed"
     if text.count("```") % 2:
         return "a code fence is never closed"
@@ -65,6 +70,13 @@ def _why(row: CheckedRow, *, sentences: bool, dotted: bool) -> str:
     if sentences and _is_prose(row) and not _ENDED.search(text):
         return "it ends without the punctuation that the others end with"
     return ""
+
+
+def _beginning_of(row: CheckedRow, frequent: Sequence[str]) -> str:
+    """Whether an answer is the beginning of one that many rows give, broken off inside a word."""
+    text = row.reference.strip()
+    longer = [one for one in frequent if len(one) > len(text) > 2 and one.startswith(text)]
+    return f"it begins like {quote(longer[0])}" if longer and (text[-1] + longer[0][len(text)]).isalpha() else ""
 
 
 class _Passages:

@@ -11,6 +11,7 @@ from rapidfuzz.distance import OSA
 from stepladder.data.checks.answer_fields import WHOLE, Field, answer_fields
 from stepladder.data.checks.context import CheckContext, finding, quote
 from stepladder.data.checks.finding import Check, Finding, Mark, Repair, Severity
+from stepladder.data.checks.rows import CheckedRow
 
 RARER = 0.34  # a spelling that occurs at most so often as another may be meant as that one
 FEWEST = 3
@@ -92,6 +93,7 @@ def find_case(context: CheckContext) -> list[Finding]:
         styles = [_style(text) for _, text in texts]
         common, count = Counter(styles).most_common(1)[0]
         shouted = [place for (place, _), style in zip(texts, styles, strict=True) if style == "capital letters"]
+        shouted = [place for place in shouted if not _is_short_name(context.rows[place], context)]
         if common != "capital letters" and len(shouted) <= (1 - MAJORITY) * len(texts):
             shouting += [context.rows[place].mark(f"{field.name()} is all in capital letters") for place in shouted]
         if common == "a capital" and count >= MAJORITY * len(texts):
@@ -107,9 +109,15 @@ def find_case(context: CheckContext) -> list[Finding]:
     ]
 
 
+def _is_short_name(row: CheckedRow, context: CheckContext) -> bool:
+    """One word in capitals that stands so in the input or a document: an abbreviation, a ship, a station."""
+    text = row.reference.strip()
+    return len(text.split()) == 1 and (text in row.input_text or any(text in chunk.text for chunk in context.chunks))
+
+
 def _style(text: str) -> str:
     letters = [letter for letter in text if letter.isalpha()]
-    if len(letters) >= 6 and len(text.split()) >= 2 and not any(map(str.islower, letters)) and any(map(str.isupper, letters)):
+    if len(letters) >= 4 and not any(map(str.islower, letters)) and any(map(str.isupper, letters)):
         return "capital letters"
     return "a capital" if letters[0].isupper() else "a small letter" if letters[0].islower() else "another letter"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 
 from stepladder.data.checks.answers import leaves, parse_answer
@@ -60,12 +61,9 @@ def find(context: CheckContext) -> list[Finding]:
     for part in ("input", "reference"):
         texts = [_prose(" ".join(field.text for field in row.fields if field.part == part)) for row in context.rows]
         spoken = [language_of(text) for text in texts]
-        known = Counter(language for language in spoken if language)
-        if not known:
-            continue
-        common, count = known.most_common(1)[0]
+        common = _common(spoken) or _common(_spoken_in_rows(context))
         others = [place for place, language in enumerate(spoken) if language and language != common]
-        if count < MAJORITY * known.total() or len(others) > HABIT * len(context.rows):
+        if not common or len(others) > HABIT * len(context.rows):
             continue
         for place in others:
             what = "answer" if part == "reference" else "input"
@@ -77,6 +75,20 @@ def find(context: CheckContext) -> list[Finding]:
         "{rows} are in another language than the rest.",
         "Translate them, or add enough rows in that language if users write in it.",
     )
+
+
+def _common(spoken: Sequence[str]) -> str:
+    """The language of three of four texts, if at least half of them show one."""
+    known = Counter(language for language in spoken if language)
+    if known.total() < 0.5 * len(spoken) or not known:
+        return ""
+    language, count = known.most_common(1)[0]
+    return language if count >= MAJORITY * known.total() else ""
+
+
+def _spoken_in_rows(context: CheckContext) -> list[str]:
+    """Languages of whole rows, for parts that say too little: codes, names, lists."""
+    return [language_of(f"{_prose(row.input_text)} {_prose(row.reference)}") for row in context.rows]
 
 
 def _prose(text: str) -> str:

@@ -17,7 +17,7 @@ _TAG = re.compile(
     r"</?(?:br|p|div|span|b|i|u|em|strong|a|ul|ol|li|h[1-6]|table|tr|td|th|font|img|hr|html|body)(?:\s[^<>]{0,300})?/?>",
     re.IGNORECASE,
 )
-_ESCAPE = re.compile(r"\\(?:n|t|r|\"|u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2})")
+_ESCAPE = re.compile(r"(?<![:\\/])\\(?:n|t|r|\"|u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2})")
 
 Pattern = tuple[str, re.Pattern[str], Callable[[str], str] | None]
 

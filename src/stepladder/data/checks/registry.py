@@ -97,12 +97,12 @@ CHECKS: tuple[Check, ...] = (
 )
 
 NEEDS = {
-    "embedder": "needs the embedder",
-    "lacking": "needs the search for facts",
-    "unknown": "needs the model (`--with-model`)",
-    "losses": "needs the model's log-probabilities (`--with-model`)",
-    "template": "needs the model's tokenizer and chat template (`stepladder models pull`)",
-    "lengths": "needs the model's tokenizer (`stepladder models pull`)",
+    "embedder": "the embedder",
+    "lacking": "the search for facts",
+    "unknown": "the model (`--with-model`)",
+    "losses": "the model's log-probabilities (`--with-model`)",
+    "template": "the model's tokenizer and chat template (`stepladder models pull`)",
+    "lengths": "the model's tokenizer (`stepladder models pull`)",
 }
 """What to say about a part of the context that is missing."""
 
@@ -144,7 +144,7 @@ def run_checks(context: CheckContext, checks: Sequence[Check] = CHECKS) -> Check
     for check in checks:
         lacking = [need for need in check.needs if getattr(context, need) is None]
         if lacking:
-            not_run.append(NotRun(check.code, NEEDS[lacking[0]]))
+            not_run.append(NotRun(check.code, f"needs {NEEDS[lacking[0]]}"))
         else:
             findings += check.find(context)
     findings.sort(key=lambda one: _ORDER[one.severity])  # stable: checks stay in order within a severity

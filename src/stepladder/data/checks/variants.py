@@ -13,7 +13,7 @@ GRAM = 4  # characters
 RARE_GRAMS = 14  # of a text: its rarest grams that another text has too
 COMMON = 60  # texts; a gram in more of them says nothing
 SHARED_GRAMS = 4
-ALIKE = 80.0  # of 100, rapidfuzz' ratio
+ALIKE = 70.0  # of 100, rapidfuzz' ratio
 LONGEST_TYPO = 2  # edits that still count as a slip of the keys
 
 # Words that can be added or left out of a question without asking something else. "not" and numbers are not among them.
