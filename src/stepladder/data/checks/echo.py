@@ -14,6 +14,7 @@ from stepladder.data.normalise import plain_form
 HABIT = 0.25
 FEWEST_WORDS = 3
 LONG = 20  # characters
+SHORTEST = 2
 _ANNOUNCES = (
     r"\(?\b(?:answer|label|category|intent|output|completion|expected|solution|target|class|response|result|reference|gold|correct)"
     r"[^\n:=]{0,20}?(?:is)?\s*[:=]\s*['\"]?"
@@ -45,7 +46,7 @@ def find_given_away(context: CheckContext) -> list[Finding]:
     held = [
         row
         for row, text in zip(context.rows, context.plain_inputs, strict=True)
-        if (_names_label(row) if labels else _holds(row, text))
+        if (_names_label(row) if labels else _holds(row, text) or _ends_with(row, text))
     ]
     marks: list[Mark] = []
     repairs: list[Repair] = []
@@ -90,6 +91,12 @@ def _holds(row: CheckedRow, text: str) -> bool:
     if answer == text or (len(answer.split()) < FEWEST_WORDS and len(answer) < LONG and parse_answer(row.reference) is None):
         return False
     return f" {answer} " in f" {text} "
+
+
+def _ends_with(row: CheckedRow, text: str) -> bool:
+    """A short answer, as the last words of the input: put there, rather than asked about."""
+    answer = plain_form(row.reference)
+    return len(answer) >= SHORTEST and answer != text and text.endswith(f" {answer}")
 
 
 ECHO = Check("echo", "Answers that are their input, or begin with all of it, in a few rows.", find_echo)

@@ -12,6 +12,8 @@ from stepladder.data.checks.finding import Check, Finding, Mark, Severity
 MAJORITY = 0.75
 RARE = 0.2
 FEWEST = 10
+FEWEST_NULLS = 3
+NULL_WORDS = frozenset({"", "null", "none", "nil", "n/a", "na", "-", "undefined"})
 
 
 def find_syntax(context: CheckContext) -> list[Finding]:
@@ -71,7 +73,7 @@ def find_types(context: CheckContext) -> list[Finding]:
             kind = _kind(value)
             if kind != common and kinds[kind] <= max(1, RARE * len(field.values)) and not _allowed_null(context, kind):
                 marks.append(context.rows[place].mark(f"{field.name()} is a {kind}, elsewhere a {common}"))
-    marks += _word_numbers(context)
+    marks += [*_word_numbers(context), *_written_nulls(context)]
     return finding(
         "format-types",
         Severity.WARN,
@@ -91,6 +93,17 @@ def _word_numbers(context: CheckContext) -> list[Mark]:
             for place, text in texts:
                 if place not in set(numeric):
                     marks.append(context.rows[place].mark(f"{field.name()} is {quote(text)}, elsewhere a number"))
+    return marks
+
+
+def _written_nulls(context: CheckContext) -> list[Mark]:
+    """Fields that are null in some rows, and in a few hold a text that only stands for it."""
+    marks = []
+    for field in answer_fields(context):
+        nulls = sum(value is None for _, value in field.values)
+        written = [(place, text) for place, text in field.texts if text.strip().casefold() in NULL_WORDS]
+        if field.path and FEWEST_NULLS <= nulls > len(written):
+            marks += [context.rows[place].mark(f"{field.name()} is {quote(text)}, elsewhere null") for place, text in written]
     return marks
 
 
@@ -116,6 +129,6 @@ KEYS = Check(
 )
 TYPES = Check(
     "format-types",
-    'Values of another type than in the other rows ("3" for 3, "yes" for true), and words where other rows have numbers.',
+    'Values of another type than in the other rows ("3" for 3, "yes" for true, "none" for null), and words where other rows have numbers.',
     find_types,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from stepladder.data.checks.context import Lengths, RowTokens, TemplateFacts
@@ -56,5 +57,10 @@ def _row_tokens(
         learned_tokens=len(learned),
         learned_turns=sum(message.role == "assistant" and message.weight != 0 for message in messages),
         stops_learned=sum(id in stops for id in learned),
-        lost=tuple(message.content for message in messages if message.content.strip() not in rendered),
+        lost=tuple(message.content for message in messages if not _arrives(message.content.strip(), rendered)),
     )
+
+
+def _arrives(text: str, rendered: str) -> bool:
+    """Whether a text stands in the rendering, as it is or as JSON writes it: some templates dump a tool's answer."""
+    return text in rendered or any(json.dumps(text, ensure_ascii=ascii)[1:-1] in rendered for ascii in (True, False))

@@ -247,9 +247,9 @@ def checks_page() -> str:
     return _page(
         [
             "# Data checks",
-            "`stepladder check` runs all of them, and `climb` before anything else. [Data checks](../explanation/data-checks.md) says "
-            "how grave each kind is and why. A finding that blocks ends `check` and `climb` with exit code 3, unless `[data] accept` names "
-            "its code.",
+            "`stepladder check` runs all of them, and `climb` before anything else. "
+            "[Data checks](../explanation/data-checks.md) says how grave each kind is and why. "
+            "A finding that blocks ends `check` and `climb` with exit code 3, unless `[data] accept` names its code.",
             _table(["code", "finds", "not run without"], rows),
         ]
     )
