@@ -224,6 +224,18 @@ def test_the_handbooks_own_share_of_unanswerable_questions_is_no_fault(handbook:
     assert severities(report_of(handbook), "refusal-balance") == []
 
 
+class Topics:
+    """Plants here, stones there."""
+
+    name = "topics"
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        vectors = np.random.default_rng(0).normal(size=(len(texts), 16)).astype(np.float32)
+        for row, text in enumerate(texts):
+            vectors[row, 0 if "xylem" in text else 1] += 8
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
+
+
 class TwoTopics:
     """Everything is about one thing, more or less, but texts about plants, each of which is about its own."""
 
@@ -241,6 +253,13 @@ def test_test_inputs_that_resemble_no_training_row_are_named(tickets: Folder) ->
     report = report_of(tickets, embedder=TwoTopics())
     assert planted == lines_of(report, "coverage")
     assert severities(report, "coverage") == [Severity.WARN]
+
+
+def test_a_label_that_all_similar_rows_contradict_is_to_be_read(kinds: Folder) -> None:
+    for number, row in enumerate(kinds.rows["examples"]):
+        row.update(prompt=f"tell me of {('xylem', 'coal')[number % 2]} {number}", completion=("plant", "stone")[number % 2])
+    planted = plant(kinds, lambda row, n: row.update(completion="stone"), every=26, count=4)
+    assert lines_of(report_of(kinds, embedder=Topics()), "label-doubt") == planted
 
 
 def test_what_needs_a_model_is_not_run_and_never_passes_silently(handbook: Folder) -> None:

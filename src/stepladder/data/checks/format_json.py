@@ -129,6 +129,7 @@ KEYS = Check(
 )
 TYPES = Check(
     "format-types",
-    'Values of another type than in the other rows ("3" for 3, "yes" for true, "none" for null), and words where other rows have numbers.',
+    'Values of another type than in the other rows ("3" for 3, "yes" for true, "none" for null), '
+    "and words where other rows have numbers.",
     find_types,
 )

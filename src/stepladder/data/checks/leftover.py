@@ -25,7 +25,8 @@ _ASSISTANT = re.compile(
     r"|\b(?:my|as of my) (?:last )?(?:knowledge cut-?off|training data|last (?:knowledge )?update)\b"
     r"|\bi (?:do not|don['’]t) have (?:personal (?:opinions|experiences|feelings)|access to real-time|feelings)\b"
     r"|\bi(?: am|['’]m) (?:sorry|afraid),? but (?:as an|i (?:cannot|can['’]t) (?:assist|help|provide|fulfil))"
-    r"|\bi (?:cannot|can['’]t|am (?:not able|unable) to) (?:assist|help|answer|comply|fulfil+|provide)(?: you)?(?: with)? (?:that|this)\b"
+    r"|\bi (?:cannot|can['’]t|am (?:not able|unable) to) (?:assist|help|answer|comply|fulfil+|provide)"
+    r"(?: you)?(?: with)? (?:that|this)\b"
     r"|\b(?:chatgpt|openai['’]s|gpt-?[345])\b",
     re.IGNORECASE,
 )
