@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stepladder import files
-from stepladder.data.checks import CHECKS, CheckContext, CheckReport, Severity, build_context, run_checks
+from stepladder.data.checks import CHECKS, CheckContext, CheckReport, Mark, Severity, build_context, run_checks
 from stepladder.data.checks.context import Lengths
 from stepladder.data.checks.repair import Change, fixed_name, repair_text, repairs_by_file
 from stepladder.data.checks.rows import ReadRows, read_rows
@@ -129,7 +129,7 @@ def refuse_blocked(checked: Checked) -> None:
     said = "; ".join(f"{one.code}: {one.evidence}" for one in blocking)
     codes = ", ".join(f'"{code}"' for code in dict.fromkeys(one.code for one in blocking))
     hint = f"`stepladder check` shows every row and `--fix` repairs what it can; or set `[data] accept = [{codes}]`."
-    raise DataError(where, first.line if first else None, said, hint)
+    raise DataError(where, (first.line or None) if first else None, said, hint)
 
 
 # What the checks ask for ----------------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def report_lines(checked: Checked) -> list[str]:
     for one in report.findings:
         let_pass = " (accepted)" if one.severity is Severity.BLOCK and one.code in accepted else ""
         lines += ["", f"{one.severity.value}  {one.code}{let_pass}: {one.evidence}"]
-        lines += [f"  {mark.file}:{mark.line}  {mark.seen}".rstrip() for mark in one.rows[:SHOWN_ROWS]]
+        lines += [f"  {_where(mark)}  {mark.seen}".rstrip() for mark in one.rows[:SHOWN_ROWS]]
         if len(one.rows) > SHOWN_ROWS:
             lines.append(f"  and {len(one.rows) - SHOWN_ROWS:,} more (--json lists all)")
         lines.append(f"  → {one.fix}" + (f" `--fix` can do {len(one.repairs):,} changes." if one.repairs else ""))
@@ -252,6 +252,10 @@ def report_lines(checked: Checked) -> list[str]:
         lines += ["", f"{copy.path} written, {len(copy.changes):,} changes (the original is as it was; check the copy again):"]
         lines += [f"  line {change.line}: {change.what} ({change.code})" for change in copy.changes]
     return lines
+
+
+def _where(mark: Mark) -> str:
+    return f"{mark.file}:{mark.line}" if mark.line else mark.file  # 0 is the file as a whole
 
 
 def brief_lines(report: CheckReport) -> list[str]:

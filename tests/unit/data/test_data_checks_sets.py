@@ -258,7 +258,7 @@ def test_test_inputs_that_resemble_no_training_row_are_named(tickets: Folder) ->
 def test_a_label_that_all_similar_rows_contradict_is_to_be_read(kinds: Folder) -> None:
     for number, row in enumerate(kinds.rows["examples"]):
         row.update(prompt=f"tell me of {('xylem', 'coal')[number % 2]} {number}", completion=("plant", "stone")[number % 2])
-    planted = plant(kinds, lambda row, n: row.update(completion="stone"), every=26, count=4)
+    planted = plant(kinds, lambda row, n: row.update(completion="stone"), count=1)
     assert lines_of(report_of(kinds, embedder=Topics()), "label-doubt") == planted
 
 

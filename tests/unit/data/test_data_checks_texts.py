@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planted import Folder, bundled_folder, lines_of, plant, report_of
+from planted import Folder, bundled_folder, context_of, lines_of, plant, report_of
+from stepladder.data.checks import run_checks
 from stepladder.data.checks.invisible import clean
 from stepladder.data.checks.language import language_of
 from stepladder.data.checks.leftover import without_wrapping
@@ -19,6 +20,7 @@ from stepladder.data.checks.markup import unescape
 from stepladder.data.checks.mojibake import repair_text
 from stepladder.data.checks.personal_data import is_card, is_iban, kinds
 from stepladder.data.checks.secret import secrets
+from stepladder.domain.task import Task
 
 LATIN = st.lists(st.from_regex(r"[a-cxyzéüñöçßàèôÄÖÜ]{1,6}[,.!?’”…]?", fullmatch=True), max_size=8).map(" ".join)
 
@@ -157,10 +159,6 @@ def test_every_broken_row_is_named_and_the_others_are_read(tmp_path: Path) -> No
     ]
     faults += [lines[3], b'{"messages": [{"role": "robot", "content": "a"}]}', b'{"prompt": 3, "completion": "b"}']
     path.write_bytes(b"\n".join([*lines, *faults]) + b"\n")
-    from planted import context_of
-    from stepladder.data.checks import run_checks
-    from stepladder.domain.task import Task
-
     report = run_checks(context_of(Task.load(tmp_path)))
     assert lines_of(report, "broken-row") == {("examples.jsonl", line) for line in range(151, 159)}
     assert report.rows == 150

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from planted import Folder, answer, bundled_folder, plant, prompt
+from planted import Folder, answer, bundled_folder, context_of, plant, prompt, report_of
 from small_tasks import write_task
+from stepladder.data.checks.rows import read_rows
 from stepladder.data.checks.tokens import lengths_of, template_facts
 from stepladder.domain.errors import DataError, UsageError
-from stepladder.domain.messages import Message
-from stepladder.domain.prediction import Generation
-from stepladder.domain.protocols import Decoding, Prompt
 from stepladder.engines.fake import FakeEngine
 from stepladder.models.chat_template import ChatTemplate
 from stepladder.models.tokenizer import Tokenizer
@@ -116,28 +114,12 @@ def test_an_accepted_code_does_not_block_and_an_unknown_one_is_refused(handbook:
         checked(handbook)
 
 
-class Knowing:
-    """An engine that knows nothing but one fact, and finds one answer strange."""
-
-    def __init__(self, strange: str) -> None:
-        self._strange = strange
-        self._fake = FakeEngine(lambda prompt, decoding, adapter: "It is Pellmouth.")
-        self.identity = self._fake.identity
-        self.can = self._fake.can
-
-    def generate(self, prompts: list[Prompt], decoding: Decoding, **rest: object) -> list[Generation]:
-        return self._fake.generate(prompts, decoding)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._fake, name)
-
-
 def test_facts_are_looked_for_in_documents_and_asked_of_the_model(handbook: Folder) -> None:
     unknown = plant(handbook, lambda row, n: row.update(completion=f"Mount Zarquon {n}77"), every=31, count=4)
     result = checked(handbook)
     (missing,) = [one for one in result.report.findings if one.code == "missing-information"]
     assert {(mark.file, mark.line) for mark in missing.rows} == unknown
-    asked = checked(handbook, engine=Knowing("x"), with_model=True)
+    asked = checked(handbook, engine=FakeEngine(lambda prompt, decoding, adapter: "It is Pellmouth."), with_model=True)
     (facts,) = [one for one in asked.report.findings if one.code == "unknown-fact"]
     assert {(mark.file, mark.line) for mark in facts.rows} == unknown
     assert "unknown-fact" not in {one.code for one in asked.report.not_run}
@@ -150,8 +132,6 @@ def chat_model() -> tuple[ChatTemplate, Tokenizer]:
 
 
 def test_rows_through_a_template_learn_their_answers_and_stop_once(handbook: Folder) -> None:
-    from planted import context_of, report_of
-
     context = context_of(handbook.write())
     facts = template_facts(context.rows, "Answer.", *chat_model())
     report = report_of(handbook, template=facts, lengths=lengths_of(facts, 4096))
@@ -165,8 +145,6 @@ def test_rows_through_a_template_learn_their_answers_and_stop_once(handbook: Fol
 
 
 def test_a_template_that_drops_or_refuses_a_turn_blocks(handbook: Folder) -> None:
-    from planted import context_of, report_of
-
     context = context_of(handbook.write())
     _, tokenizer = chat_model()
     dropping = CHATML.replace("message['content']", "message['content'][:40]")
@@ -201,9 +179,18 @@ def test_a_climb_shows_its_findings_keeps_them_and_stops_where_one_blocks(tmp_pa
     assert climb(tmp_path / "other", tools=other.tools).verdict.rung is not None
 
 
-def test_messages_know_their_texts_where_they_stand(handbook: Folder) -> None:
-    from stepladder.data.checks.rows import read_rows
+@pytest.mark.parametrize("content", [None, b"", b'{"prompt": "a"}\n', b"\xff\xfe\x00", b'{"prompt": "a", "completion": "b"}\n'])
+def test_a_file_that_is_missing_empty_or_all_broken_blocks_and_is_named(content: bytes | None, tmp_path: Path) -> None:
+    (tmp_path / "task.toml").write_text('name = "t"\ninstruction = "Do."\n[data]\nexamples = "rows.jsonl"\n', encoding="utf-8")
+    if content is not None:
+        (tmp_path / "rows.jsonl").write_bytes(content)
+    result = check(tmp_path, embedder=FakeEmbedder(), fix=True)
+    assert result.blocked
+    assert "too-few-rows" in codes(result)
+    assert result.fixed == () or not result.fixed[0].path.read_bytes().strip()
+    assert report_lines(result)
 
+
+def test_messages_know_their_texts_where_they_stand(handbook: Folder) -> None:
     row = read_rows(handbook.write()).rows[0]
     assert [field.place for field in row.fields] == [("prompt",), ("completion",)]
-    assert isinstance(row.example.reference, Message)

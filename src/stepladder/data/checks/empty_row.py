@@ -19,17 +19,25 @@ _FORMAT = re.compile(r"[\u00ad\u200b-\u200f\u2060\ufeff]")
 
 def find(context: CheckContext) -> list[Finding]:
     faults = [fault for fault in context.faults if fault.kind == "empty"]
-    marks = [fault.mark() for fault in faults]
     repairs = [Repair(fault.file, fault.line, fault.problem) for fault in faults]
-    marks += _gaps(context)
-    return finding(
-        "empty",
-        Severity.BLOCK,
-        marks,
-        "{rows} have nothing to answer, or no answer: a model would learn to say nothing.",
-        "Add the missing text, or drop the row.",
-        repairs,
-    )
+    fix = "Add the missing text, or drop the row."
+    return [
+        *finding(
+            "empty",
+            Severity.BLOCK,
+            (fault.mark() for fault in faults),
+            "{rows} have nothing to answer, or no answer: a model would learn to say nothing.",
+            fix,
+            repairs,
+        ),
+        *finding(
+            "empty",
+            Severity.WARN,
+            _gaps(context),
+            "{rows} hold a text that seems to stand for a missing one.",
+            f"{fix} If it is an answer that users shall get, leave it.",
+        ),
+    ]
 
 
 def _gaps(context: CheckContext) -> list[Mark]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from stepladder.data.checks.context import CheckContext, finding, quote
 from stepladder.data.checks.finding import Check, Finding, Mark, Repair, Severity
@@ -21,48 +21,46 @@ def find(context: CheckContext) -> list[Finding]:
 
 def _outer(context: CheckContext) -> list[Finding]:
     """Outer white space: a fault where few rows have it, a habit that is worth a word where most have."""
-    hits: dict[str, list[tuple[CheckedRow, TextField]]] = {"input": [], "reference": []}
-    for row in context.rows:
-        for field in row.fields:
-            if field.part in hits and field.text != field.text.strip():
-                hits[field.part].append((row, field))
     marks: list[Mark] = []
     repairs: list[Repair] = []
-    habits = []
-    for part, found in hits.items():
+    notes: list[Finding] = []
+    for part, name in (("input", "input"), ("reference", "answer")):
+        found = [
+            (row, field)
+            for row in context.rows
+            for field in row.fields
+            if field.part == part and field.text != field.text.strip()
+        ]
         if len(found) > HALF * len(context.rows):
-            habits.append(f"{'answers' if part == 'reference' else 'inputs'}")
+            evidence = f"Most {name}s begin or end with white space. It is taken off answers before training."
+            notes.append(Finding("whitespace", Severity.NOTE, (), evidence, "Remove it at the source."))
             continue
         for row, field in found:
-            marks.append(row.mark(f"{_where(field.text)} of the {'answer' if part == 'reference' else 'input'}"))
+            marks.append(row.mark(f"{_where(field.text)} of the {name}"))
             if field.place is not None:
-                repairs.append(Repair(row.file, row.line, f"outer white space of the {part} removed", field.place, str.strip))
-    doubled: list[Mark] = []
-    for row in context.rows:
-        field = row.reference_field
-        if field.text[:1] not in ("{", "[") and "\n" not in field.text and (match := _DOUBLED.search(field.text)):
-            doubled.append(row.mark(f"several spaces in a row after {quote(field.text[: match.start()][-20:])}"))
-    found_notes = [
-        Finding(
+                repairs.append(Repair(row.file, row.line, f"outer white space of the {name} removed", field.place, str.strip))
+    return [
+        *notes,
+        *finding(
+            "whitespace", Severity.NOTE, _doubled(context), "{rows} have several spaces in a row in the answer.", "Write one."
+        ),
+        *finding(
             "whitespace",
-            Severity.NOTE,
-            (),
-            f"Most {part} begin or end with white space. It is taken off answers before training.",
-            "Remove it at the source.",
-        )
-        for part in habits
+            Severity.WARN,
+            marks,
+            "{rows} have white space that the others do not have; a model learns a blank as a token of its own.",
+            "Remove it.",
+            repairs,
+        ),
     ]
-    found_notes += finding(
-        "whitespace", Severity.NOTE, doubled, "{rows} have several spaces in a row in the answer.", "Write one."
-    )
-    return found_notes + finding(
-        "whitespace",
-        Severity.WARN,
-        marks,
-        "{rows} have white space that the others do not have; a model learns a blank as a token of its own.",
-        "Remove it.",
-        repairs,
-    )
+
+
+def _doubled(context: CheckContext) -> Iterator[Mark]:
+    """Several spaces in a row inside an answer of one line that is no JSON."""
+    for row in context.rows:
+        text = row.reference_field.text
+        if text[:1] not in ("{", "[") and "\n" not in text and (match := _DOUBLED.search(text)):
+            yield row.mark(f"several spaces in a row after {quote(text[: match.start()][-20:])}")
 
 
 def _separators(context: CheckContext) -> list[Finding]:
