@@ -12,16 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stepladder.domain.task import Task as Task
+    from stepladder.service.check import Checked as Checked
+    from stepladder.service.check import check as check
     from stepladder.service.climb import Climb as Climb
     from stepladder.service.climb import climb as climb
     from stepladder.service.open_run import load_climb as load_climb
     from stepladder.service.predict import predict as predict
 
 __version__ = "0.1.0"
-__all__ = ["Climb", "Task", "__version__", "climb", "load_climb", "predict"]
+__all__ = ["Checked", "Climb", "Task", "__version__", "check", "climb", "load_climb", "predict"]
 
 _HOMES = {
     "Task": "stepladder.domain.task",
+    "Checked": "stepladder.service.check",
+    "check": "stepladder.service.check",
     "Climb": "stepladder.service.climb",
     "climb": "stepladder.service.climb",
     "load_climb": "stepladder.service.open_run",

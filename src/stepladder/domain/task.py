@@ -32,6 +32,9 @@ class DataSettings(Settings):
         None,
         description="Answers of your present system: a column or key of the rows, or a JSONL file of id and answer.",
     )
+    accept: tuple[str, ...] = Field(
+        (), description="Codes of blocking findings of `check` to climb in spite of, such as `secret`."
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> DataSettings:

@@ -15,6 +15,7 @@ from stepladder.domain.task import Task
 from stepladder.domain.verdict import Verdict
 from stepladder.evaluation.records import inputs_to_json
 from stepladder.service import wiring
+from stepladder.service.check import to_json
 from stepladder.service.contest import hold_contest
 from stepladder.service.figures import usd_text
 from stepladder.service.judging import judge_remarks
@@ -153,6 +154,7 @@ def climb(
     run = open_run(base, runs_folder(base.task))
     with run.locked():
         purse.keep_in(run.money_path)
+        run.write_checks(to_json(base.checked))
         plan = keep_plan(run, plan_climb(base))
         for line in (*plan.lines, *judge_remarks(base.task, base.marker.graders, base.data.examples)):
             watcher.say(line)

@@ -12,6 +12,7 @@ from stepladder.evaluation.graders import Grader
 from stepladder.evaluation.graders.calibration import LEAST_HUMAN_GRADES, HumanGrade, agreement, read_human_grades
 from stepladder.evaluation.graders.multi import Multi
 from stepladder.evaluation.graders.on_examples import OnExamples
+from stepladder.models.catalog import is_remote
 from stepladder.service import wiring
 
 WEAK = 0.6
@@ -23,10 +24,12 @@ def check_judges(task: Task) -> None:
 
     Raises:
         PrivacyError: A judge is hosted and the data may not leave.
-        DataError: A judge has fewer than 30 human grades, and the task does not accept that; or its file is broken.
+        DataError: A hosted judge has no prices; a judge has fewer than 30 human grades, and the task does not accept that; or its
+            file is broken.
     """
     for settings in _judges(task):
-        wiring.check_may_leave(settings.model, task.settings.use)
+        if is_remote(settings.model):
+            wiring.check_hosted(settings.model, task)
         found = len(_human_grades(task, settings))
         if found < LEAST_HUMAN_GRADES and not settings.accept_uncalibrated:
             raise DataError(

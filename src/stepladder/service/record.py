@@ -13,6 +13,7 @@ from stepladder.domain.answer import expected_answer
 from stepladder.domain.climb import ChangedRow, ClimbRecord, GradedRow, RungResult, RungStatus
 from stepladder.domain.protocols import TrainPoint
 from stepladder.evaluation.graders import metrics
+from stepladder.service.check import brief_lines
 from stepladder.service.contest import Contest, measured_cost
 from stepladder.service.figures import rate_text
 from stepladder.service.judging import judge_remarks
@@ -45,7 +46,7 @@ def make_record(
         target=settings.target,
         minimum_gain=settings.minimum_gain,
         plan=plan.lines,
-        notes=base.data.notes,
+        notes=(*base.data.notes, *brief_lines(base.checked.report)),
         judges=judge_remarks(base.task, base.marker.graders, base.data.examples),
         noise=contest.noise,
         regressions=tuple([row for row in changed if row.candidate_score < row.baseline_score][:WORST_REGRESSIONS]),

@@ -24,6 +24,7 @@ from stepladder.engines.purse import Purse
 from stepladder.evaluation.graders import build_graders, cannot_judge
 from stepladder.models.catalog import is_remote
 from stepladder.service import wiring
+from stepladder.service.check import Checked, brief_lines, check_accepted, refuse_blocked, run_on
 from stepladder.service.judging import check_judges
 from stepladder.service.plan import Plan
 from stepladder.service.rung_run import Marker
@@ -86,6 +87,7 @@ class Base:
     marker: Marker
     options: ClimbOptions
     watcher: Watcher
+    checked: Checked
 
     @property
     def task(self) -> Task:
@@ -101,8 +103,13 @@ def make_base(
     write_split: bool = True,
     purse: Purse | None = None,
 ) -> Base:
-    """Read the data first (cheap, and where most faults are), then load the model."""
+    """Read the data first (cheap, and where most faults are), then load the model and check the rows.
+
+    Raises:
+        DataError: The data cannot be read, or a check blocks and the split shall be written; nothing is written then.
+    """
     wiring.set_threads()
+    check_accepted(task)
     embedder = tools.embedder if tools is not None else wiring.build_embedder()
     data = load_task_data(task, embedder, seed=options.seed, write=False)
     judges = tools.judges if tools is not None else {}
@@ -113,9 +120,13 @@ def make_base(
         watcher.say(note)
     tools = tools or build_tools(data.task, options, embedder, purse)
     check_tools(data, tools.engine)
+    checked = Checked(task, run_on(task, embedder, engine=tools.engine))
+    for line in brief_lines(checked.report):
+        watcher.say(line)
     if write_split:
+        refuse_blocked(checked)
         data = load_task_data(task, embedder, seed=options.seed)
-    return Base(data, tools.engine, tools.tuner, tools.embedder, marker, options, watcher)
+    return Base(data, tools.engine, tools.tuner, tools.embedder, marker, options, watcher, checked)
 
 
 def check_task(data: TaskData, marker: Marker) -> None:

@@ -1,6 +1,7 @@
 """One folder a run: everything a verdict stands on, readable without this program.
 
 task/             copy of the task's settings, schema, prompts and split, as they were
+checks.json       what the data checks found before the climb
 climb.json        what was asked for: key, seed, choices, plan, model, versions
 generations.jsonl every model answer, written as it came (kept by `engines.cache`)
 money.jsonl       what hosted models may have cost: each call's reservation, then its settlement (kept by `engines.purse`)
@@ -112,6 +113,9 @@ class RunFolder:
 
     def read_state(self) -> dict[str, Any]:
         return self._read_json(self.path / "climb.json")
+
+    def write_checks(self, checks: Mapping[str, Any]) -> None:
+        files.write_text(self.path / "checks.json", json.dumps(checks, indent=2, ensure_ascii=False) + "\n")
 
     def write_result(self, rung: str, fold: int | None, result: Mapping[str, Any]) -> None:
         """A rung's outcome (recipe, status, seconds); its presence says that the rung is finished."""

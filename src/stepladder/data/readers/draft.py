@@ -12,6 +12,9 @@ from stepladder.domain.messages import Message
 from stepladder.domain.output import dump_json
 from stepladder.domain.task import DataSettings
 
+EMPTY_INPUT = "the input is empty."
+EMPTY_ANSWER = "the answer is empty."
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -42,9 +45,9 @@ class Draft:
 
     def __post_init__(self) -> None:
         if not any(message.content.strip() or message.tool_calls for message in self.messages if message.role != "system"):
-            raise self.row.fault("the input is empty.", "Add the text to be answered, or drop the line.")
+            raise self.row.fault(EMPTY_INPUT, "Add the text to be answered, or drop the line.")
         if self.reference is not None and not self.reference.content.strip() and not self.reference.tool_calls:
-            raise self.row.fault("the answer is empty.", "Add the expected answer, or drop the line.")
+            raise self.row.fault(EMPTY_ANSWER, "Add the expected answer, or drop the line.")
 
 
 def as_text(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stepladder.data.readers.draft import Draft, Row, as_text, read_beside
+from stepladder.data.readers.draft import EMPTY_ANSWER, Draft, Row, as_text, read_beside
 from stepladder.data.readers.turns import read_tools, read_turns
 from stepladder.domain.messages import Message
 from stepladder.domain.task import DataSettings
@@ -62,7 +62,7 @@ def _read_completion(row: Row, key: str, notes: set[str]) -> tuple[Message, ...]
             raise row.fault(f"'{key}' does not end with the assistant.", "Its last message is the expected answer.")
         return turns
     if value is None:
-        raise row.fault("the answer is empty.", "Add the expected answer, or drop the line.")
+        raise row.fault(EMPTY_ANSWER, "Add the expected answer, or drop the line.")
     if not isinstance(value, str):
         notes.add(JSON_NOTE)
     return (Message("assistant", as_text(value), weight=1.0),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -75,24 +75,38 @@ def _read_table(path: Path, settings: DataSettings, notes: list[str], *, labelle
 def _read_json_lines(path: Path, settings: DataSettings, *, labelled: bool) -> tuple[str, list[Draft]]:
     drafts: list[Draft] = []
     first: Shape | None = None
-    for row, shape in _with_shapes(json_lines.read_rows(path), settings):
-        first = first or shape
-        if shape is not first:
-            problem = f"the row is {shape.name}, but the file began as {first.name}."
-            raise row.fault(problem, "Write all rows in one shape, or put them into two files.")
-        draft = shape.read(row, settings, labelled=labelled)
-        if labelled:
-            check_nothing_lost(draft)
-        drafts.append(draft)
+    for row in json_lines.read_rows(path):
+        first = first or find_shape(row, settings)
+        drafts.append(read_row(row, settings, first, labelled=labelled))
     return first.name if first else "", drafts
 
 
-def _with_shapes(rows: Iterable[Row], settings: DataSettings) -> Iterator[tuple[Row, Shape]]:
-    for row in rows:
-        shape = next((shape for shape in SHAPES if shape.matches(row, settings)), None)
-        if shape is None:
-            found = ", ".join(f"'{key}'" for key in list(row.values)[:12]) or "none"
-            expected = " or ".join(shape.expected for shape in SHAPES)
-            hint = f"Rows are {expected}; or name your keys by `[data] input` and `reference`."
-            raise row.fault(f"no known shape; the keys are: {found}.", hint)
-        yield row, shape
+def read_row(row: Row, settings: DataSettings, first: Shape, *, labelled: bool) -> Draft:
+    """One row of a JSONL file that began in the shape `first`.
+
+    Raises:
+        DataError: The row has no known shape or another one, or cannot be understood whole.
+    """
+    shape = find_shape(row, settings)
+    if shape is not first:
+        problem = f"the row is {shape.name}, but the file began as {first.name}."
+        raise row.fault(problem, "Write all rows in one shape, or put them into two files.")
+    draft = shape.read(row, settings, labelled=labelled)
+    if labelled:
+        check_nothing_lost(draft)
+    return draft
+
+
+def find_shape(row: Row, settings: DataSettings) -> Shape:
+    """The shape of a row.
+
+    Raises:
+        DataError: None that is known.
+    """
+    shape = next((shape for shape in SHAPES if shape.matches(row, settings)), None)
+    if shape is None:
+        found = ", ".join(f"'{key}'" for key in list(row.values)[:12]) or "none"
+        expected = " or ".join(shape.expected for shape in SHAPES)
+        hint = f"Rows are {expected}; or name your keys by `[data] input` and `reference`."
+        raise row.fault(f"no known shape; the keys are: {found}.", hint)
+    return shape

@@ -46,6 +46,11 @@ def read_rows(path: Path, notes: list[str]) -> tuple[list[str], list[Row]]:
         return header, list(_body(path, lines, header, separator))
 
 
+def separator(path: Path) -> str:
+    """What parts the columns of a file, by its suffix and its header."""
+    return _separator(path, next(_Lines(path), ""))
+
+
 def find_columns(path: Path, header: Sequence[str], settings: DataSettings, notes: list[str], *, labelled: bool) -> Columns:
     """The columns of input and reference: as `[data]` names them, else by obvious names, which is said."""
     for key in ("input", "id", "reference"):

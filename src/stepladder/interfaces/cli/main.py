@@ -59,6 +59,20 @@ def demo(
 
 
 @app.command()
+def check(
+    task: TaskFolder,
+    fix: Annotated[bool, typer.Option("--fix", help="Write corrected copies (NAME.fixed.jsonl) beside the files.")] = False,
+    with_model: Annotated[bool, typer.Option("--with-model", help="Also ask the base model; takes minutes.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Check the data: faults by row with what to do, the rows to repair first; exits 3 when something blocks."""
+    from stepladder.interfaces.cli import checking
+
+    raise typer.Exit(checking.check(task, fix=fix, with_model=with_model, device=device, as_json=as_json))
+
+
+@app.command()
 def plan(
     task: TaskFolder,
     budget_minutes: Budget = None,

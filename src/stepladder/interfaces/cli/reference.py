@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import typer
 from pydantic.fields import FieldInfo
 
+from stepladder.data.checks.registry import CHECKS, NEEDS
 from stepladder.domain import errors
 from stepladder.domain.grader_settings import JudgeMessage, SamplingParams
 from stepladder.domain.task import DataSettings, GraderSettings, OutputSettings, Settings, TaskSettings
@@ -33,7 +34,7 @@ EXIT_MEANINGS = {
     "OK": "Done. For `climb`: a verdict, or undecided. For `demo`: any verdict.",
     "TARGET_NOT_REACHED": "`climb`: no rung reaches the target.",
     "USAGE": "The command, or what it was asked, does not make sense here.",
-    "DATA": "The task, its data, or a run cannot be used.",
+    "DATA": "The task, its data, or a run cannot be used; for `check`, a finding blocks.",
     "ENGINE": "A model or a server failed. For `doctor`: something that a climb needs is missing.",
     "BUDGET": "The money or time allowed is used up.",
     "OUR_FAULT": "A fault in Stepladder itself.",
@@ -255,6 +256,20 @@ def _default_grader(output: OutputSettings) -> str:
     return settings.decided_graders()[0].type
 
 
+def checks_page() -> str:
+    """Every data check: its code, what it finds, what it needs."""
+    rows = [[_code(check.code), _cell(check.what), _cell(", ".join(NEEDS[need] for need in check.needs))] for check in CHECKS]
+    return _page(
+        [
+            "# Data checks",
+            "`stepladder check` runs all of them, and `climb` before anything else. "
+            "[Data checks](../explanation/data-checks.md) says how grave each kind is and why. "
+            "A finding that blocks ends `check` and `climb` with exit code 3, unless `[data] accept` names its code.",
+            _table(["code", "finds", "not run without"], rows),
+        ]
+    )
+
+
 # Words and tables -----------------------------------------------------------------------------------------------------
 
 
@@ -315,6 +330,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "errors.md": errors_page,
     "rungs.md": rungs_page,
     "graders.md": graders_page,
+    "checks.md": checks_page,
 }
 
 
