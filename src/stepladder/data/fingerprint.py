@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from stepladder.data.normalise import plain_form, search_text
-from stepladder.domain.messages import Example, Message
+from stepladder.domain.messages import Example, Input, Message
 from stepladder.files import hash_json
 
 
@@ -22,7 +22,12 @@ def content_hash(example: Example) -> str:
 
 def input_hash(example: Example) -> str:
     """Hash of the question alone, letter case, punctuation and white space aside."""
-    return hash_json([plain_form(search_text(example.input)), [dict(tool) for tool in example.input.tools]])
+    return question_hash(example.input)
+
+
+def question_hash(item: Input) -> str:
+    """As `input_hash`, of a question that has no answer yet."""
+    return hash_json([plain_form(search_text(item)), [dict(tool) for tool in item.tools]])
 
 
 def _row_hash(example: Example) -> str:

@@ -73,7 +73,8 @@ def make_plan(
     sized = replace(work, worlds=choices.folds)
     seconds = estimate_rungs(sized, choices, speeds, rungs=rungs)
     confirmation = estimate_confirmation(sized, choices, speeds, tuned=any(rung in TUNED_RUNGS for rung in kept))
-    lines = [*_power_lines(settings, work), *_time_lines(seconds_of(choices, kept), budget_minutes, dropped, over)]
+    power = power_lines(settings, work.test_rows * work.worlds, cross_fit=work.worlds > 1)
+    lines = [*power, *_time_lines(seconds_of(choices, kept), budget_minutes, dropped, over)]
     call = (work.shared_tokens + work.input_tokens) / speeds.prompt + work.answer_tokens / speeds.completion
     step = epoch_tokens(work) / max(1, ceil(work.tune_rows / work.batch_size))
     return Plan(choices, seconds, confirmation, tuple(over), tuple(lines), call, step)
@@ -123,10 +124,8 @@ def _next_to_leave_out(rungs: tuple[str, ...], seconds: dict[str, float]) -> str
     return max(rest, key=lambda rung: seconds[rung]) if rest else None
 
 
-def _power_lines(settings: TaskSettings, work: Workload) -> Iterator[str]:
-    """What the test rows can show (design §5, "before spending")."""
-    rows = work.test_rows * work.worlds
-    cross_fit = work.worlds > 1
+def power_lines(settings: TaskSettings, rows: int, *, cross_fit: bool) -> Iterator[str]:
+    """What so many test rows can show (design §5, "before spending")."""
     if settings.target is not None:
         needed = pass_mark(settings.target, rows, cross_fit=cross_fit)
         if needed is None:

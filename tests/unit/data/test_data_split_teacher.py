@@ -87,7 +87,10 @@ def test_a_teacher_row_that_asks_what_a_test_row_asks_is_set_aside_and_not_the_t
 
 def test_a_row_that_a_person_has_checked_later_still_never_becomes_a_test_row(tmp_path: Path) -> None:
     task = make_task(tmp_path)
-    examples = [*(row(number) for number in range(160)), *(row(number, "teacher", name=f"x{number}") for number in range(700, 760))]
+    examples = [
+        *(row(number) for number in range(160)),
+        *(row(number, "teacher", name=f"x{number}") for number in range(700, 760)),
+    ]
     load_or_make(task, examples, clusters_of(examples))
     checked = [replace(one, metadata={"source": "accepted"}) for one in examples]
     splits, _ = load_or_make(task, checked, clusters_of(checked))
