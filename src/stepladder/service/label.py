@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -110,14 +111,14 @@ class Labelling:
         self._undoable.append(question.row)
         return ""
 
-    def skip(self, question: Question, *, seconds: float) -> None:
+    def skip(self, question: Question) -> None:
         """Leave a row out; it is not asked again."""
-        self.store.note(Entry("skip", question.row.input.id, round(seconds, 1)))
+        self.store.note(Entry("skip", question.row.input.id))
         self._queue.remove(question.row.input.id)
         self._undoable.append(question.row)
 
     def undo(self) -> bool:
-        """Take back what was said to the last row of this session and ask it again; False when there is none."""
+        """Take back what was said to the last row since the start and ask it again; False when there is none."""
         if not self._undoable:
             return False
         row = self._undoable.pop()
@@ -132,7 +133,7 @@ class Labelling:
     def next_again(self) -> Question | None:
         """The next row of the blind second round; neither the draft nor the earlier answer is shown."""
         asked = self.store.again.keys() | self.store.again_skipped
-        rows = sorted(self.store.seen, key=lambda example: hash_text(f"again {example.id}"))
+        rows = sorted(self.store.labelled_here, key=lambda example: hash_text(f"again {example.id}"))
         total = min(self.again_count, len(rows))
         left = [example for example in rows if example.id not in asked]
         number = len(rows) - len(left) + 1
@@ -227,28 +228,34 @@ def labelling(
     with open_store(task) as store:
         task = store.task
         rows, notes = gather_inputs(store, file)
-        grader = build_graders(task)[0]
-        wiring.set_threads()
-        if teacher is not None:
-            wiring.check_may_leave(teacher, task.settings.use)
-        if tools is None:
-            tools = Tools(wiring.build_engine(task.settings.model.base, task, device=device), None, wiring.build_embedder())
-        kept = store.folder / "generations.jsonl"
-        base = RecordedEngine(tools.engine, kept)
-        spoken = base
-        if teacher is not None and teacher != task.settings.model.base:
-            spoken = RecordedEngine(wiring.build_engine(teacher, task, device=device), kept)
-        drafter = Drafter(task, base, spoken, grader, watcher.progress)
+        drafter = _build_drafter(store, teacher, device, watcher, tools)
+        embedder = wiring.build_embedder() if tools is None else tools.embedder
         waiting = {row.input.id: row for row in rows}
-        vectors = _embed(tools, [*(row.input for row in rows), *(example.input for example in store.examples.values())])
-        yield Labelling(task, store, drafter, waiting, vectors, tools.embedder, count, again, tuple(notes))
+        vectors = _embed(embedder, [*(row.input for row in rows), *(example.input for example in store.examples.values())])
+        yield Labelling(task, store, drafter, waiting, vectors, embedder, count, again, tuple(notes))
 
 
-def _embed(tools: Tools, inputs: Sequence[Input]) -> dict[str, NDArray[np.float32]]:
+def _build_drafter(store: LabelStore, teacher: str | None, device: str, watcher: Watcher, tools: Tools | None) -> Drafter:
+    """Models are refused now, but loaded only when the first draft is wanted."""
+    task = store.task
+    base = task.settings.model.base
+    for name in (base, teacher or base):
+        wiring.check_may_leave(name, task.settings.use)
+    wiring.set_threads()
+
+    @cache
+    def engine(name: str) -> RecordedEngine:
+        given = tools.engine if tools is not None and name == base else wiring.build_engine(name, task, device=device)
+        return RecordedEngine(given, store.folder / "generations.jsonl")
+
+    return Drafter(task, lambda: engine(base), lambda: engine(teacher or base), build_graders(task)[0], watcher.progress)
+
+
+def _embed(embedder: Embedder, inputs: Sequence[Input]) -> dict[str, NDArray[np.float32]]:
     """Unit vectors of what the inputs do not share with each other, by id."""
     if not inputs:
         return {}
-    vectors = tools.embedder.embed(own_texts([search_text(item) for item in inputs]))
+    vectors = embedder.embed(own_texts([search_text(item) for item in inputs]))
     return {item.id: vector for item, vector in zip(inputs, vectors, strict=True)}
 
 

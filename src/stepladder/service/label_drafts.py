@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -35,11 +35,14 @@ class Draft:
 
 @dataclass(frozen=True)
 class Drafter:
-    """Asks the base model or a teacher. Both keep what they say (see `engines.cache`), so nothing is asked twice."""
+    """Asks the base model or a teacher. Both keep what they say (see `engines.cache`), so nothing is asked twice.
+
+    `base` and `teacher` load a model when they are first called, and give the same engine every time.
+    """
 
     task: Task
-    base: Engine
-    teacher: Engine
+    base: Callable[[], Engine]
+    teacher: Callable[[], Engine]
     grader: Grader
     progress: Progress
 
@@ -47,7 +50,7 @@ class Drafter:
         """A draft for each row, in order."""
         self.progress.start("drafting", len(rows))
         try:
-            spoken = self._ask(self.teacher, self._forms[0], rows)
+            spoken = self._ask(self.teacher(), self._forms[0], rows)
         finally:
             self.progress.finish()
         return [self._draft(row, one) for row, one in zip(rows, spoken, strict=True)]
@@ -57,7 +60,7 @@ class Drafter:
         forms = self._forms
         self.progress.start("looking for rows the base model is unsure of", len(rows) * len(forms))
         try:
-            said = [self._ask(self.base, form, rows) for form in forms]
+            said = [self._ask(self.base(), form, rows) for form in forms]
         finally:
             self.progress.finish()
         return [self._spread(row, [_text(one) for one in answers]) for row, *answers in zip(rows, *said, strict=True)]

@@ -62,6 +62,11 @@ class LabelStore:
         return [example for example in self.examples.values() if not example.by_teacher]
 
     @property
+    def labelled_here(self) -> list[Example]:
+        """Rows answered with `label`. Of others nobody knows whether this person answered them."""
+        return [example for example in self.seen if example.metadata.get("source") in ("human", "accepted")]
+
+    @property
     def skipped(self) -> frozenset[str]:
         last = {entry.id: entry.did for entry in self.entries if entry.did in ("label", "skip", "undo")}
         return frozenset(name for name, did in last.items() if did == "skip")

@@ -164,6 +164,19 @@ def test_json_answers_agree_by_their_fields_and_a_target_above_the_ceiling_is_na
     assert any("lies above what you agree with yourself on" in line for line in summary.lines)
 
 
+def test_only_rows_that_were_labelled_here_are_asked_again(tmp_path: Path) -> None:
+    task, file = make(tmp_path / "t")
+    (task.folder / "examples.jsonl").write_text('{"prompt": "an old question", "completion": "tree"}\n', encoding="utf-8")
+    with labelling(task, file, count=4, tools=tools()) as work:
+        assert answer_rest(work) == 3
+        again = set()
+        while (question := work.next_again()) is not None:
+            again.add(question.row.input.text)
+            work.skip_again(question)
+    assert len(again) == 3
+    assert "an old question" not in again
+
+
 def test_under_ten_rows_it_says_how_many_a_climb_still_needs(tmp_path: Path) -> None:
     task, file = make(tmp_path / "t")
     with labelling(task, file, count=4, tools=tools()) as work:

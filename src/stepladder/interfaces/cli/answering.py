@@ -64,7 +64,7 @@ class Answering:
 
     def _ask_fields(self, fields: Sequence[Field], draft: str, commands: Sequence[Command], *, usable: bool) -> Reply:
         values = _values(fields, draft)
-        if draft:
+        if values:  # a draft that is no JSON is of no use here
             self.dialogue.say("draft:", "bold")
             for field in fields:
                 shown = "(left out)" if values.get(field.name, ABSENT) is ABSENT else dump_json(values[field.name])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from stepladder.domain.errors import UsageError
 from stepladder.domain.messages import Input
@@ -67,16 +67,11 @@ def _hold(work: Labelling, dialogue: Dialogue) -> None:
         dialogue.say(work.task.settings.instruction, "bold")
     while (question := work.next_question()) is not None:
         _open(dialogue, question, "")
-        began = time.monotonic()
-
-        def keep(text: str, question: Question = question, began: float = began) -> str:
-            return work.answer(question, text, seconds=time.monotonic() - began)
-
-        reply = _ask(answering, question, (Command.SKIP, Command.UNDO, Command.STOP), keep)
+        reply = _ask(answering, question, (Command.SKIP, Command.UNDO, Command.STOP), work.answer)
         if reply is Command.STOP:
             return
         if reply is Command.SKIP:
-            work.skip(question, seconds=time.monotonic() - began)
+            work.skip(question)
         elif reply is Command.UNDO and not work.undo():
             dialogue.say("There is nothing to undo.")
     _hold_second_round(work, dialogue, answering)
@@ -94,12 +89,7 @@ def _hold_second_round(work: Labelling, dialogue: Dialogue, answering: Answering
                 "bold",
             )
         _open(dialogue, question, "once more ")
-        began = time.monotonic()
-
-        def keep(text: str, question: Question = question, began: float = began) -> str:
-            return work.answer_again(question, text, seconds=time.monotonic() - began)
-
-        reply = _ask(answering, question, (Command.SKIP, Command.STOP), keep)
+        reply = _ask(answering, question, (Command.SKIP, Command.STOP), work.answer_again)
         if reply is Command.STOP:
             return
         if reply is Command.SKIP:
@@ -116,14 +106,19 @@ def _open(dialogue: Dialogue, question: Question, round_name: str) -> None:
         dialogue.say(f"No draft to accept: {question.draft.problem}.", "dim")
 
 
-def _ask(answering: Answering, question: Question, commands: tuple[Command, ...], keep: Callable[[str], str]) -> Reply:
+class _Keep(Protocol):
+    def __call__(self, question: Question, text: str, *, seconds: float) -> str: ...
+
+
+def _ask(answering: Answering, question: Question, commands: tuple[Command, ...], keep: _Keep) -> Reply:
     """Ask until the answer follows the task's output; what does not is offered again to be corrected."""
+    began = time.monotonic()
     draft, usable = question.draft.text, bool(question.draft.text) and not question.draft.problem
     while True:
         reply = answering.ask(draft, commands, usable=usable)
         if isinstance(reply, Command):
             return reply
-        problem = keep(reply)
+        problem = keep(question, reply, seconds=time.monotonic() - began)
         if not problem:
             return reply
         answering.dialogue.say(f"That cannot be kept: {problem}.", "red")
