@@ -93,7 +93,7 @@ def make_plan(
     confirmation = estimate_confirmation(sized, choices, speeds, tuned=any(rung in TUNED_RUNGS for rung in kept))
     trained = {rung: count * choices.folds for rung, count in trainings(choices, kept).items()}
     lines = [
-        *_power_lines(settings, work),
+        *power_lines(settings, work.test_rows * work.worlds, cross_fit=work.worlds > 1),
         *_training_lines(work, trained, refit=refit),
         *_time_lines(seconds_of(choices, kept), budget_minutes, dropped, over),
     ]
@@ -147,10 +147,8 @@ def _next_to_leave_out(rungs: tuple[str, ...], seconds: dict[str, float]) -> str
     return max(rest, key=lambda rung: seconds[rung]) if rest else None
 
 
-def _power_lines(settings: TaskSettings, work: Workload) -> Iterator[str]:
-    """What the test rows can show (design §5, "before spending")."""
-    rows = work.test_rows * work.worlds
-    cross_fit = work.worlds > 1
+def power_lines(settings: TaskSettings, rows: int, *, cross_fit: bool) -> Iterator[str]:
+    """What so many test rows can show (design §5, "before spending")."""
     if settings.target is not None:
         needed = pass_mark(settings.target, rows, cross_fit=cross_fit)
         if needed is None:

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from stepladder.domain.climb import ChangedRow, ClimbRecord, RungResult, RungStatus
+from stepladder.domain.review import Review
 from stepladder.domain.verdict import Outcome, Route
 from stepladder.files import write_text
 from stepladder.service import charts, show
@@ -63,12 +64,12 @@ class Curve:
     drawings: list[tuple[str, Markup]]  # style class and SVG
 
 
-def write_report(record: ClimbRecord, path: Path) -> None:
+def write_report(record: ClimbRecord, path: Path, reviews: Sequence[Review] = ()) -> None:
     """Write the report to `path`, whole or not at all."""
-    write_text(path, render_report(record))
+    write_text(path, render_report(record, reviews))
 
 
-def render_report(record: ClimbRecord) -> str:
+def render_report(record: ClimbRecord, reviews: Sequence[Review] = ()) -> str:
     """The report as HTML text. Whatever the record's texts hold arrives as text, control characters as their pictures."""
     verdict = record.verdict
     marks: charts.Marks = {"chosen": verdict.rung, "target": record.target}
@@ -81,6 +82,7 @@ def render_report(record: ClimbRecord) -> str:
         route=ROUTES[verdict.route] if verdict.route and verdict.outcome is Outcome.SUFFICIENT else "",
         needed=show.needed_line(verdict),
         fixed=show.fixed_line(record),
+        reviews=reviews,
         winner=next((rung for rung in record.rungs if rung.name == verdict.rung), None),
         rungs=list(zip(record.rungs, show.ladder_rows(record), strict=True)),
         models=sorted({rung.model for rung in record.rungs if rung.model}),

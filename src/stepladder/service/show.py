@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from stepladder.domain.climb import ClimbRecord, RungResult, RungStatus
+from stepladder.domain.review import Review
 from stepladder.domain.verdict import Outcome, Verdict
 from stepladder.service.figures import (
     NOTHING,
@@ -140,6 +141,17 @@ def remarks(record: ClimbRecord) -> list[str]:
     noise = replay_line(record.noise)
     remarks = [*map(one_line, record.judges), *(f"{one_line(rung.name)}: {one_line(rung.reason)}" for rung in ran)]
     return [*remarks, *([noise] if noise else [])]
+
+
+def review_line(review: Review) -> str:
+    """What a person preferred, on one line."""
+    rows, equal = review.preferred.items, review.ties + review.identical
+    halves = f", {counted(equal, 'tie')} as halves" if equal else ""
+    better = probability_text(review.probability_better)
+    return (
+        f"Judged blind by a person: {one_line(review.rung)} preferred to {one_line(review.against)} in"
+        f" {interval_text(review.preferred)} of {counted(rows, 'test row')}{halves}; probability that it is better: {better}."
+    )
 
 
 def needed_line(verdict: Verdict) -> str:

@@ -9,6 +9,7 @@ rungs/NAME/       recipe.json, adapters
 rows.jsonl        every graded answer
 verdict.json      the record of the climb
 report.html       the same for people
+review.jsonl      what a person chose between answers, blind; review.json what it came to
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 from stepladder import files
 from stepladder.domain.climb import ClimbRecord, GradedRow
 from stepladder.domain.errors import RunError
+from stepladder.domain.review import Review
 from stepladder.storage.records import from_json, to_json, to_line
 
 ADJECTIVES = ("quiet", "brisk", "amber", "clear", "steady", "early", "plain", "bright", "calm", "keen", "mild", "swift")
@@ -103,6 +105,30 @@ class RunFolder:
     @property
     def report_path(self) -> Path:
         return self.path / "report.html"
+
+    @property
+    def reviews_journal_path(self) -> Path:
+        return self.path / "review.jsonl"
+
+    def write_review(self, review: Review) -> None:
+        """Add a finished review; an earlier one of the same pair of answers is replaced."""
+        others = [one for one in self.read_reviews() if (one.rung, one.against) != (review.rung, review.against)]
+        content = {"reviews": [to_json(one) for one in (*others, review)]}
+        files.write_text(self.path / "review.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def read_reviews(self) -> tuple[Review, ...]:
+        """Finished reviews by a person; none when nobody has reviewed the run.
+
+        Raises:
+            RunError: The file is broken.
+        """
+        path = self.path / "review.json"
+        if not path.exists():
+            return ()
+        try:
+            return tuple(from_json(Review, one) for one in self._read_json(path)["reviews"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{path} is broken.", "Delete it and run `stepladder review` again: the choices are kept.") from error
 
     def rung_folder(self, rung: str, fold: int | None) -> Path:
         """Where a rung keeps what it made; one folder a fold in cross-fitting."""

@@ -12,6 +12,7 @@ from hostile_texts import HOSTILE_TEXTS
 from made_up_climb import RUNGS, absent, climb_full_of, climbs, made_up_climb, ran, training_history
 from stepladder.domain.climb import ClimbRecord, RungStatus
 from stepladder.domain.protocols import TrainPoint
+from stepladder.domain.review import Review
 from stepladder.domain.verdict import Cost, Interval, Outcome
 from stepladder.service import charts
 from stepladder.service.figures import visible
@@ -340,3 +341,14 @@ def test_every_record_has_a_report(record: ClimbRecord) -> None:
     html = render_report(record)
     html.encode("utf-8")
     _assert_harmless(Page(html))
+
+
+def test_what_a_person_judged_stands_in_the_report_whatever_the_rungs_are_called() -> None:
+    hostile = "<script>alert(1)</script> | \x1b[31m"
+    review = Review(hostile, "reference", Interval(0.6, 0.42, 0.75, items=30), 16, 10, 3, 1, 2, 0.87)
+    html = render_report(made_up_climb(), [review])
+    assert "Judged by a person" in html
+    assert "60 % (42–75)" in html
+    assert "<script>alert" not in html
+    assert "\x1b" not in html
+    assert "Judged by a person" not in render_report(made_up_climb())

@@ -17,8 +17,8 @@ from stepladder.data.readers.lines import SAVE_AS_UTF8, look_at
 from stepladder.data.readers.references import Conformer
 from stepladder.data.readers.shapes import Shape, find_shape, read_row
 from stepladder.data.readers.strict_json import JsonFault, parse_json
-from stepladder.domain.errors import DataError
 from stepladder.domain.answer import expected_answer
+from stepladder.domain.errors import DataError
 from stepladder.domain.messages import Example, Message
 from stepladder.domain.task import Task
 

@@ -73,6 +73,36 @@ def check(
 
 
 @app.command()
+def label(
+    folder: Annotated[
+        Path, typer.Argument(help="Task folder; without a task.toml you are asked what is wanted.", show_default=False)
+    ],
+    file: Annotated[Path | None, typer.Argument(help="Inputs: JSONL, CSV, TSV or text. Needed once.", show_default=False)] = None,
+    teacher: Annotated[str | None, typer.Option(help="Model that drafts the answers, instead of `[model] base`.")] = None,
+    count: Annotated[int, typer.Option(min=0, help="Labelled rows wanted in all.")] = 50,
+    again: Annotated[int, typer.Option(min=0, help="Rows asked once more, blind, to see how sure the labels are.")] = 20,
+    teacher_rows: Annotated[
+        int, typer.Option("--teacher-rows", min=0, help="Further rows that the teacher answers alone; they only ever teach.")
+    ] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Make the first good examples: a model drafts, you accept, edit or skip. Run it again to continue."""
+    from stepladder.interfaces.cli import labelling
+
+    labelling.label(
+        folder,
+        file,
+        teacher=teacher,
+        count=count,
+        again=again,
+        teacher_rows=teacher_rows,
+        device=device,
+        as_json=as_json,
+    )
+
+
+@app.command()
 def plan(
     task: TaskFolder,
     budget_minutes: Budget = None,
@@ -135,6 +165,19 @@ def report(run: RunArgument, as_json: Json = False) -> None:
     using.report(run, as_json=as_json)
 
 
+@app.command()
+def review(
+    run: RunArgument,
+    rows: Annotated[int, typer.Option(min=1, help="Test rows to compare.")] = 30,
+    against: Annotated[str, typer.Option(help="`reference`, or another rung that answered the test rows.")] = "reference",
+    as_json: Json = False,
+) -> None:
+    """Blind A/B by a person: the winner's answers against the references or another rung. Run it again to continue."""
+    from stepladder.interfaces.cli import reviewing
+
+    reviewing.review(run, against=against, rows=rows, as_json=as_json)
+
+
 models = typer.Typer(help="Pull and list models.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models, name="models")
 
@@ -173,6 +216,8 @@ def run() -> None:
         code = app(standalone_mode=False)  # the code of typer.Exit comes back as the result
     except (Exception, KeyboardInterrupt) as error:
         sys.exit(_explain(error, debug=debug))
+    if code == 130:  # typer's way to say Ctrl-C
+        sys.exit(_explain(KeyboardInterrupt(), debug=debug))
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -10,6 +10,8 @@ from stepladder.service.climb import Climb
 from stepladder.service.open_run import find_run
 from stepladder.service.predict import predict as predict_file
 from stepladder.service.report import write_report
+from stepladder.service.show import review_line
+from stepladder.storage.records import to_json
 
 
 def predict(run: Path, file: Path, *, output: Path | None, rung: str | None, device: str, as_json: bool) -> None:
@@ -26,6 +28,11 @@ def predict(run: Path, file: Path, *, output: Path | None, rung: str | None, dev
 def report(run: Path, *, as_json: bool) -> None:
     """Show a climb and write its report again."""
     folder = find_run(run)
-    record = folder.read_verdict()
-    write_report(record, folder.report_path)
-    show(Climb(record, folder.path), as_json=as_json)
+    record, reviews = folder.read_verdict(), folder.read_reviews()
+    write_report(record, folder.report_path, reviews)
+    if as_json:
+        print(json.dumps({**to_json(record), "reviews": to_json(reviews)}, ensure_ascii=False, indent=2))
+        return
+    show(Climb(record, folder.path), as_json=False)
+    for review in reviews:
+        print(review_line(review))
