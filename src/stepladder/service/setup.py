@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +20,7 @@ from stepladder.domain.prediction import Ungraded
 from stepladder.domain.protocols import Choices, Embedder, Engine, FitContext, Progress, Recipe, SilentProgress, Tuner
 from stepladder.domain.task import Task
 from stepladder.engines.cache import RecordedEngine
-from stepladder.evaluation.graders import build_graders
+from stepladder.evaluation.graders import Grader, build_graders
 from stepladder.service import wiring
 from stepladder.service.plan import Plan
 from stepladder.service.rung_run import Marker
@@ -110,14 +110,22 @@ def check_task(data: TaskData, marker: Marker) -> None:
     own_forms(data.task)
     for name in data.task.settings.model.compare:
         wiring.check_may_leave(name, data.task.settings.use)
-    settings = data.task.settings.data
-    where = data.task.path(settings.examples or settings.train or "")
-    for example in data.examples:
+    check_references(data.examples, data.file_of, marker.graders)
+
+
+def check_references(examples: Sequence[Example], file_of: Mapping[str, Path], graders: Sequence[Grader]) -> None:
+    """Every grader must be able to judge every reference.
+
+    Raises:
+        DataError: One cannot; its file and line are named.
+    """
+    for example in examples:
+        where = file_of[example.id]
         if example.reference.tool_calls:
             raise DataError(
                 where, example.line, "the last answer is a tool call, which no grader here can judge.", "Leave such rows out."
             )
-        for grader in marker.graders:
+        for grader in graders:
             grade = grader.grade(example, example.reference.content)
             if isinstance(grade, Ungraded):
                 problem = f"grader '{grader.name}' cannot judge this reference: {grade.reason}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from stepladder.data.documents import load_documents
 from stepladder.data.duplicates import cluster
@@ -26,6 +27,7 @@ class TaskData:
     chunks: tuple[Chunk, ...]
     fingerprint: str
     notes: tuple[str, ...]
+    file_of: Mapping[str, Path]  # example id -> the file it stands in
 
     @property
     def clusters(self) -> Mapping[str, int]:
@@ -49,7 +51,7 @@ def load_task_data(task: Task, embedder: Embedder, *, seed: int = 0, write: bool
         clusters = cluster(read.examples, embedder)
         splits, said = load_or_make(task, read.examples, clusters, seed=seed, rows_needed=rows_to_show, write=write)
         examples, notes = read.examples, (*read.notes, *said)
-        instruction = read.shared_instruction
+        instruction, file_of = read.shared_instruction, dict(read.file_of)
     else:
         parts = {name: read_examples(task, name) for name in ("train", "validation", "test") if getattr(data, name)}
         examples = tuple(example for part in parts.values() for example in part.examples)
@@ -59,8 +61,9 @@ def load_task_data(task: Task, embedder: Embedder, *, seed: int = 0, write: bool
         )
         notes = (*(note for part in parts.values() for note in part.notes), *said)
         instruction = next(iter(parts.values())).shared_instruction
+        file_of = {name: path for part in parts.values() for name, path in part.file_of.items()}
     task, notes = _with_instruction(task, instruction, notes)
-    return TaskData(task, examples, splits, chunks, fingerprint(examples), notes)
+    return TaskData(task, examples, splits, chunks, fingerprint(examples), notes, file_of)
 
 
 def _with_instruction(task: Task, shared: str | None, notes: tuple[str, ...]) -> tuple[Task, tuple[str, ...]]:

@@ -14,6 +14,10 @@ def matches(row: Row, settings: DataSettings) -> bool:
     return "messages" in row.values
 
 
+def complete(row: Row) -> bool:
+    return True
+
+
 def read(row: Row, settings: DataSettings, *, labelled: bool) -> Draft:
     """Turns before the last are input. Without `labelled`, a last assistant turn is left out and may be absent."""
     notes: set[str] = set()

@@ -18,6 +18,10 @@ def matches(row: Row, settings: DataSettings) -> bool:
     return (settings.input or "prompt") in row.values
 
 
+def complete(row: Row) -> bool:
+    return "completion" in row.values
+
+
 def read(row: Row, settings: DataSettings, *, labelled: bool) -> Draft:
     """`[data] input` and `reference` may give the two keys other names."""
     prompt_key, completion_key = settings.input or "prompt", settings.reference or "completion"

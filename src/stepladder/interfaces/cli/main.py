@@ -59,6 +59,21 @@ def demo(
 
 
 @app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Task folder to make.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="Examples: JSONL, CSV or TSV.", show_default=False)],
+    input: Annotated[str | None, typer.Option(help="Column of the input, where the guess would be wrong.")] = None,
+    reference: Annotated[str | None, typer.Option(help="Column of the expected answer.")] = None,
+    model: Annotated[str | None, typer.Option(help="What `[model] base` shall be.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a task folder from a file of examples: shape, columns, kind of answer, instruction and graders are guessed."""
+    from stepladder.interfaces.cli import starting
+
+    starting.init(folder, file, input=input, reference=reference, model=model, as_json=as_json)
+
+
+@app.command()
 def plan(
     task: TaskFolder,
     budget_minutes: Budget = None,
