@@ -85,7 +85,7 @@ class NormalisedMatchGrader(Settings):
 
 
 class TokenF1Grader(Settings):
-    """F1 over normalised words, as in SQuAD."""
+    """F1 over normalised words, as in SQuAD; over character bigrams where a script puts no spaces between words."""
 
     type: Literal["token_f1"] = "token_f1"
 

@@ -6,17 +6,16 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from stepladder import files
 from stepladder.data.guess.answers import AnswerGuess, guess_answers
 from stepladder.data.guess.columns import ColumnGuess, guess_columns
 from stepladder.data.guess.wording import guess_instruction
 from stepladder.data.readers import ReadResult, read_examples, read_file
-from stepladder.data.readers.raw import RawFile, open_rows
+from stepladder.data.readers.raw import RawFile, given_splits, open_rows
 from stepladder.data.readers.shapes import shape_of_itself
 from stepladder.domain.errors import DataError, UsageError
 from stepladder.domain.task import DataSettings, Task
@@ -71,7 +70,7 @@ def init_task(
     folder, source = Path(folder), Path(file)
     _check_place(folder, source)
     columns, settings, doubts = _guess_data(source, input, reference)
-    read = read_file(source, settings)
+    read = _read(source, settings)
     answers = guess_answers(read.examples, read.file_of)
     data = {key: value for key, value in settings.model_dump().items() if value is not None}
     text = _task_text(folder, source, read, columns, answers, data, model)
@@ -106,20 +105,40 @@ def _same_content(one: Path, other: Path) -> bool:
 
 def _guess_data(source: Path, input: str | None, reference: str | None) -> tuple[ColumnGuess | None, DataSettings, list[str]]:
     """`[data]` for this file, columns only where the rows' shape does not say what is what."""
-    raw = open_rows(source)
+    raw = open_rows(next(iter(given_splits(source).values()), source))
     rows = list(islice(raw.rows, LOOKED_AT))
     if not rows:
         raise DataError(source, None, "the file has no rows.", "Add examples; `stepladder label` helps to make the first ones.")
     named = input is not None or reference is not None
     if raw.header is None and not named and shape_of_itself(rows[0]) is not None:
-        return None, DataSettings(examples=source.name), []
+        return None, DataSettings.model_validate(_files(source)), []
     names = raw.header or tuple(dict.fromkeys(key for row in rows for key in row.values))
     _check_named(source, names, input, reference)
     guess = guess_columns(names, [row.values for row in rows], input=input, reference=reference)
     if guess is None:
         raise _no_columns(raw, names)
-    settings = DataSettings(examples=source.name, input=guess.input, reference=guess.reference, id=guess.id)
+    settings = DataSettings(**_files(source), input=guess.input, reference=guess.reference, id=guess.id)
     return guess, settings, _column_doubts(guess)
+
+
+def _files(source: Path) -> dict[str, str]:
+    """`[data]` names of the file, or of the splits of a saved dataset that brings its own."""
+    parts = given_splits(source)
+    return {split: f"{source.name}/{path.name}" for split, path in parts.items()} or {"examples": source.name}
+
+
+def _read(source: Path, settings: DataSettings) -> ReadResult:
+    """All rows of all splits as one; ids may repeat between splits, which the trial later sorts out."""
+    parts = [read_file(path, settings) for path in given_splits(source).values()] or [read_file(source, settings)]
+    first = parts[0]
+    shared = first.shared_instruction if len({part.shared_instruction for part in parts}) == 1 else None
+    return ReadResult(
+        examples=tuple(example for part in parts for example in part.examples),
+        shape=first.shape,
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        shared_instruction=shared,
+        file_of={name: path for part in parts for name, path in part.file_of.items()},
+    )
 
 
 def _check_named(source: Path, names: Sequence[str], input: str | None, reference: str | None) -> None:
@@ -195,17 +214,15 @@ def _try(text: TaskText, schema: str | None, source: Path) -> None:
     """Load the task as a climb would, with the data where it lies now; raises what the climb would have raised."""
     with tempfile.TemporaryDirectory(prefix="stepladder-init-") as name:
         folder = Path(name)
-        here = TaskText(**{**_fields(text), "data": {**text.data, "examples": str(source.resolve())}})
+        here = replace(
+            text, data={**text.data, **{key: str(source.parent.resolve() / name) for key, name in _files(source).items()}}
+        )
         files.write_text(folder / "task.toml", write_toml(here))
         if schema is not None:
             files.write_text(folder / SCHEMA_NAME, schema)
         task = Task.load(folder)
         read = read_examples(task)
         check_references(read.examples, read.file_of, build_graders(task))
-
-
-def _fields(text: TaskText) -> dict[str, Any]:
-    return {name: getattr(text, name) for name in TaskText.__dataclass_fields__}
 
 
 def _write(folder: Path, source: Path, text: TaskText, schema: str | None) -> tuple[str, ...]:

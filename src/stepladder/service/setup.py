@@ -28,7 +28,7 @@ from stepladder.service.task_data import TaskData, load_task_data, task_files
 from stepladder.service.worlds import World
 from stepladder.storage.records import from_json, to_json
 from stepladder.storage.run_folder import RunFolder
-from stepladder.techniques.forms import own_forms
+from stepladder.techniques.forms import PLAIN, own_forms
 
 CHARACTERS_PER_TOKEN = 3.0
 """For engines that cannot count before sending: few enough that the limit on new tokens is not too low."""
@@ -95,6 +95,7 @@ def make_base(
     for note in data.notes:
         watcher.say(note)
     tools = tools or build_tools(data.task, options, embedder)
+    check_lengths(data, tools.engine)
     if write_split:
         data = load_task_data(task, embedder, seed=options.seed)
     return Base(data, tools.engine, tools.tuner, tools.embedder, marker, options, watcher)
@@ -130,6 +131,30 @@ def check_references(examples: Sequence[Example], file_of: Mapping[str, Path], g
             if isinstance(grade, Ungraded):
                 problem = f"grader '{grader.name}' cannot judge this reference: {grade.reason}."
                 raise DataError(where, example.line, problem, "Choose another grader in task.toml, or correct the row.")
+
+
+def check_lengths(data: TaskData, engine: Engine) -> None:
+    """Every row must fit into the model's context with the instruction and room for an answer; nothing is ever cut to fit.
+
+    Raises:
+        DataError: The first row that does not; its file, line, length and the limit are named, and how many others there are.
+    """
+    context = engine.identity.context_tokens
+    if not context or "count" not in engine.can:
+        return  # the engine says so itself when it is asked
+    room = new_token_limit(data.examples, engine)
+    counts = engine.count_tokens([PLAIN.render(data.task, example.input) for example in data.examples])
+    long = [(example, count) for example, count in zip(data.examples, counts, strict=True) if count + room > context]
+    if not long:
+        return
+    example, count = long[0]
+    others = f" {len(long) - 1} more rows are too long." if len(long) > 1 else ""
+    problem = (
+        f"with the instruction the row '{example.id}' has {count} tokens and its answer needs room for {room}, "
+        f"but {engine.identity.name} has a context of {context}.{others}"
+    )
+    hint = "Shorten or drop the row, or choose a model with a longer context in `[model] base`."
+    raise DataError(data.file_of[example.id], example.line, problem, hint)
 
 
 def build_tools(task: Task, options: ClimbOptions, embedder: Embedder) -> Tools:

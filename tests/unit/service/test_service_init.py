@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -143,3 +144,33 @@ def test_a_bad_file_is_refused_with_its_place_and_nothing_is_written(fault: str,
     assert (caught.value.path.name, caught.value.line) == (name, line)
     assert caught.value.hint
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def saved(path: Path, rows: int, start: int = 0) -> datasets.Dataset:
+    return datasets.Dataset.from_dict(
+        {
+            "utterance": [f"Where is parcel number {number} that I asked about?" for number in range(start, start + rows)],
+            "intent": [("late", "lost", "other")[number % 3] for number in range(rows)],
+        }
+    )
+
+
+def test_a_saved_dataset_and_a_parquet_file_become_tasks(tmp_path: Path) -> None:
+    saved(tmp_path, 30).save_to_disk(tmp_path / "saved")
+    saved(tmp_path, 30).to_parquet(tmp_path / "saved.parquet")
+    for name in ("saved", "saved.parquet"):
+        init_task(tmp_path / f"task-{name}", tmp_path / name)
+        task = Task.load(tmp_path / f"task-{name}")
+        assert (task.settings.data.input, task.settings.data.reference) == ("utterance", "intent")
+        assert len(task.settings.output.labels) == 3
+        assert len(read_examples(task).examples) == 30
+
+
+def test_the_splits_of_a_saved_dataset_are_kept(tmp_path: Path) -> None:
+    parts = {"train": saved(tmp_path, 30), "validation": saved(tmp_path, 9, 30), "test": saved(tmp_path, 12, 60)}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "dict")
+    started = init_task(tmp_path / "task", tmp_path / "dict")
+    assert started.rows == 51
+    task = Task.load(tmp_path / "task")
+    assert (task.settings.data.train, task.settings.data.test) == ("dict/train", "dict/test")
+    assert len(read_examples(task, "validation").examples) == 9

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from stepladder.data.readers.draft import Draft, Row, read_beside
-from stepladder.data.readers.turns import read_tools, read_turns
+from typing import Any
+
+from stepladder.data.readers.draft import Draft, Row, read_beside, write_beside
+from stepladder.data.readers.turns import read_tools, read_turns, write_tools, write_turns
+from stepladder.domain.messages import Example
 from stepladder.domain.task import DataSettings
 
 NAME = "OpenAI chat"
@@ -36,3 +39,9 @@ def read(row: Row, settings: DataSettings, *, labelled: bool) -> Draft:
         notes=tuple(sorted(notes)),
         **beside,
     )
+
+
+def write(example: Example, settings: DataSettings) -> dict[str, Any]:
+    """The row that `read` takes for `example`."""
+    turns = write_turns((*example.input.messages, example.reference))
+    return {"messages": turns, **write_tools(example), **write_beside(example, settings)}

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from stepladder.data.readers import openai_chat, prompt_completion, table
+from stepladder.data.readers import alpaca, openai_chat, preference, prompt_completion, sharegpt, table
 from stepladder.data.readers.draft import Draft, Row
 from stepladder.data.readers.nothing_lost import check_nothing_lost
 from stepladder.data.readers.raw import open_rows
 from stepladder.domain.errors import DataError
+from stepladder.domain.messages import Example
 from stepladder.domain.task import DataSettings
 
 
@@ -28,11 +29,12 @@ class Shape:
     matches: Callable[[Row, DataSettings], bool]
     complete: Callable[[Row], bool]  # whether a row that matches holds an answer under the shape's own key
     read: _Read
+    write: Callable[[Example, DataSettings], dict[str, Any]]  # the row that `read` takes for the example
 
 
 SHAPES = tuple(  # the first that matches wins
-    Shape(module.NAME, module.EXPECTED, module.matches, module.complete, module.read)
-    for module in (openai_chat, prompt_completion)
+    Shape(module.NAME, module.EXPECTED, module.matches, module.complete, module.read, module.write)
+    for module in (openai_chat, sharegpt, preference, alpaca, prompt_completion)
 )
 
 
@@ -53,12 +55,13 @@ def read_drafts(path: Path, settings: DataSettings, *, labelled: bool) -> DraftF
         DataError: Names file, line, what is wrong and what to do.
     """
     raw = open_rows(path)
-    notes = list(raw.notes)
+    notes: list[str] = []
     if raw.header is not None:
         columns = table.find_columns(path, raw.header, settings, notes, labelled=labelled)
         shape, drafts = raw.container, [table.read(row, settings, columns) for row in raw.rows]
     else:
         shape, drafts = _read_objects(raw.rows, settings, labelled=labelled)
+    notes[:0] = raw.notes
     if not drafts:
         raise DataError(path, None, "the file has no rows.", "Add examples; `stepladder label` helps to make the first ones.")
     notes.insert(0, f"{path.name}: {shape}, {len(drafts)} {'row' if len(drafts) == 1 else 'rows'}.")
