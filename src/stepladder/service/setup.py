@@ -28,7 +28,7 @@ from stepladder.service.task_data import TaskData, load_task_data, task_files
 from stepladder.service.worlds import World
 from stepladder.storage.records import from_json, to_json
 from stepladder.storage.run_folder import RunFolder
-from stepladder.techniques.forms import PLAIN, own_forms
+from stepladder.techniques.forms import PLAIN, bank_of, own_forms
 
 CHARACTERS_PER_TOKEN = 3.0
 """For engines that cannot count before sending: few enough that the limit on new tokens is not too low."""
@@ -140,17 +140,25 @@ def check_lengths(data: TaskData, engine: Engine) -> None:
         DataError: The first row that does not; its file, line, length and the limit are named, and how many others there are.
     """
     context = engine.identity.context_tokens
-    if not context or "count" not in engine.can:
+    if not context or "count" not in engine.can or not data.examples:
         return  # the engine says so itself when it is asked
     room = new_token_limit(data.examples, engine)
     counts = engine.count_tokens([PLAIN.render(data.task, example.input) for example in data.examples])
-    long = [(example, count) for example, count in zip(data.examples, counts, strict=True) if count + room > context]
+    longest = data.examples[counts.index(max(counts))]
+    forms = [*own_forms(data.task), *bank_of(data.task)]
+    extra = max(engine.count_tokens([form.render(data.task, longest.input) for form in forms])) - max(counts)
+    answers = engine.count_text_tokens([example.reference.content for example in data.examples])
+    long = [
+        (example, count + extra)
+        for example, count, answer in zip(data.examples, counts, answers, strict=True)
+        if count + extra + max(room, answer) > context
+    ]
     if not long:
         return
     example, count = long[0]
     others = f" {len(long) - 1} more rows are too long." if len(long) > 1 else ""
     problem = (
-        f"with the instruction the row '{example.id}' has {count} tokens and its answer needs room for {room}, "
+        f"in its longest prompt the row '{example.id}' has {count} tokens and answers need room for {room}, "
         f"but {engine.identity.name} has a context of {context}.{others}"
     )
     hint = "Shorten or drop the row, or choose a model with a longer context in `[model] base`."
