@@ -156,7 +156,7 @@ def check_lengths(data: TaskData, engine: Engine) -> None:
     if not long:
         return
     example, count = long[0]
-    others = f" {len(long) - 1} more rows are too long." if len(long) > 1 else ""
+    others = f" Rows too long: {len(long)}." if len(long) > 1 else ""
     problem = (
         f"in its longest prompt the row '{example.id}' has {count} tokens and answers need room for {room}, "
         f"but {engine.identity.name} has a context of {context}.{others}"

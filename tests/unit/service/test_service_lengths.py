@@ -10,6 +10,7 @@ import pytest
 from stepladder.domain.errors import DataError
 from stepladder.engines.fake import FakeEngine
 from stepladder.service.climb import climb
+from stepladder.service.predict import predict
 from stepladder.service.setup import Tools
 from stepladder.techniques.fake import FakeEmbedder
 
@@ -51,7 +52,7 @@ def test_a_long_row_is_named_with_file_line_length_and_limit_before_anything_run
     assert context == 300
     assert length > 400
     assert room >= 16
-    assert "more rows" not in error.problem
+    assert "Rows too long" not in error.problem
 
 
 def test_the_file_is_the_one_the_row_stands_in_and_others_are_counted(tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ def test_the_file_is_the_one_the_row_stands_in_and_others_are_counted(tmp_path: 
         row["prompt"] += " again" * 500
     error = refuse(write_task(tmp_path, {"train": rows_of(20), "test": test}), context=400)
     assert (error.path.name, error.line) == ("test.jsonl", 4)
-    assert "1 more rows are too long" in error.problem
+    assert "Rows too long: 2." in error.problem
 
 
 def test_the_longest_prompt_form_counts_not_only_the_plain_one(tmp_path: Path) -> None:
@@ -81,3 +82,18 @@ def test_rows_that_fit_climb(tmp_path: Path) -> None:
         write_task(tmp_path, {"examples": rows_of(20)}), tools=Tools(FakeEngine(context_tokens=300), None, FakeEmbedder())
     )
     assert finished.verdict.rung is not None
+
+
+def test_a_new_input_over_the_context_is_refused_with_its_line_before_any_is_answered(tmp_path: Path) -> None:
+    folder = tmp_path / "task"
+    folder.mkdir()
+    write_task(folder, {"examples": rows_of(20)})
+    toml = folder / "task.toml"
+    toml.write_text(toml.read_text(encoding="utf-8") + '[model]\nbase = "fake"\n', encoding="utf-8")
+    climb(folder, tools=Tools(FakeEngine(), None, FakeEmbedder()))  # the named fake holds 4,096 words too
+    new = tmp_path / "new.csv"
+    new.write_text(f"input\nwhat about tea\n{'long ' * 5000}\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"new\.csv:3: the prompt of the input .* has 50\d\d tokens .* a context of 4096"):
+        predict(folder, new, tmp_path / "answers.jsonl", rung="prompt")
+    assert not (tmp_path / "answers.jsonl").exists()
+    assert predict(folder, new, tmp_path / "answers.jsonl", rung="baseline").answered == 2  # asks no model

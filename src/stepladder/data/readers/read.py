@@ -83,6 +83,12 @@ def read_inputs(path: Path | str, settings: DataSettings, *, shared_instruction:
     ]
 
 
+def line_of_input(path: Path | str, settings: DataSettings, name: str) -> int | None:
+    """The line on which the question of that id stands in a file that `read_inputs` has read."""
+    drafts = read_drafts(Path(path), settings, labelled=False).drafts
+    return next((draft.row.line for draft, found in zip(drafts, name_rows(drafts), strict=True) if found == name), None)
+
+
 def _assemble(files: Mapping[str, DraftFile]) -> ReadResult:
     drafts = [draft for file in files.values() for draft in file.drafts]
     names = name_rows(drafts)
