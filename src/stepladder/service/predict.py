@@ -48,7 +48,7 @@ def predict(
     device: str = "auto",
     watcher: Watcher | None = None,
 ) -> Answered:
-    """Answer every input of a JSONL, CSV or TSV file; one JSON line each, in order, into `output`.
+    """Answer every input of a file; one JSON line each, in order, into `output`.
 
     Inputs that `output` already answers (by id, with the same rung and the same input) are left as they are, so a
     broken-off call continues.

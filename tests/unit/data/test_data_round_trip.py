@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -395,3 +397,31 @@ def test_a_broken_saved_dataset_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "saved" / "state.json").write_text("{}", encoding="utf-8")
     with pytest.raises(DataError, match="names no data files"):
         read_file(tmp_path / "saved", NAMED)
+
+
+def test_without_pyarrow_the_extra_is_named_and_other_files_are_read_all_the_same(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"prompt": ["a"], "completion": ["b"]}), tmp_path / "rows.parquet")
+    write_lines(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "b"}])
+    code = f"""
+import sys
+sys.modules["pyarrow"] = None
+from stepladder import read_file
+print(len(read_file({str(tmp_path / "rows.jsonl")!r}).examples))
+read_file({str(tmp_path / "rows.parquet")!r})
+"""
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert asked.stdout.strip() == "1"
+    assert "MissingExtra" in asked.stderr
+    assert "pip install 'stepladder[data]'" in asked.stderr
+
+
+def test_an_array_of_alpaca_rows_becomes_chat_rows_with_its_instruction(tmp_path: Path) -> None:
+    path = tmp_path / "alpaca.json"
+    path.write_text(
+        json.dumps([{"instruction": "Add.", "input": f"{n}+1", "output": str(n + 1)} for n in range(3)]), encoding="utf-8"
+    )
+    result = read_file(path)
+    write_examples(tmp_path / "chat.jsonl", result.examples, "OpenAI chat", shared_instruction=result.shared_instruction)
+    again = read_file(tmp_path / "chat.jsonl")
+    assert (again.shape, again.shared_instruction) == ("OpenAI chat", "Add.")
+    assert without_lines(again) == without_lines(result)

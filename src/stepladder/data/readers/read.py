@@ -58,12 +58,15 @@ def read_examples(task: Task, which: str | None = None) -> ReadResult:
     )
 
 
-def read_file(path: Path | str, settings: DataSettings) -> ReadResult:
+def read_file(path: Path | str, settings: DataSettings | None = None) -> ReadResult:
     """One file of labelled rows, without a look at a task's output, documents or other files.
+
+    `settings` name columns and keys; without them they go by their usual names.
 
     Raises:
         DataError: Anything wrong with the file.
     """
+    settings = settings or DataSettings(examples=Path(path).name)
     return _assemble({"examples": read_drafts(Path(path), settings, labelled=True)})
 
 
