@@ -63,7 +63,7 @@ def _write(trial: Path, path: Path, examples: Sequence[Example], shape: str, set
     suffix = path.suffix.lower()
     if suffix in table.SUFFIXES:
         rows = [table.write(example, settings) for example in examples]
-        files.write_text(trial, _as_table(rows, "," if suffix == ".csv" else "\t"))
+        _write_trial(trial, _as_table(rows, "," if suffix == ".csv" else "\t"))
         return
     known = {known.name: known for known in SHAPES}
     if shape not in known:
@@ -72,9 +72,13 @@ def _write(trial: Path, path: Path, examples: Sequence[Example], shape: str, set
     if suffix in ("", ".parquet"):
         _write_arrow(trial, path, objects, settings)
     elif suffix == ".json":
-        files.write_text(trial, "[\n" + ",\n".join(_line(row) for row in objects) + "\n]\n")
+        _write_trial(trial, "[\n" + ",\n".join(_line(row) for row in objects) + "\n]\n")
     else:
-        files.write_text(trial, "".join(f"{_line(row)}\n" for row in objects))
+        _write_trial(trial, "".join(f"{_line(row)}\n" for row in objects))
+
+
+def _write_trial(path: Path, text: str) -> None:
+    path.write_bytes(text.encode())  # need not outlive a power cut
 
 
 def _line(row: Mapping[str, Any]) -> str:
