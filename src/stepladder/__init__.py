@@ -11,16 +11,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stepladder.data.readers import read_file as read_file
+    from stepladder.data.write import write_examples as write_examples
     from stepladder.domain.task import Task as Task
     from stepladder.service.check import Checked as Checked
     from stepladder.service.check import check as check
     from stepladder.service.climb import Climb as Climb
     from stepladder.service.climb import climb as climb
+    from stepladder.service.init import init_task as init_task
     from stepladder.service.open_run import load_climb as load_climb
     from stepladder.service.predict import predict as predict
 
 __version__ = "0.1.0"
-__all__ = ["Checked", "Climb", "Task", "__version__", "check", "climb", "load_climb", "predict"]
+__all__ = [
+    "Checked",
+    "Climb",
+    "Task",
+    "__version__",
+    "check",
+    "climb",
+    "init_task",
+    "load_climb",
+    "predict",
+    "read_file",
+    "write_examples",
+]
 
 _HOMES = {
     "Task": "stepladder.domain.task",
@@ -30,6 +45,9 @@ _HOMES = {
     "climb": "stepladder.service.climb",
     "load_climb": "stepladder.service.open_run",
     "predict": "stepladder.service.predict",
+    "init_task": "stepladder.service.init",
+    "read_file": "stepladder.data.readers",
+    "write_examples": "stepladder.data.write",
 }
 
 

@@ -53,6 +53,19 @@ def test_predictions_of_a_named_rung_land_in_a_file(tmp_path: Path) -> None:
 
 
 def test_only_public_names_are_offered() -> None:
-    assert set(stepladder.__all__) == {"Checked", "Climb", "Task", "__version__", "check", "climb", "load_climb", "predict"}
+    names = {
+        "Checked",
+        "Climb",
+        "Task",
+        "__version__",
+        "check",
+        "climb",
+        "init_task",
+        "load_climb",
+        "predict",
+        "read_file",
+        "write_examples",
+    }
+    assert set(stepladder.__all__) == names
     with pytest.raises(AttributeError, match="no attribute 'tune'"):
         stepladder.tune  # noqa: B018

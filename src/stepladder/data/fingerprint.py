@@ -35,7 +35,9 @@ def question_hash(item: Input) -> str:
 
 
 def _row_hash(example: Example) -> str:
-    rest = [example.id, dict(example.metadata), list(example.sources), example.recorded]
+    rest: list[object] = [example.id, dict(example.metadata), list(example.sources), example.recorded]
+    if example.rejected is not None:  # so that rows without one keep the hash they always had
+        rest.append(_turn(example.rejected))
     return hash_json([content_hash(example), rest])
 
 

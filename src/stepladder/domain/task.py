@@ -20,14 +20,14 @@ FactsChange = Literal["never", "yearly", "monthly", "weekly", "daily"]
 class DataSettings(Settings):
     """`[data]`: where the examples are."""
 
-    examples: str | None = Field(None, description="File of examples, split by Stepladder; JSONL, CSV or TSV.")
+    examples: str | None = Field(None, description="File (or `datasets` folder) of examples, split by Stepladder.")
     train: str | None = Field(None, description="Your own training file, instead of `examples`.")
     validation: str | None = Field(None, description="Your own validation file (optional beside `train` and `test`).")
     test: str | None = Field(None, description="Your own test file (with `train`).")
     documents: str | None = Field(None, description="Folder of .md, .txt, .html and .pdf files, for retrieval.")
-    input: str | None = Field(None, description="CSV/TSV: the column that holds the input.")
-    reference: str | None = Field(None, description="CSV/TSV: the column that holds the expected output.")
-    id: str | None = Field(None, description="CSV/TSV: the column that holds the row's id.")
+    input: str | None = Field(None, description="Column, or key of the rows, that holds the input.")
+    reference: str | None = Field(None, description="Column, or key of the rows, that holds the expected output.")
+    id: str | None = Field(None, description="Column, or key of the rows, that holds the row's id.")
     recorded: str | None = Field(
         None,
         description="Answers of your present system: a column or key of the rows, or a JSONL file of id and answer.",
@@ -91,7 +91,7 @@ class NormalisedMatchGrader(Settings):
 
 
 class TokenF1Grader(Settings):
-    """F1 over normalised words, as in SQuAD."""
+    """F1 over normalised words, as in SQuAD; over character bigrams where a script puts no spaces between words."""
 
     type: Literal["token_f1"] = "token_f1"
 

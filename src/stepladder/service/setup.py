@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +21,7 @@ from stepladder.domain.protocols import Choices, Embedder, Engine, FitContext, P
 from stepladder.domain.task import Task
 from stepladder.engines.cache import RecordedEngine
 from stepladder.engines.purse import Purse
-from stepladder.evaluation.graders import build_graders, cannot_judge
+from stepladder.evaluation.graders import Grader, build_graders, cannot_judge
 from stepladder.models.catalog import is_remote
 from stepladder.service import wiring
 from stepladder.service.check import Checked, brief_lines, check_accepted, refuse_blocked, run_on
@@ -32,7 +32,7 @@ from stepladder.service.task_data import TaskData, load_task_data, task_files
 from stepladder.service.worlds import World
 from stepladder.storage.records import from_json, to_json
 from stepladder.storage.run_folder import RunFolder
-from stepladder.techniques.forms import own_forms
+from stepladder.techniques.forms import PLAIN, bank_of, own_forms
 
 GRADING = ("sacrebleu", "rapidfuzz", "nltk", "pydantic-monty", "google-re2")
 """Packages that grades may come from."""
@@ -120,6 +120,7 @@ def make_base(
         watcher.say(note)
     tools = tools or build_tools(data.task, options, embedder, purse)
     check_tools(data, tools.engine)
+    check_lengths(data, tools.engine)
     checked = Checked(task, run_on(task, embedder, engine=tools.engine))
     for line in brief_lines(checked.report):
         watcher.say(line)
@@ -141,14 +142,55 @@ def check_task(data: TaskData, marker: Marker) -> None:
     for name in data.task.settings.model.compare:
         if is_remote(name):
             wiring.check_hosted(name, data.task)
-    settings = data.task.settings.data
-    where = data.task.path(settings.examples or settings.train or "")
-    for example in data.examples:
-        for grader in marker.graders:
+    check_references(data.examples, data.file_of, marker.graders)
+
+
+def check_references(examples: Sequence[Example], file_of: Mapping[str, Path], graders: Sequence[Grader]) -> None:
+    """Every grader must be able to judge every reference.
+
+    Raises:
+        DataError: One cannot; its file and line are named.
+    """
+    for example in examples:
+        for grader in graders:
             fault = cannot_judge(grader, example)
             if fault is not None:
                 problem = f"grader '{grader.name}' cannot judge this reference: {fault.reason}."
-                raise DataError(where, example.line, problem, "Choose another grader in task.toml, or correct the row.")
+                raise DataError(
+                    file_of[example.id], example.line, problem, "Choose another grader in task.toml, or correct the row."
+                )
+
+
+def check_lengths(data: TaskData, engine: Engine) -> None:
+    """Every row must fit into the model's context with the instruction and room for an answer; nothing is ever cut to fit.
+
+    Raises:
+        DataError: The first row that does not; its file, line, length and the limit are named, and how many others there are.
+    """
+    context = engine.identity.context_tokens
+    if not context or "count" not in engine.can or not data.examples:
+        return  # the engine says so itself when it is asked
+    room = new_token_limit(data.examples, engine)
+    counts = engine.count_tokens([PLAIN.render(data.task, example.input) for example in data.examples])
+    longest = data.examples[counts.index(max(counts))]
+    forms = [*own_forms(data.task), *bank_of(data.task)]
+    extra = max(engine.count_tokens([form.render(data.task, longest.input) for form in forms])) - max(counts)
+    answers = engine.count_text_tokens([expected_answer(example) for example in data.examples])
+    long = [
+        (example, count + extra)
+        for example, count, answer in zip(data.examples, counts, answers, strict=True)
+        if count + extra + max(room, answer) > context
+    ]
+    if not long:
+        return
+    example, count = long[0]
+    others = f" Rows too long: {len(long)}." if len(long) > 1 else ""
+    problem = (
+        f"in its longest prompt the row '{example.id}' has {count} tokens and answers need room for {room}, "
+        f"but {engine.identity.name} has a context of {context}.{others}"
+    )
+    hint = "Shorten or drop the row, or choose a model with a longer context in `[model] base`."
+    raise DataError(data.file_of[example.id], example.line, problem, hint)
 
 
 def check_tools(data: TaskData, engine: Engine) -> None:

@@ -21,8 +21,9 @@ EXTRAS = {
     "constrained": ("llguidance",),
     "documents": ("pypdf",),
     "graders": ("pydantic_monty", "re2"),
+    "data": ("pyarrow",),
 }
-OPTIONAL = ("documents", "graders")
+OPTIONAL = ("documents", "graders", "data")
 """Extras that a climb can do without."""
 
 

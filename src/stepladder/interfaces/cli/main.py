@@ -103,6 +103,23 @@ def label(
 
 
 @app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Task folder to make.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="Examples: JSONL, JSON, CSV, TSV, Parquet, or a `datasets` folder.", show_default=False)
+    ],
+    input: Annotated[str | None, typer.Option(help="Column of the input, where the guess would be wrong.")] = None,
+    reference: Annotated[str | None, typer.Option(help="Column of the expected answer.")] = None,
+    model: Annotated[str | None, typer.Option(help="What `[model] base` shall be.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a task folder from a file of examples: shape, columns, kind of answer, instruction and graders are guessed."""
+    from stepladder.interfaces.cli import starting
+
+    starting.init(folder, file, input=input, reference=reference, model=model, as_json=as_json)
+
+
+@app.command()
 def plan(
     task: TaskFolder,
     budget_minutes: Budget = None,
@@ -145,7 +162,7 @@ def climb(
 @app.command()
 def predict(
     run: RunArgument,
-    file: Annotated[Path, typer.Argument(help="JSONL, CSV or TSV of new inputs.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="New inputs: JSONL, JSON, CSV, TSV or Parquet.", show_default=False)],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSONL to write; FILE.answers.jsonl by default.")] = None,
     rung: Annotated[str | None, typer.Option(help="Another rung than the verdict's.")] = None,
     device: Device = "auto",
