@@ -198,7 +198,10 @@ def _task_text(
         above = "The system message that every row begins with."
     return TaskText(
         name=folder.resolve().name or "task",
-        origin=f"{source.name} ({read.shape}, {len(read.examples)} rows)",
+        heading=(
+            f"Written by `stepladder init` from {source.name} ({read.shape}, {len(read.examples)} rows).",
+            "All of it is guessed: correct what is wrong.",
+        ),
         instruction=(read.shared_instruction or "").strip() or guessed,
         above=above,
         data=data,
@@ -257,7 +260,12 @@ def _guesses(read: ReadResult, columns: ColumnGuess | None, answers: AnswerGuess
         yield Guess("reference", columns.reference, columns.why["reference"])
         if columns.id is not None:
             yield Guess("id", columns.id, columns.why["id"])
-    kinds = {"schema": f"JSON ({SCHEMA_NAME})", "labels": f"one of {len(answers.labels)} labels", "numbers": "a number"}
+    kinds = {
+        "schema": f"JSON ({SCHEMA_NAME})",
+        "labels": f"one of {len(answers.labels)} labels",
+        "numbers": "a number",
+        "calls": "tool calls",
+    }
     yield Guess("output", kinds.get(answers.kind, "free text"), answers.why)
     yield Guess("graders", ", ".join(answers.graders), "they go with that kind of answer; the first decides")
     why = "every row begins with this system message" if read.shared_instruction else "from names and answers; correct it"

@@ -11,6 +11,7 @@ from typing import Any
 from stepladder import files
 from stepladder.domain.errors import UsageError
 from stepladder.domain.task import ModelSettings, Task
+from stepladder.service.task_file import TaskText, write_toml
 
 SCHEMA_FILE = "answer.schema.json"
 EXAMPLES_FILE = "examples.jsonl"
@@ -36,21 +37,21 @@ def write_new_task(folder: Path, new: NewTask) -> Task:
     path = folder / "task.toml"
     if path.exists():
         raise UsageError(f"{path} exists.", "Edit it, or choose another folder.")
-    lines = [
-        f"name = {_quoted(folder.resolve().name or 'task')}",
-        f"instruction = {_quoted(new.instruction)}",
-        "",
-        "[data]",
-        f"examples = {_quoted(EXAMPLES_FILE)}  # written by `stepladder label`",
-    ]
-    if new.labels or new.schema is not None:
-        lines += ["", "[output]"]
-        lines += [f"labels = [{', '.join(map(_quoted, new.labels))}]"] if new.labels else [f"schema = {_quoted(SCHEMA_FILE)}"]
-    if new.base != STARTER:
-        lines += ["", "[model]", f"base = {_quoted(new.base)}"]
+    text = TaskText(
+        name=folder.resolve().name or "task",
+        heading=("Written by `stepladder label` from your answers.",),
+        instruction=new.instruction,
+        above="",
+        data={"examples": EXAMPLES_FILE},
+        graders=(),
+        why={"examples": "written by `stepladder label`", "output": "no labels and no fields were given"},
+        schema=None if new.schema is None else SCHEMA_FILE,
+        labels=new.labels,
+        model=None if new.base == STARTER else new.base,
+    )
     if new.schema is not None:
         files.write_text(folder / SCHEMA_FILE, json.dumps(new.schema, ensure_ascii=False, indent=2) + "\n")
-    files.write_text(path, "\n".join(lines) + "\n")
+    files.write_text(path, write_toml(text))
     try:
         return Task.load(folder)
     except Exception:
@@ -88,8 +89,3 @@ def _rules(kind: str) -> dict[str, Any]:
         return {"type": ["number", "null"]}
     choices = list(dict.fromkeys(choice.strip() for choice in kind.split(",") if choice.strip()))
     return {"type": "string", "enum": choices} if len(choices) > 1 else {"type": ["string", "null"]}
-
-
-def _quoted(text: str) -> str:
-    """A TOML string. JSON's escapes are TOML's too, but for the one control character that JSON leaves bare."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -22,7 +22,7 @@ class TaskText:
     """What goes into the file. `data` by key; `why` by key of any table, one line each; `above` stands over the instruction."""
 
     name: str
-    origin: str
+    heading: Sequence[str]  # comment lines
     instruction: str
     above: str
     data: Mapping[str, str]
@@ -36,11 +36,11 @@ class TaskText:
 def write_toml(task: TaskText) -> str:
     """The whole file."""
     lines = [
-        f"# Written by `stepladder init` from {_words(task.origin)}.",
-        "# All of it is guessed: correct what is wrong. The settings page of the docs has every key.",
+        *(f"# {_words(line)}" for line in task.heading),
+        "# The settings page of the docs has every key.",
         f"name = {toml_text(task.name)}",
         "",
-        f"# {_words(task.above)}",
+        *([f"# {_words(task.above)}"] if task.above else []),
         f"instruction = {toml_paragraph(task.instruction)}",
         *_offer(TaskSettings, (("target", 0.85), ("minimum_gain", 0.03))),
         "",

@@ -40,6 +40,14 @@ def test_answers_in_json_get_a_schema_file_that_every_answer_follows(tmp_path: P
     assert [grader.type for grader in task.settings.graders] == ["json_fields"]
 
 
+def test_answers_that_are_tool_calls_are_graded_as_calls(tmp_path: Path) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "ring", "arguments": "{}"}}
+    rows = [{"messages": [{"role": "user", "content": f"Q{n}"}, {"role": "assistant", "tool_calls": [call]}]} for n in range(12)]
+    task, started = start(tmp_path, rows)
+    assert [grader.type for grader in task.settings.graders] == ["tool_calls"]
+    assert "tool calls" in str(started)
+
+
 def test_a_system_message_of_all_rows_becomes_the_instruction_word_for_word(tmp_path: Path) -> None:
     said = 'Be kind.\nSay "yes" \\ or \'no\'.\n\n"""quoted"""\tand no more"'
     rows = [
@@ -97,7 +105,7 @@ def test_a_model_is_written_down_when_it_is_named(tmp_path: Path) -> None:
 @given(texts=st.lists(FULL_TEXTS, min_size=7, max_size=7), labels=st.lists(FULL_TEXTS, max_size=30, unique=True))
 def test_any_text_survives_the_way_into_task_toml(tmp_path: Path, texts: list[str], labels: list[str]) -> None:
     name, origin, instruction, above, column, why, model = texts
-    text = TaskText(name, origin, instruction, " ".join(above.split()), {"examples": "e.csv", "input": column}, ("token_f1",),
+    text = TaskText(name, (origin,), instruction, " ".join(above.split()), {"examples": "e.csv", "input": column}, ("token_f1",),
                     {"input": why, "output": why}, labels=labels, model=model)  # fmt: skip
     (tmp_path / "task.toml").write_bytes(write_toml(text).encode())
     loaded = Task.load(tmp_path).settings
@@ -126,12 +134,6 @@ BAD: dict[str, tuple[str, bytes, int | None]] = {
         json.dumps({"prompt": f"p{n}", "completion": '{"a": 1}' if n else '{"a": 1'}).encode() + b"\n" for n in range(9)
     ), 1),
     "one id twice": ("rows.csv", b"id,text,label\n1,one,a\n1,two,b\n", 3),
-    "a tool call": (
-        "rows.jsonl",
-        b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": '
-        b'[{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}]}\n',
-        1,
-    ),
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The kind of the answers: JSON of one schema, a closed list of labels, numbers, short texts or long ones."""
+"""The kind of the answers: tool calls, JSON of one schema, a closed list of labels, numbers, short texts or long ones."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from typing import Any, Literal
 from stepladder.data.guess.closed import closed_set
 from stepladder.data.guess.schema import infer_schema
 from stepladder.data.readers.strict_json import JsonFault, parse_json
+from stepladder.domain.answer import wants_tool_calls
 from stepladder.domain.errors import DataError
 from stepladder.domain.messages import Example
 
-Kind = Literal["schema", "labels", "numbers", "short", "long"]
+Kind = Literal["calls", "schema", "labels", "numbers", "short", "long"]
 GRADERS: Mapping[Kind, tuple[str, ...]] = {
+    "calls": ("tool_calls",),
     "schema": ("json_fields",),
     "labels": ("labels",),
     "numbers": ("numeric", "normalised_match"),
@@ -53,6 +55,8 @@ def guess_answers(examples: Sequence[Example], file_of: Mapping[str, Path]) -> A
     Raises:
         DataError: Nearly all answers are JSON, but this one is not.
     """
+    if wants_tool_calls(examples):
+        return AnswerGuess("calls", "answers are tool calls, or some of them")
     texts = [example.reference.content.strip() for example in examples]
     values = _json_values(examples, texts, file_of)
     if values:
