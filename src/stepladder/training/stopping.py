@@ -9,6 +9,8 @@ from statistics import fmean, stdev
 from stepladder.domain.protocols import TrainPoint
 
 LEARNED_BY_HEART_NLL = 0.05
+DIVERGED_FACTOR, DIVERGED_NATS = 1.5, 0.5
+ROWS_TO_JUDGE_BY = 24
 PATIENCE = 2
 """Evaluations without a real improvement after which a training ends."""
 
@@ -58,3 +60,15 @@ def settled(history: Sequence[TrainPoint], kept: int) -> bool:
     """
     later = [point for point in history if point.held_out_nll is not None and point.step > kept]
     return len(later) >= PATIENCE
+
+
+def diverges(history: Sequence[TrainPoint], batch_size: int) -> bool:
+    """Whether the training loss is far above where it began, by means over as many steps as hold two dozen rows.
+
+    Far: over 1.5 times the first steps' mean and half a nat above it. The batches' own noise does not reach that.
+    """
+    window = max(3, math.ceil(ROWS_TO_JUDGE_BY / batch_size))
+    if len(history) < 2 * window:
+        return False
+    began, recent = (fmean(point.loss for point in part) for part in (history[:window], history[-window:]))
+    return recent > DIVERGED_FACTOR * began + DIVERGED_NATS
