@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,3 +94,16 @@ def tune(base: Base, folder: Path, **changes: Any) -> Tuned:
     if held_out is None:
         held_out = build_rows(5, seed=9, name="unseen")
     return tune_rows(base, given.pop("rows"), held_out, given.pop("wanted"), folder=folder, **given)
+
+
+def broken_off(folder: Path, at: int, **changes: Any) -> None:
+    """A training that something breaks off behind step `at`."""
+    with suppress(KilledError):
+        tune(build_base(), folder, progress=Watcher(at), **changes)
+        raise AssertionError(f"the training ended before step {at}")
+
+
+def continued(folder: Path, **changes: Any) -> tuple[Tuned, list[str]]:
+    """The training gone on with, and what it said."""
+    watcher = Watcher()
+    return tune(build_base(), folder, progress=watcher, **changes), watcher.notes

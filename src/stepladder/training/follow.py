@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,7 +16,7 @@ from stepladder.domain.errors import ModelError, StepladderError
 from stepladder.domain.protocols import Progress, TrainPoint
 from stepladder.models.prefix.paths import Path as ComputePath
 from stepladder.models.prefix.rows import EncodedRow
-from stepladder.training.adapters import adapter_tensors, set_adapter_tensors
+from stepladder.training.adapters import adapter_tensors, set_adapter_tensors, silenced
 from stepladder.training.binding import Binding, changed_versions, write_binding
 from stepladder.training.checkpoint import (
     Progressed,
@@ -29,7 +30,7 @@ from stepladder.training.checkpoint import (
 from stepladder.training.failures import disk_named, refuse_full_disk
 from stepladder.training.loop import Evaluation, TrainStep, train, worst_rows
 from stepladder.training.presets import TrainSettings
-from stepladder.training.stopping import candidates, diverges, learned_by_heart, settled
+from stepladder.training.stopping import candidates, far_above, learned_by_heart, may_diverge, settled, steps_to_judge_by
 
 SAVE_EVERY_SECONDS = 60.0
 """Between two evaluations; so much work, and the step under way, is lost by a kill at the worst moment."""
@@ -123,8 +124,8 @@ def follow(
             if isinstance(event, TrainStep):
                 left = (now - started) / (event.step - from_step) * (steps - event.step)
                 progress.advance(detail=f"loss {event.loss:.3f}, at most {_duration(left)} left")
-                if diverges(progressed.history, settings.batch_size):
-                    raise _diverged(progressed.history, rows, settings, path)
+                if may_diverge(progressed.history, settings.batch_size):
+                    _refuse_divergence(live, progressed, rows, settings, path)
             if isinstance(event, Evaluation) or now - saved_at >= save_every_seconds:
                 live.save(progressed)
                 saved_at = time.perf_counter()
@@ -164,18 +165,26 @@ def _after(progressed: Progressed, event: TrainStep | Evaluation) -> Progressed:
     return replace(progressed, history=(*progressed.history[:-1], last), evaluations=evaluations)
 
 
-def _diverged(
-    history: Sequence[TrainPoint], rows: Sequence[EncodedRow], settings: TrainSettings, path: ComputePath
-) -> ModelError:
-    last = history[-1]
-    _, batch = next(settings.batches(len(rows), after_step=last.step - 1))
-    chosen = [rows[index] for index in batch]
-    worst = worst_rows(chosen, path.row_nll(chosen, tokens_per_pass=settings.tokens_per_pass))[0]
-    return ModelError(
-        f"training diverges: at step {last.step} the loss is {last.loss:.3g}, and it began at {history[0].loss:.3g} "
-        f"(highest in row {worst.id}).",
-        f"Lower [rungs.lora] learning_rate (it peaks at {settings.learning_rate:.2g} here), or look at this row.",
-    )
+def _refuse_divergence(
+    live: LiveTraining, progressed: Progressed, rows: Sequence[EncodedRow], settings: TrainSettings, path: ComputePath
+) -> None:
+    """Whether the rows of the last steps have become far worse than they are without the adapter.
+
+    Raises:
+        ModelError: They have; the worst is named.
+    """
+    first = progressed.step - steps_to_judge_by(settings.batch_size)
+    recent = takewhile(lambda step: step[0] <= progressed.step, settings.batches(len(rows), after_step=first))
+    seen = [rows[index] for _, batch in recent for index in batch]
+    tuned = path.row_nll(seen, tokens_per_pass=settings.tokens_per_pass)
+    with silenced(live.wrapped):
+        untuned = path.row_nll(seen, tokens_per_pass=settings.tokens_per_pass)
+    if far_above(fmean(tuned), fmean(untuned)):
+        raise ModelError(
+            f"training diverges: at step {progressed.step} the loss of the rows it just learned is {fmean(tuned):.3g}, "
+            f"and without training it is {fmean(untuned):.3g} (worst now: row {worst_rows(seen, tuned)[0].id}).",
+            f"Lower [rungs.lora] learning_rate (it peaks at {settings.learning_rate:.2g} here), or look at this row.",
+        )
 
 
 def _duration(seconds: float) -> str:

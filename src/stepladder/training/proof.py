@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -68,12 +69,15 @@ class Proof:
 @torch.no_grad()
 def probe_logits(model: Any, rows: Sequence[EncodedRow]) -> list[Tensor]:
     """Logits at the first learned tokens of each row, (labels, vocabulary), through the stock model's own forward."""
+    keeps = "logits_to_keep" in signature(model.forward).parameters  # else all of them come, and most are thrown away
     found = []
     for row in rows:
         tokens = torch.tensor([row.token_ids], device=model.device)
         places = torch.tensor([place - 1 for place in row.labelled[:PROBE_LABELS]], device=model.device)
-        logits = model(input_ids=tokens, use_cache=False, logits_to_keep=places).logits[0]
-        found.append(logits[places] if len(logits) == len(row) != len(places) else logits)
+        if keeps:
+            found.append(model(input_ids=tokens, use_cache=False, logits_to_keep=places).logits[0])
+        else:
+            found.append(model(input_ids=tokens, use_cache=False).logits[0, places])
     return found
 
 

@@ -79,7 +79,7 @@ def read_finished(folder: Path, binding: Binding, *, anew: bool = False) -> Tune
     Raises:
         RunError: The folder holds something else, or an adapter of other data, settings or base; with the difference.
     """
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     if not (folder / SIDE_FILE).exists():
         raise RunError(f"{folder} holds something that is no adapter of Stepladder's.", "Choose another folder, or move it away.")

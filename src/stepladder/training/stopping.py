@@ -62,13 +62,22 @@ def settled(history: Sequence[TrainPoint], kept: int) -> bool:
     return len(later) >= PATIENCE
 
 
-def diverges(history: Sequence[TrainPoint], batch_size: int) -> bool:
-    """Whether the training loss is far above where it began, by means over as many steps as hold two dozen rows.
+def steps_to_judge_by(batch_size: int) -> int:
+    """Steps that hold two dozen rows."""
+    return max(3, math.ceil(ROWS_TO_JUDGE_BY / batch_size))
 
-    Far: over 1.5 times the first steps' mean and half a nat above it. The batches' own noise does not reach that.
+
+def may_diverge(history: Sequence[TrainPoint], batch_size: int) -> bool:
+    """Whether the training loss looks far above where it began, asked once every few steps.
+
+    The first step saw other rows, so this is a suspicion only: `far_above` settles it on the same rows.
     """
-    window = max(3, math.ceil(ROWS_TO_JUDGE_BY / batch_size))
-    if len(history) < 2 * window:
+    window = steps_to_judge_by(batch_size)
+    if not history or len(history) % window:
         return False
-    began, recent = (fmean(point.loss for point in part) for part in (history[:window], history[-window:]))
-    return recent > DIVERGED_FACTOR * began + DIVERGED_NATS
+    return far_above(fmean(point.loss for point in history[-window:]), history[0].loss)
+
+
+def far_above(loss: float, untuned: float) -> bool:
+    """Over 1.5 times the loss without any training, and half a nat above it. A training that works does not come near."""
+    return loss > DIVERGED_FACTOR * untuned + DIVERGED_NATS

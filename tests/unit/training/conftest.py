@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import tiny_training
+from stepladder.domain.protocols import Tuned
 from stepladder.models.prefix.rows import EncodedRow
 from stepladder.training.presets import TrainSettings
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """Threads that wait for each other cost a tiny model far more than they bring."""
     before = torch.get_num_threads()
@@ -35,3 +36,9 @@ def build_rows() -> Callable[..., list[EncodedRow]]:
 @pytest.fixture
 def quick_settings() -> TrainSettings:
     return TrainSettings(rank=4, alpha=8, learning_rate=5e-3, epochs=3, batch_size=4, max_tokens=96, tokens_per_pass=40, seed=0)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    """The tiny training without any interruption."""
+    return tiny_training.tune(tiny_training.build_base(), tmp_path_factory.mktemp("whole") / "adapter")

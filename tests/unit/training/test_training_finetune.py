@@ -199,6 +199,12 @@ def test_the_side_file_pins_base_data_settings_and_versions(
     assert (side["pins"]["base_sha256"], side["pins"]["template_sha256"]) == (IDENTITY.base_sha256, IDENTITY.template_sha256)
     assert (side["pins"]["settings"]["rank"], side["adapter_sha256"]) == (2, tuned.adapter_sha256)
     assert {"python", "torch", "transformers", "peft", "stepladder"} <= side["versions"].keys()
+    assert {part: list(known) for part, known in side["rows"].items()} == {
+        "training": [row.id for row in rows],
+        "held-out": [row.id for row in held_out],
+    }
+    assert side["checks"]["reload_difference"] <= side["checks"]["reload_tolerance"] < side["checks"]["change"]
+    assert side["checks"]["stopping"].keys() == {"part", "rows", "share", "probability", "untuned_share"}
     assert (tuned.folder / "chat_template.jinja").read_text() == "hello"
     card = (tuned.folder / "README.md").read_text()
     assert IDENTITY.base_sha256 in card
