@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stepladder.domain.climb import ClimbRecord, RungResult, RungStatus
@@ -38,6 +38,7 @@ from stepladder.service.setup import (
 from stepladder.service.shipping import ship
 from stepladder.service.show import html_fragment, interval_text, ladder_lines, ladder_table
 from stepladder.service.speeds import remember_training
+from stepladder.service.style import check_decider, with_fitted_graders
 from stepladder.service.worlds import World, build_worlds
 from stepladder.storage.run_folder import RunFolder
 from stepladder.techniques.ladder import LADDER, technique
@@ -196,7 +197,9 @@ def _is_cross(base: Base) -> bool:
 
 def _climb_world(ascent: Ascent, world: World) -> Iterator[RungRun]:
     """Every rung in ladder order, untuned ones of compared models after this model's own untuned ones."""
-    base = ascent.base
+    base = with_fitted_graders(ascent.base, world, ascent.engine, ascent.run, ascent.choices)
+    check_decider(base)
+    ascent = replace(ascent, base=base)
     recipes: dict[str, Recipe] = {}
     untuned = [rung for rung in LADDER if not rung.tuned]
     tuned = [rung for rung in LADDER if rung.tuned]

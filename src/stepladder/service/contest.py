@@ -160,10 +160,11 @@ def _answer_test(base: Base, seat: Seat) -> list[GradedRow]:
     """Test answers of a contender over all worlds and all its seeds, graded."""
     rows: list[GradedRow] = []
     for ran in seat.runs:
+        marker = ran.marker or base.marker
         inputs = [example.input for example in ran.world.test]
         for seed, predictor in enumerate(_seeds(ran)):
             answers = predictor.predict(inputs)
-            graded = base.marker.rows(ran.name, "test", ran.world.test, answers, fold=ran.world.fold, seed=seed)
+            graded = marker.rows(ran.name, "test", ran.world.test, answers, fold=ran.world.fold, seed=seed)
             rows += renamed(graded, seat.name)
     return rows
 

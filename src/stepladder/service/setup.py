@@ -22,6 +22,7 @@ from stepladder.domain.protocols import Choices, Embedder, Engine, FitContext, P
 from stepladder.domain.task import Task
 from stepladder.engines.cache import RecordedEngine
 from stepladder.evaluation.graders import build_graders
+from stepladder.evaluation.graders.style import Style
 from stepladder.service import wiring
 from stepladder.service.plan import Plan
 from stepladder.service.rung_run import Marker
@@ -116,6 +117,8 @@ def check_task(data: TaskData, marker: Marker) -> None:
     where = data.task.path(settings.examples or settings.train or "")
     for example in data.examples:
         for grader in marker.graders:
+            if isinstance(grader, Style):
+                continue  # it cannot judge before it has learned
             grade = grader.grade(example, expected_answer(example))
             if isinstance(grade, Ungraded):
                 problem = f"grader '{grader.name}' cannot judge this reference: {grade.reason}."

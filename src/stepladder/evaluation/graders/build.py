@@ -16,6 +16,7 @@ from stepladder.evaluation.graders.labels import Labels
 from stepladder.evaluation.graders.normalised_match import NormalisedMatch
 from stepladder.evaluation.graders.numeric import Numeric
 from stepladder.evaluation.graders.regex import Regex
+from stepladder.evaluation.graders.style import Style
 from stepladder.evaluation.graders.token_f1 import TokenF1
 from stepladder.evaluation.graders.tool_calls import ToolCalls
 
@@ -46,6 +47,8 @@ def build_grader(settings: GraderSettings, task: Task) -> Grader:
         return _json_fields(task)
     if settings.type == "tool_calls":
         return ToolCalls(ordered=settings.ordered)
+    if settings.type == "style":
+        return Style()
     if settings.type == "normalised_match":
         return NormalisedMatch(exact=settings.exact)
     return TokenF1() if settings.type == "token_f1" else Chrf()
