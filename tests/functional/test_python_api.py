@@ -53,6 +53,6 @@ def test_predictions_of_a_named_rung_land_in_a_file(tmp_path: Path) -> None:
 
 
 def test_only_public_names_are_offered() -> None:
-    assert set(stepladder.__all__) == {"Climb", "Task", "__version__", "climb", "load_climb", "predict"}
+    assert set(stepladder.__all__) == {"Climb", "Scored", "Task", "__version__", "climb", "load_climb", "predict", "score"}
     with pytest.raises(AttributeError, match="no attribute 'tune'"):
         stepladder.tune  # noqa: B018
