@@ -22,7 +22,7 @@ from stepladder.evaluation.statistics import (
 )
 
 WORSE = 0.95
-"""P(worse) from which a gate closes; an unchanged rung reaches it about once in twenty."""
+"""P(worse) from which a gate closes; an unchanged rung reaches it at most about once in twenty."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,6 +175,8 @@ def _ascend(ascent: Ascent) -> Climb:
     base, run = ascent.base, ascent.run
     worlds = build_worlds(base.task, base.data.examples, base.data.splits, folds=ascent.choices.folds)
     for world in worlds:
+        check_decider(_fitted(ascent, world))  # in every world, before any rung is asked
+    for world in worlds:
         for finished in _climb_world(ascent, world):
             ascent.runs.append(finished)
             run.replace_rows(row for ran in ascent.runs for row in ran.rows)
@@ -191,15 +193,19 @@ def _ascend(ascent: Ascent) -> Climb:
     return Climb(record, run.path)
 
 
+def _fitted(ascent: Ascent, world: World) -> Base:
+    """The base of one world: graders that learn have learned from its training rows."""
+    return with_fitted_graders(ascent.base, world, ascent.engine, ascent.run, ascent.choices)
+
+
 def _is_cross(base: Base) -> bool:
     return base.data.splits.regime in ("cross", "prompts")
 
 
 def _climb_world(ascent: Ascent, world: World) -> Iterator[RungRun]:
     """Every rung in ladder order, untuned ones of compared models after this model's own untuned ones."""
-    base = with_fitted_graders(ascent.base, world, ascent.engine, ascent.run, ascent.choices)
-    check_decider(base)
-    ascent = replace(ascent, base=base)
+    ascent = replace(ascent, base=_fitted(ascent, world))
+    base = ascent.base
     recipes: dict[str, Recipe] = {}
     untuned = [rung for rung in LADDER if not rung.tuned]
     tuned = [rung for rung in LADDER if rung.tuned]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from stepladder.service.figures import interval_text, probability_text, rate_text
+from stepladder.domain.verdict import Interval
 from stepladder.service.score import Scored, ScoredRow
 
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -55,18 +55,30 @@ def _properties(scored: Scored) -> dict[str, object]:
         "grader": scored.grader,
         "file": scored.file,
         "passed": str(scored.passed).lower(),
-        "score": interval_text(scored.interval),
     }
+    if scored.interval is not None:
+        found |= _interval("score", scored.interval)
     if scored.target is not None:
-        found |= {"target": scored.target, "probability target": probability_text(scored.probability_target)}
+        found["target"] = f"{scored.target:g}"
+    if scored.probability_target is not None:
+        found["probability_target"] = _rate(scored.probability_target)
     if scored.against is not None:
         comparison = scored.against.comparison
         found |= {
             "against": f"{scored.against.run} {scored.against.rung}",
-            "recorded score": interval_text(comparison.recorded),
-            "probability worse": probability_text(comparison.probability_worse),
+            **_interval("recorded", comparison.recorded),
+            **_interval("difference", comparison.difference),
+            "probability_worse": _rate(comparison.probability_worse),
         }
-    return {**found, **{name: rate_text(value) for name, value in scored.metrics.items()}}
+    return {**found, **{f"metric/{name}": _rate(value) for name, value in scored.metrics.items()}}
+
+
+def _interval(name: str, interval: Interval) -> dict[str, str]:
+    return {name: _rate(interval.value), f"{name}_low": _rate(interval.low), f"{name}_high": _rate(interval.high)}
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:.4f}"
 
 
 def _element(parent: ElementTree.Element | None, tag: str, text: str = "", /, **attributes: object) -> ElementTree.Element:

@@ -11,6 +11,7 @@ from stepladder.service import wiring
 from stepladder.service.plan import FREE_RUNGS, TUNED_RUNGS, Plan, make_plan
 from stepladder.service.setup import CHARACTERS_PER_TOKEN, Base, new_token_limit
 from stepladder.service.speeds import Speeds, measure_speeds
+from stepladder.service.style import untuned_answers
 from stepladder.service.workload import Workload
 from stepladder.service.worlds import World, build_worlds
 from stepladder.techniques.ladder import LADDER
@@ -78,6 +79,7 @@ def _workload(base: Base, worlds: Sequence[World]) -> Workload:
         epochs=epochs_for(lora, len(world.tune_rows)),
         batch_size=batch_size_for(lora, len(world.tune_rows)),
         labels=0 if wants_tool_calls(base.data.examples) else len(settings.output.labels),
+        graded_rows=0 if world.chooses_on_train else untuned_answers(base.marker, world),  # else `prompt` asks for them anyway
     )
 
 

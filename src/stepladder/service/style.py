@@ -44,6 +44,11 @@ def with_fitted_graders(base: Base, world: World, engine: Engine, run: RunFolder
     return replace(base, marker=fitted_marker(base.marker, model))
 
 
+def untuned_answers(marker: Marker, world: World) -> int:
+    """How many zero-shot answers the fit of a world's graders asks for."""
+    return 0 if _style_of(marker) is None else min(MOST_PAIRS, len(world.train))
+
+
 def check_decider(base: Base) -> None:
     """Stop before any rung is asked when the grader that decides cannot judge a single row.
 

@@ -34,6 +34,7 @@ class Workload:
     epochs: int
     batch_size: int
     labels: int = 0
+    graded_rows: int = 0  # training rows answered zero-shot for a grader that learns from them
 
     @property
     def demonstration_tokens(self) -> float:
@@ -66,7 +67,7 @@ def _prompt(work: Workload, choices: Choices, speeds: Speeds) -> float:
     rounds = max(1, ceil(log2(max(2, work.validation_rows / FIRST_RACE_ROWS))))
     raced = min(choices.forms * min(FIRST_RACE_ROWS, work.validation_rows) * rounds, choices.forms * work.validation_rows)
     scored = work.validation_rows * work.labels * 3 / speeds.prompt  # a label is a few tokens, read in one go
-    return _answers(work, speeds, raced + work.validation_rows, own=0, tuned=False) + scored
+    return _answers(work, speeds, raced + work.validation_rows + work.graded_rows, own=0, tuned=False) + scored
 
 
 def _constrained(work: Workload, choices: Choices, speeds: Speeds) -> float:

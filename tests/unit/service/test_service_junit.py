@@ -58,9 +58,10 @@ def test_every_row_is_a_case_zero_fails_ungraded_is_an_error_and_the_aggregate_s
     assert cases["e"][0].get("message") == "the judge was silent"
     properties = {one.get("name"): one.get("value") for one in suite.iter("property")}
     assert properties["passed"] == "true"
-    assert properties["score"] == "35 % (10–70)"
+    assert [properties[name] for name in ("score", "score_low", "score_high", "target")] == ["0.3500", "0.1000", "0.7000", "0.3"]
+    assert properties["probability_worse"] == "0.9000"
     assert properties["against"] == "run-1 prompt"
-    assert properties["chrf"] == "62 %"
+    assert properties["metric/chrf"] == "0.6200"
 
 
 @settings(max_examples=80, deadline=None)
