@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from stepladder.service.init import init_task as init_task
     from stepladder.service.open_run import load_climb as load_climb
     from stepladder.service.predict import predict as predict
+    from stepladder.service.score import Scored as Scored
+    from stepladder.service.score import score as score
 
 __version__ = "0.1.0"
 __all__ = [
     "Checked",
     "Climb",
+    "Scored",
     "Task",
     "__version__",
     "check",
@@ -34,6 +37,7 @@ __all__ = [
     "load_climb",
     "predict",
     "read_file",
+    "score",
     "write_examples",
 ]
 
@@ -48,6 +52,8 @@ _HOMES = {
     "init_task": "stepladder.service.init",
     "read_file": "stepladder.data.readers",
     "write_examples": "stepladder.data.write",
+    "Scored": "stepladder.service.score",
+    "score": "stepladder.service.score",
 }
 
 

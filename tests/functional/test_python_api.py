@@ -56,6 +56,7 @@ def test_only_public_names_are_offered() -> None:
     names = {
         "Checked",
         "Climb",
+        "Scored",
         "Task",
         "__version__",
         "check",
@@ -64,6 +65,7 @@ def test_only_public_names_are_offered() -> None:
         "load_climb",
         "predict",
         "read_file",
+        "score",
         "write_examples",
     }
     assert set(stepladder.__all__) == names

@@ -118,6 +118,18 @@ class NumericGrader(Settings):
     relative: float = Field(0.0, ge=0, description="Largest difference as a share of the reference.")
 
 
+class StyleGrader(Settings):
+    """How probably the answer was written in the references' style, by a small model that learned to tell the training
+    references from the base model's untuned answers to the same inputs; it is fitted once a climb, before any rung is scored.
+
+    0 where a number or name of the input is lost that the reference keeps, or the answer is shorter than half of the reference
+    or longer than twice. Ungraded when references and untuned answers cannot be told apart (cross-validated AUC below 0.8).
+    The report adds how well references can be told from the rung's answers (`style_auc`; 50 % = not at all) with its p.
+    """
+
+    type: Literal["style"] = "style"
+
+
 GraderSettings = Annotated[
     LabelsGrader
     | JsonFieldsGrader
@@ -127,6 +139,7 @@ GraderSettings = Annotated[
     | ChrfGrader
     | RegexGrader
     | NumericGrader
+    | StyleGrader
     | OpenAIGraderSettings,
     Field(discriminator="type"),
 ]

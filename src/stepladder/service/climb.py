@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 
@@ -42,6 +42,7 @@ from stepladder.service.setup import (
 from stepladder.service.shipping import ship
 from stepladder.service.show import html_fragment, interval_text, ladder_lines, ladder_table
 from stepladder.service.speeds import remember_training
+from stepladder.service.style import check_decider, with_fitted_graders
 from stepladder.service.worlds import World, build_worlds
 from stepladder.storage.run_folder import RunFolder
 from stepladder.techniques.ladder import LADDER, technique
@@ -179,6 +180,8 @@ def _ascend(ascent: Ascent) -> Climb:
     base, run = ascent.base, ascent.run
     worlds = build_worlds(base.task, base.data.examples, base.data.splits, folds=ascent.choices.folds)
     for world in worlds:
+        check_decider(_fitted(ascent, world))  # in every world, before any rung is asked
+    for world in worlds:
         for finished in _climb_world(ascent, world):
             ascent.runs.append(finished)
             run.replace_rows(row for ran in ascent.runs for row in ran.rows)
@@ -195,12 +198,18 @@ def _ascend(ascent: Ascent) -> Climb:
     return Climb(record, run.path)
 
 
+def _fitted(ascent: Ascent, world: World) -> Base:
+    """The base of one world: graders that learn have learned from its training rows."""
+    return with_fitted_graders(ascent.base, world, ascent.engine, ascent.run, ascent.choices)
+
+
 def _is_cross(base: Base) -> bool:
     return base.data.splits.regime in ("cross", "prompts")
 
 
 def _climb_world(ascent: Ascent, world: World) -> Iterator[RungRun]:
     """Every rung in ladder order, untuned ones of compared models after this model's own untuned ones."""
+    ascent = replace(ascent, base=_fitted(ascent, world))
     base = ascent.base
     recipes: dict[str, Recipe] = {}
     untuned = [rung for rung in LADDER if not rung.tuned]

@@ -165,6 +165,7 @@ def _answer_test(base: Base, seat: Seat) -> list[GradedRow]:
     rows: list[GradedRow] = []
     base.watcher.progress.start(f"test: {seat.name}")
     for ran in seat.runs:
+        marker = ran.marker or base.marker
         inputs = [example.input for example in ran.world.test]
         for seed, predictor in enumerate(_seeds(ran)):
             try:
@@ -174,7 +175,7 @@ def _answer_test(base: Base, seat: Seat) -> list[GradedRow]:
                     f"'{seat.name}' could not answer all test rows. {error.problem}",
                     "Raise `[budget] usd` and climb again: this run is continued, and what is paid for is kept.",
                 ) from error
-            graded = base.marker.rows(ran.name, "test", ran.world.test, answers, fold=ran.world.fold, seed=seed)
+            graded = marker.rows(ran.name, "test", ran.world.test, answers, fold=ran.world.fold, seed=seed)
             rows += renamed(graded, seat.name)
     base.watcher.progress.finish()
     return rows

@@ -17,6 +17,7 @@ from stepladder.service.money import label_lines, money_lines, predict_money
 from stepladder.service.plan import COMPARED, FREE_RUNGS, TUNED_RUNGS, Plan, make_plan
 from stepladder.service.setup import CHARACTERS_PER_TOKEN, Base, new_token_limit
 from stepladder.service.speeds import Speeds, measure_speeds
+from stepladder.service.style import untuned_answers
 from stepladder.service.workload import Workload
 from stepladder.service.worlds import World, build_worlds
 from stepladder.techniques.ladder import LADDER
@@ -128,6 +129,7 @@ def _workload(base: Base, worlds: Sequence[World]) -> Workload:
         longest_input_tokens=max(input_counts, default=0),
         longest_answer_tokens=max(answer_counts, default=0),
         latency_decides=settings.use.max_latency_seconds is not None,
+        graded_rows=0 if world.chooses_on_train else untuned_answers(base.marker, world),  # else `prompt` asks for them anyway
     )
 
 

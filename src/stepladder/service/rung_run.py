@@ -31,6 +31,7 @@ class RungRun:
     context: FitContext | None = None
     rows: tuple[GradedRow, ...] = ()
     seconds: float = 0.0
+    marker: Marker | None = None  # who graded it in this world; None when it did not run
 
     @property
     def recipe(self) -> Recipe:
@@ -126,7 +127,7 @@ def run_rung(name: str, technique: Technique, world: World, context: FitContext,
     if recorded is None:
         run.write_result(name, world.fold, {"recipe": predictor.recipe, "seconds": seconds})
     rows = marker.rows(name, "validation", examples, predictions, fold=world.fold)
-    return RungRun(name, technique, world, RungStatus.RAN, "", predictor, context, rows, seconds)
+    return RungRun(name, technique, world, RungStatus.RAN, "", predictor, context, rows, seconds, marker)
 
 
 def _value(grade: Grade) -> float | None:

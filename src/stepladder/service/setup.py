@@ -22,6 +22,7 @@ from stepladder.domain.task import Task
 from stepladder.engines.cache import RecordedEngine
 from stepladder.engines.purse import Purse
 from stepladder.evaluation.graders import Grader, build_graders, cannot_judge
+from stepladder.evaluation.graders.style import Style
 from stepladder.models.catalog import is_remote
 from stepladder.service import wiring
 from stepladder.service.check import Checked, brief_lines, check_accepted, refuse_blocked, run_on
@@ -153,6 +154,8 @@ def check_references(examples: Sequence[Example], file_of: Mapping[str, Path], g
     """
     for example in examples:
         for grader in graders:
+            if isinstance(grader, Style):
+                continue  # it cannot judge before it has learned
             fault = cannot_judge(grader, example)
             if fault is not None:
                 problem = f"grader '{grader.name}' cannot judge this reference: {fault.reason}."

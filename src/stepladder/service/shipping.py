@@ -9,7 +9,8 @@ from stepladder import files
 from stepladder.domain.climb import ClimbRecord, RungStatus
 from stepladder.domain.protocols import Choices, Engine, Recipe
 from stepladder.service.rung_run import RungRun
-from stepladder.service.setup import Base, fit_context
+from stepladder.service.setup import Base, fit_context, record_engine
+from stepladder.service.style import with_fitted_graders
 from stepladder.service.worlds import whole_world
 from stepladder.storage.run_folder import RunFolder
 from stepladder.techniques.ladder import LADDER, technique
@@ -62,6 +63,7 @@ def refit_rung(base: Base, run: RunFolder, engines: Mapping[str, Engine], choice
     winner, separator, compared = winner.partition(" @ ")
     engine = engines[compared]
     world = whole_world(base.task, base.data.examples, base.data.splits)
+    base = with_fitted_graders(base, world, engines.get("") or record_engine(base.engine, run), run, choices)
     recipes: dict[str, Recipe] = {}
     measured = run.read_result("lora", 0)
     if winner in ("lora+nearest", "lora+rag") and measured is not None:

@@ -84,12 +84,13 @@ def build_embedder() -> Embedder:
 
 
 def grader_tools(
-    task: Task, embedder: Embedder, judges: Mapping[str, Engine], *, device: str = "auto", purse: Purse | None = None
+    task: Task, embedder: Embedder | None, judges: Mapping[str, Engine], *, device: str = "auto", purse: Purse | None = None
 ) -> GraderTools:
     """What graders may ask: model judges by name, each with a memory on disk, so that nothing is judged twice.
 
     `judges` are engines given by the caller, by model name; others are built when they are first asked. The memory is shared
-    by all runs of the task, so that a continued climb, and the next one, find the same grades.
+    by all runs of the task, so that a continued climb, and the next one, find the same grades. Without an `embedder`
+    the starter's is loaded when a grader asks for it.
     """
     from stepladder.evaluation.graders import GraderTools
 
@@ -103,7 +104,7 @@ def grader_tools(
             asked[name] = RecordedEngine(given, task.folder / "runs" / JUDGEMENTS)
         return asked[name]
 
-    return GraderTools(engine=engine, embedder=lambda: embedder, folder=task.folder)
+    return GraderTools(engine=engine, embedder=lambda: embedder or build_embedder(), folder=task.folder)
 
 
 def _for_model(name: str, task: Task) -> Task:
@@ -121,12 +122,11 @@ def speeds_path() -> Path:
 
 
 def set_threads() -> None:
-    """Threads that wait for each other sleep instead of spinning, unless the user has said otherwise.
+    """Tokenizing runs beside torch's own threads, not in more of its own.
 
-    Spinning threads hold each other up when another process wants the same cores; `benchmarks/threads.py` measures by how
-    much. Counts only when torch has not been imported yet.
+    torch's threads spin while they wait for each other, as they come: with the machine to itself a climb answers faster so
+    (`benchmarks/threads.py`). Who shares the machine can set GOMP_SPINCOUNT=5000.
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

@@ -91,6 +91,7 @@ class Workload:
     longest_input_tokens: float = 0.0  # of the rows looked at; memory follows from these, time from the means
     longest_answer_tokens: float = 0.0
     latency_decides: bool = False  # `[use] max_latency_seconds` is given
+    graded_rows: int = 0  # training rows answered zero-shot for a grader that learns from them
 
     @property
     def demonstration_tokens(self) -> float:
@@ -148,7 +149,7 @@ def _prompt(work: Workload, choices: Choices) -> Effort:
     rounds = max(1, ceil(log2(max(2, work.validation_rows / FIRST_RACE_ROWS))))
     raced = min(choices.forms * min(FIRST_RACE_ROWS, work.validation_rows) * rounds, choices.forms * work.validation_rows)
     scored = Effort(scored=work.validation_rows * work.labels * 3)  # a label is a few tokens
-    return _answers(work, raced + work.validation_rows, own=0, tuned=False) + scored
+    return _answers(work, raced + work.validation_rows + work.graded_rows, own=0, tuned=False) + scored
 
 
 def _constrained(work: Workload, choices: Choices) -> Effort:

@@ -6,6 +6,7 @@ climb.json        what was asked for: key, seed, choices, plan, model, versions
 generations.jsonl every model answer, written as it came (kept by `engines.cache`)
 money.jsonl       what hosted models may have cost: each call's reservation, then its settlement (kept by `engines.purse`)
 rungs/NAME/       recipe.json, adapters
+graders/          graders that were fitted in this run
 rows.jsonl        every graded answer
 verdict.json      the record of the climb
 report.html       the same for people
@@ -133,6 +134,10 @@ class RunFolder:
     def rung_folder(self, rung: str, fold: int | None) -> Path:
         """Where a rung keeps what it made; one folder a fold in cross-fitting."""
         return self.path / "rungs" / (_file_name(rung) if fold is None else f"{_file_name(rung)}-fold{fold}")
+
+    def grader_path(self, grader: str, fold: int | None) -> Path:
+        """Where a grader that was fitted in this run is kept; one file a fold in cross-fitting."""
+        return self.path / "graders" / f"{grader if fold is None else f'{grader}-fold{fold}'}.json"
 
     def write_state(self, state: Mapping[str, Any]) -> None:
         files.write_text(self.path / "climb.json", json.dumps(state, indent=2, ensure_ascii=False) + "\n")

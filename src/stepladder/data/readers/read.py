@@ -72,6 +72,18 @@ def read_file(path: Path | str, settings: DataSettings | None = None) -> ReadRes
     return _assemble({"examples": read_drafts(Path(path), settings, labelled=True)})
 
 
+def read_labelled(path: Path | str, task: Task, *, shared_instruction: str | None = None) -> tuple[Example, ...]:
+    """One more file of labelled rows for a task: questions as `read_inputs` reads them, references as the task's own.
+
+    Raises:
+        DataError: Anything wrong with the file, or a reference that does not follow `[output]`.
+    """
+    drafts = read_drafts(Path(path), task.settings.data, labelled=True).drafts
+    names = name_rows(drafts)
+    examples = tuple(to_example(draft, name, shared_instruction) for draft, name in zip(drafts, names, strict=True))
+    return conform(task, examples, dict.fromkeys(names, Path(path)))
+
+
 def read_inputs(path: Path | str, settings: DataSettings, *, shared_instruction: str | None = None) -> list[InputRow]:
     """A file of questions for `predict`; answers in labelled rows are ignored.
 

@@ -34,6 +34,7 @@ from stepladder.evaluation.graders.regex import Regex
 from stepladder.evaluation.graders.reward import GraderRefused, Rewarding
 from stepladder.evaluation.graders.score_model import ScoreModel
 from stepladder.evaluation.graders.string_check import StringCheck
+from stepladder.evaluation.graders.style import Style
 from stepladder.evaluation.graders.text_similarity import TextSimilarity
 from stepladder.evaluation.graders.token_f1 import TokenF1
 from stepladder.evaluation.graders.tool_calls import ToolCalls
@@ -84,6 +85,8 @@ def build_grader(settings: GraderSettings, task: Task, tools: GraderTools | None
         return _json_fields(task)
     if settings.type == "tool_calls":
         return ToolCalls(ordered=settings.ordered)
+    if settings.type == "style":
+        return Style()
     if settings.type == "normalised_match":
         return NormalisedMatch(exact=settings.exact)
     return TokenF1() if settings.type == "token_f1" else Chrf()

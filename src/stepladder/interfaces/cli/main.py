@@ -175,6 +175,36 @@ def predict(
 
 
 @app.command()
+def score(
+    run: RunArgument,
+    file: Annotated[Path, typer.Argument(help="JSONL, CSV or TSV of labelled rows.", show_default=False)],
+    rung: Annotated[str | None, typer.Option(help="Another rung than the verdict's.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Run whose recorded test scores count, instead of RUN's own.")] = None,
+    target: Annotated[float | None, typer.Option(help="Instead of the task's `target`.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="JUnit XML to write, one test case a row.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ask every row again although its answer is there.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Grade a rung on labelled rows; exits 1 below the target or when it is worse than recorded. Run it again to continue."""
+    from stepladder.interfaces.cli import using
+
+    raise typer.Exit(
+        using.score(
+            run,
+            file,
+            rung=rung,
+            against=against,
+            target=target,
+            junit=junit,
+            fresh=fresh,
+            device=device,
+            as_json=as_json,
+        )
+    )
+
+
+@app.command()
 def report(run: RunArgument, as_json: Json = False) -> None:
     """Show a finished climb and write its report.html anew."""
     from stepladder.interfaces.cli import using

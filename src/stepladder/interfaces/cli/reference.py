@@ -32,7 +32,7 @@ BOUNDS = (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
 
 EXIT_MEANINGS = {
     "OK": "Done. For `climb`: a verdict, or undecided. For `demo`: any verdict.",
-    "TARGET_NOT_REACHED": "`climb`: no rung reaches the target.",
+    "TARGET_NOT_REACHED": "`climb`: no rung reaches the target. `score`: below the target, or worse than recorded.",
     "USAGE": "The command, or what it was asked, does not make sense here.",
     "DATA": "The task, its data, or a run cannot be used; for `check`, a finding blocks.",
     "ENGINE": "A model or a server failed. For `doctor`: something that a climb needs is missing.",
