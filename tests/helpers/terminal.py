@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -29,7 +30,14 @@ class Screen:
         with warnings.catch_warnings():  # Python 3.12 warns of forks beside threads; the child becomes another program at once
             warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
             self._child: Any = pexpect.spawn(
-                sys.executable, command, env=own, encoding="utf-8", dimensions=(40, 100), timeout=SECONDS
+                sys.executable,
+                command,
+                env=own,
+                encoding="utf-8",
+                dimensions=(40, 100),
+                timeout=SECONDS,
+                # A suite that was started in the background ignores Ctrl-C, and so would its children.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         self._child.delaybeforesend = None  # keys are sent when the question stands on the screen, not before
         self.all = ""
