@@ -10,6 +10,7 @@ import pytest
 
 from small_tasks import World, write_task
 from stepladder.domain.climb import RungStatus
+from stepladder.domain.verdict import Route
 from stepladder.service.climb import climb
 from tiny_model import build_tiny_model
 
@@ -42,14 +43,18 @@ def test_a_classifier_learns_labels_that_mean_something_and_wins(tmp_path: Path)
     assert finished.verdict.rung == "classifier"
 
 
-@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 12))])
-def test_a_classifier_of_shuffled_labels_does_not_help(tmp_path: Path, seed: int) -> None:
-    world = write_learnable(tmp_path / "task")
-    shuffle_labels(tmp_path / "task", seed)
-    finished = climb(tmp_path / "task", tools=world.tools)
-    assert next(rung for rung in finished.rungs if rung.name == "classifier").status is RungStatus.RAN
-    gains = [gain for gain in finished.verdict.gains if "classifier" in (gain.baseline, gain.candidate)]
-    assert all(gain.interval.low <= 0 <= gain.interval.high for gain in gains)
+@pytest.mark.parametrize(("climbs", "most"), [(2, 0), pytest.param(30, 4, marks=pytest.mark.long)])
+def test_a_classifier_of_shuffled_labels_is_seldom_found_to_help(tmp_path: Path, climbs: int, most: int) -> None:
+    """At most five of a hundred; four or fewer of thirty are then seen in 98 % of all tries."""
+    helped = 0
+    for seed in range(climbs):
+        folder = tmp_path / f"task{seed}"
+        world = write_learnable(folder)
+        shuffle_labels(folder, seed)
+        finished = climb(folder, tools=world.tools)
+        assert next(rung for rung in finished.rungs if rung.name == "classifier").status is RungStatus.RAN
+        helped += (finished.verdict.rung, finished.verdict.route) == ("classifier", Route.GAIN)
+    assert helped <= most
 
 
 @pytest.mark.long

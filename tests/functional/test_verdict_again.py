@@ -179,8 +179,8 @@ def test_all_outcomes_and_routes_follow_from_recorded_runs(finished: Climb, copi
                 other["scores"] = [[0.0] * len(line) for line in other["scores"]]
 
     rewrite(copied / "verdict.json", lambda content: as_good_and_cheaper(content["inputs"]))
-    assert said(copied, calls_per_month=10_000) == (Outcome.SUFFICIENT, Route.CHEAPER_TO_RUN)
-    assert said(copied, calls_per_month=1) == (Outcome.SUFFICIENT, Route.GAIN)
+    assert said(copied, minimum_gain=0.1, calls_per_month=10_000) == (Outcome.SUFFICIENT, Route.CHEAPER_TO_RUN)
+    assert said(copied, minimum_gain=0.1, calls_per_month=1) == (Outcome.SUFFICIENT, Route.GAIN)
     rewrite(copied / "verdict.json", lambda content: content["inputs"].update(leaks=["your prompt holds test row r1."]))
     assert said(copied) == (Outcome.INVALID, None)
 

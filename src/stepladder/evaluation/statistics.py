@@ -94,14 +94,17 @@ RARE = 3
 
 
 def rate_interval(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval, its end beside 0 or 1 corrected where only up to three rows are right or wrong.
+    """Wilson's interval with two small corrections, so that no true rate is covered too seldom.
 
-    There Wilson's own end lies too close to the rate: a true rate just beyond it is covered in 84 % of samples, not 95 %.
+    Where only up to three rows are right or wrong, the end beside 0 or 1 comes from Poisson's distribution: Wilson's own lies
+    so close to the rate that a true rate just beyond it is covered in 84 % of samples, not 95 %. And the interval is wider
+    by the share 1/(2n), 1.7 % at n = 30, which closes the gaps that few rows leave between the intervals of neighbouring counts.
 
     Source:
         Brown, Cai & DasGupta (2001), Interval estimation for a binomial proportion, Statistical Science 16 (modified Wilson).
     """
-    low, high = wilson(successes, n, level)
+    wider = 2 * float(ndtr(ndtri(0.5 + level / 2) * (1 + 1 / (2 * max(n, 1.0))))) - 1
+    low, high = wilson(successes, n, wider)
     if 0 < successes <= RARE:
         low = min(low, _rare_end(successes, n, level))
     if 0 < n - successes <= RARE:

@@ -18,6 +18,7 @@ from stepladder.evaluation.statistics import (
     mean_interval,
     noise_floor,
     probability_at_least,
+    rate_interval,
     rows_per_effective_row,
     seed_disagreement,
     wilson,
@@ -117,7 +118,7 @@ def test_the_interval_follows_the_kind_of_scores() -> None:
     few = np.ones(50)
     few[:14] = 0.5
     assert mean_interval(few).method == "wilson-summed"
-    assert (mean_interval(few).low, mean_interval(few).high) == pytest.approx(wilson(43, 50))
+    assert (mean_interval(few).low, mean_interval(few).high) == pytest.approx(rate_interval(43, 50))
     few[14] = 0.25
     assert mean_interval(few).method == "bca"
     assert mean_interval(np.vstack([np.ones(50), rng.integers(0, 2, 50)])).method == "bca"
@@ -170,7 +171,7 @@ def test_cross_fitting_widens_like_a_quarter_more_variance() -> None:
     plain, crossed = mean_interval(values), mean_interval(values, cross_fit=True)
     assert (crossed.high - crossed.low) == pytest.approx((plain.high - plain.low) * 1.25**0.5)
     passes = (values > 0.5).astype(float)
-    assert mean_interval(passes, cross_fit=True).low == pytest.approx(wilson(passes.sum() / 1.25, 64)[0])
+    assert mean_interval(passes, cross_fit=True).low == pytest.approx(rate_interval(passes.sum() / 1.25, 64)[0])
 
 
 def test_the_probability_of_a_target_is_a_betas_for_pass_and_fail() -> None:
