@@ -34,7 +34,8 @@ def test_help_and_version_answer_without_loading_anything_heavy() -> None:
     shown = stepladder("--help")
     assert shown.returncode == 0
     assert all(
-        name in shown.stdout for name in ("demo", "label", "plan", "climb", "predict", "report", "review", "models", "doctor")
+        name in shown.stdout
+        for name in ("demo", "label", "plan", "climb", "predict", "report", "verdict", "verify", "review", "models", "doctor")
     )
     assert stepladder("--version").stdout.strip() == f"stepladder {__version__}"
 

@@ -18,7 +18,7 @@ from stepladder.service import wiring
 from stepladder.service.check import to_json
 from stepladder.service.contest import hold_contest
 from stepladder.service.figures import usd_text
-from stepladder.service.judging import judge_remarks
+from stepladder.service.judging import judge_remarks, keep_judgements
 from stepladder.service.plan import COMPARED, Plan
 from stepladder.service.planning import plan_climb
 from stepladder.service.record import make_record
@@ -188,12 +188,13 @@ def _ascend(ascent: Ascent) -> Climb:
             base.watcher.say(_rung_line(finished, world, len(worlds)))
     if not any(ran.status is RungStatus.RAN for ran in ascent.runs):
         raise EvaluationError("no rung could be climbed.", "See the reason of each above; `[rungs] skip` may name too many.")
-    openings = open_test(base, run)
-    contest = hold_contest(base, run, ascent.runs, openings=openings, cross_fit=_is_cross(base), deadline=ascent.deadline)
+    opened = open_test(base, run)
+    contest = hold_contest(base, run, ascent.runs, opened, cross_fit=_is_cross(base), deadline=ascent.deadline)
     run.replace_rows([*(row for ran in ascent.runs for row in ran.rows), *contest.rows])
     record = make_record(base, run, ascent.plan, ascent.runs, contest, seconds=ascent.seconds)
     ship(base, run, {"": ascent.engine, **ascent.compared}, ascent.choices, ascent.runs, record, refit=_is_cross(base))
     write_report(record, run.report_path)
+    keep_judgements(base.task, run)
     run.write_verdict(record, inputs_to_json(contest.inputs))
     return Climb(record, run.path)
 

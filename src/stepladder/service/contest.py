@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from stepladder.domain.climb import GradedRow, RungStatus
 from stepladder.domain.errors import BudgetError
-from stepladder.domain.protocols import Predictor
+from stepladder.domain.protocols import ModelIdentity, Predictor
+from stepladder.domain.sealed import Opened
 from stepladder.domain.verdict import Cost, Verdict
 from stepladder.evaluation.compare import Contender, Contenders, name_contenders
 from stepladder.evaluation.cost import adoption_cost, order_for_adoption
@@ -62,13 +63,13 @@ class Seat:
 
 
 def hold_contest(
-    base: Base, run: RunFolder, runs: Sequence[RungRun], *, openings: int, cross_fit: bool, deadline: float
+    base: Base, run: RunFolder, runs: Sequence[RungRun], opened: Opened, *, cross_fit: bool, deadline: float
 ) -> Contest:
     """Name the contenders, let them answer, replay some rows alone (with time to spare, until `deadline`), decide."""
     seats = name_seats(base, runs)
-    answers = {seat.name: _answer_test(base, seat) for seat in seats}
+    answers = {seat.name: _answer_test(base, seat, opened) for seat in seats}
     rows = [row for answered in answers.values() for row in answered]
-    replays = replay_alone(base, run, {seat.name: seat.runs for seat in seats}, rows, deadline=deadline)
+    replays = replay_alone(base, run, {seat.name: seat.runs for seat in seats}, rows, opened, deadline=deadline)
     contenders = [_contender(base, seat, answers[seat.name], replays.get(seat.name, Replay())) for seat in seats]
     ids = [row.id for row in rows if row.rung == seats[0].name and row.seed == 0]
     clusters = np.asarray([base.data.clusters[row] for row in ids], dtype=np.int64)
@@ -80,13 +81,14 @@ def hold_contest(
         minimum_gain=settings.minimum_gain,
         clusters=tuple(int(cluster) for cluster in clusters),
         cross_fit=cross_fit,
-        openings=openings,
+        openings=opened.openings,
         base_parameters=base.engine.identity.parameters,
         larger_models_compared=bool(settings.model.compare),
         max_latency_seconds=settings.use.max_latency_seconds,
         leaks=find_leaks(base.data, [ran.world for ran in runs]),
         seed=base.options.seed,
         why_nothing_tuned=_why_nothing_tuned(runs, contenders),
+        data_may_leave=settings.use.data_may_leave,
     )
     return Contest(
         decide(inputs),
@@ -156,7 +158,7 @@ def _find(runs: Sequence[RungRun], name: str) -> RungRun:
     return next(ran for ran in runs if ran.name == name)
 
 
-def _answer_test(base: Base, seat: Seat) -> list[GradedRow]:
+def _answer_test(base: Base, seat: Seat, opened: Opened) -> list[GradedRow]:
     """Test answers of a contender over all worlds and all its seeds, graded.
 
     Raises:
@@ -166,7 +168,8 @@ def _answer_test(base: Base, seat: Seat) -> list[GradedRow]:
     base.watcher.progress.start(f"test: {seat.name}")
     for ran in seat.runs:
         marker = ran.marker or base.marker
-        inputs = [example.input for example in ran.world.test]
+        examples = ran.world.test.open(opened)
+        inputs = [example.input for example in examples]
         for seed, predictor in enumerate(_seeds(ran)):
             try:
                 answers = predictor.predict(inputs)
@@ -175,7 +178,7 @@ def _answer_test(base: Base, seat: Seat) -> list[GradedRow]:
                     f"'{seat.name}' could not answer all test rows. {error.problem}",
                     "Raise `[budget] usd` and climb again: this run is continued, and what is paid for is kept.",
                 ) from error
-            graded = marker.rows(ran.name, "test", ran.world.test, answers, fold=ran.world.fold, seed=seed)
+            graded = marker.rows(ran.name, "test", examples, answers, fold=ran.world.fold, seed=seed)
             rows += renamed(graded, seat.name)
     base.watcher.progress.finish()
     return rows
@@ -202,6 +205,7 @@ def _contender(base: Base, seat: Seat, rows: Sequence[GradedRow], replay: Replay
         latency_p50_seconds=float(np.quantile(latencies, 0.5)),
         latency_p95_seconds=float(np.quantile(latencies, 0.95)),
         blocked=_blocked(base, tuned=seat.runs[0].technique.tuned),
+        hosted=_identity(base, seat.runs[0]).hosted and any(row.prompt_tokens for row in rows),
     )
 
 
@@ -226,7 +230,7 @@ def _why_nothing_tuned(runs: Sequence[RungRun], contenders: Sequence[Contender])
 
 def measured_cost(base: Base, ran: RungRun, rows: Sequence[GradedRow], seconds: float | None = None) -> Cost:
     """What adopting a rung costs, from the tokens and seconds of its own answers."""
-    identity = ran.context.engine.identity if ran.context is not None else base.engine.identity
+    identity = _identity(base, ran)
     settings = base.task.settings
     use = settings.use_of(ran.name.partition(" @ ")[2] or settings.model.base)
     charged = identity.engine == "endpoint" and use.usd_per_million_prompt_tokens is not None  # also by a server on this machine
@@ -240,6 +244,10 @@ def measured_cost(base: Base, ran: RungRun, rows: Sequence[GradedRow], seconds: 
         hosted=identity.hosted or charged,
         labelled_rows=rows_to_label_again(ran),
     )
+
+
+def _identity(base: Base, ran: RungRun) -> ModelIdentity:
+    return ran.context.engine.identity if ran.context is not None else base.engine.identity
 
 
 def _borrowed_seconds(ran: RungRun) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from stepladder import files
 from stepladder.domain.errors import DataError
 from stepladder.domain.grader_settings import ModelGraderSettings, MultiGrader, judges_in
 from stepladder.domain.messages import Example
@@ -14,6 +15,7 @@ from stepladder.evaluation.graders.multi import Multi
 from stepladder.evaluation.graders.on_examples import OnExamples
 from stepladder.models.catalog import is_remote
 from stepladder.service import wiring
+from stepladder.storage.run_folder import RunFolder
 
 WEAK = 0.6
 """Agreement below which a reader is told to take care."""
@@ -56,6 +58,16 @@ def judge_remarks(task: Task, graders: tuple[Grader, ...], examples: tuple[Examp
         for judge, part in _built_judges(grader, settings):
             lines.append(_remark(task, judge, part, by_id))
     return tuple(lines)
+
+
+def keep_judgements(task: Task, run: RunFolder) -> None:
+    """Copy what the judges said into the run, so that its grades can be reckoned again wherever it lies."""
+    if not any(True for _ in _judges(task)):
+        return
+    for name in (wiring.JUDGEMENTS, wiring.JUDGES):
+        source = task.folder / "runs" / name
+        if source.is_file():
+            files.write_bytes(run.path / name, source.read_bytes())
 
 
 def _remark(task: Task, judge: OnExamples, settings: ModelGraderSettings, examples: Mapping[str, Example]) -> str:

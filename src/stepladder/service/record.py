@@ -15,6 +15,7 @@ from stepladder.domain.protocols import TrainPoint
 from stepladder.evaluation.graders import metrics
 from stepladder.service.check import brief_lines
 from stepladder.service.contest import Contest, measured_cost
+from stepladder.service.diagnosis import mistakes_of, slices_of
 from stepladder.service.figures import rate_text
 from stepladder.service.judging import judge_remarks
 from stepladder.service.plan import Plan
@@ -34,6 +35,8 @@ def make_record(
     settings = base.task.settings
     pair = _pair_to_show(contest)
     changed = _changed_rows(base, contest, *pair) if pair is not None else []
+    broken = [row for row in changed if row.candidate_score < row.baseline_score]
+    fixed = [row for row in reversed(changed) if row.candidate_score > row.baseline_score]
     return ClimbRecord(
         run=run.name,
         task=settings.name,
@@ -50,9 +53,14 @@ def make_record(
         notes=(*base.data.notes, *brief_lines(base.checked.report)),
         judges=judge_remarks(base.task, base.marker.graders, base.data.examples),
         noise=contest.noise,
-        regressions=tuple([row for row in changed if row.candidate_score < row.baseline_score][:WORST_REGRESSIONS]),
-        fixed=sum(row.candidate_score > row.baseline_score for row in changed),
-        broken=sum(row.candidate_score < row.baseline_score for row in changed),
+        regressions=tuple(broken[:WORST_REGRESSIONS]),
+        improvements=tuple(fixed[:WORST_REGRESSIONS]),
+        fixed=len(fixed),
+        broken=len(broken),
+        fixed_rows=tuple(row.id for row in fixed),
+        broken_rows=tuple(row.id for row in broken),
+        mistakes=mistakes_of(base, contest),
+        slices=slices_of(base, contest),
         versions=versions(),
         machine=f"{platform.machine()} {platform.system()}, {_processor()}",
         seconds=seconds,

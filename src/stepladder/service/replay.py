@@ -13,6 +13,7 @@ from stepladder.domain.climb import GradedRow
 from stepladder.domain.errors import BudgetError, EngineError
 from stepladder.domain.messages import Example
 from stepladder.domain.protocols import Engine, Predictor
+from stepladder.domain.sealed import Opened
 from stepladder.engines.cache import RecordedEngine
 from stepladder.engines.wrappers import FirstTokens, OneByOne
 from stepladder.service.rung_run import RungRun
@@ -91,6 +92,7 @@ def replay_alone(
     run: RunFolder,
     contenders: Mapping[str, Sequence[RungRun]],
     rows: Sequence[GradedRow],
+    opened: Opened,
     *,
     deadline: float,
 ) -> dict[str, Replay]:
@@ -113,7 +115,7 @@ def replay_alone(
     witnesses = []
     for number, (name, runs) in enumerate(asking.items()):
         answers = {(row.fold, row.id): row for row in rows if row.rung == name and row.seed == 0}
-        drawn = _draw(runs, seed=base.options.seed, start=number * share)
+        drawn = _draw(runs, opened, seed=base.options.seed, start=number * share)
         witnesses.append(_Witness(base, name, run.path / "replay.jsonl", drawn, answers))
     for witness in witnesses:
         witness.ask(share)
@@ -128,9 +130,9 @@ def _part_of(deadline: float, claimants: int) -> float:
     return now + max(0.0, deadline - now) / claimants
 
 
-def _draw(runs: Sequence[RungRun], *, seed: int, start: int) -> list[tuple[RungRun, Example]]:
+def _draw(runs: Sequence[RungRun], opened: Opened, *, seed: int, start: int) -> list[tuple[RungRun, Example]]:
     """30 test rows over all worlds, drawn once and the same for every contender; it begins at `start`, around the circle."""
-    every = [(ran, example) for ran in runs for example in ran.world.test]
+    every = [(ran, example) for ran in runs for example in ran.world.test.open(opened)]
     drawn = random.Random(seed).sample(every, min(REPLAYED_ROWS, len(every)))
     start %= len(drawn)
     return drawn[start:] + drawn[:start]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, partial
@@ -18,7 +18,7 @@ from stepladder.domain.climb import ChangedRow, ClimbRecord, RungResult, RungSta
 from stepladder.domain.review import Review
 from stepladder.domain.verdict import Outcome, Route
 from stepladder.files import write_text
-from stepladder.service import charts, show
+from stepladder.service import charts, findings, show
 from stepladder.service.figures import (
     cost_text,
     gain_text,
@@ -89,12 +89,27 @@ def render_report(record: ClimbRecord, reviews: Sequence[Review] = ()) -> str:
         forest=_both_widths(lambda width: charts.forest(record.rungs, width=width, **marks)),
         against_cost=_both_widths(lambda width: charts.score_against_cost(record.rungs, width=width, **marks)),
         curves=_curves(record.rungs),
-        regressions=record.regressions[:REGRESSIONS],
-        hidden_regressions=max(0, len(record.regressions) - REGRESSIONS),
+        mistakes=findings.mistake_lines(record),
+        slices=record.slices,
+        worse=findings.slice_lines(record),
+        changed=[part for part in (("Fixed", record.fixed_rows), ("Broken", record.broken_rows)) if part[1]],
+        changes=[*_shown_changes(record)],
         recipes=[(rung.name, _passage(recipe_text(rung.recipe))) for rung in record.rungs if rung.recipe],
         model=_model_facts(record),
         run=_run_facts(record),
     )
+
+
+def _shown_changes(record: ClimbRecord) -> Iterator[tuple[str, str, str, Sequence[ChangedRow], int]]:
+    """Anchor, title, lead, the rows shown, and how many are not, of the rows that became worse and better."""
+    worse = "Test rows that became worse, worst first. Read them before you switch."
+    better = "Test rows that became better, the largest step first."
+    for anchor, title, lead, rows in (
+        ("regressions", "Worst regressions", worse, record.regressions),
+        ("improvements", "Largest improvements", better, record.improvements),
+    ):
+        if rows:
+            yield anchor, title, lead, rows[:REGRESSIONS], max(0, len(rows) - REGRESSIONS)
 
 
 @cache

@@ -19,7 +19,7 @@ from stepladder.domain.task import Task
 from stepladder.domain.verdict import Interval
 from stepladder.evaluation.statistics import beta_at_least, wilson
 from stepladder.service.open_run import find_run
-from stepladder.service.report import write_report
+from stepladder.service.report import render_report
 from stepladder.storage.run_folder import RunFolder
 
 ROWS = 30
@@ -74,7 +74,7 @@ class Reviewing:
         """
         review = self._count()
         self.run.write_review(review)
-        write_report(self.run.read_verdict(), self.run.report_path, self.run.read_reviews())
+        self.run.write_report(render_report(self.run.read_verdict(), self.run.read_reviews()))
         return review
 
     def _count(self) -> Review:

@@ -18,6 +18,7 @@ from stepladder.domain.answer import expected_answer
 from stepladder.domain.errors import DataError, ModelError, RunError
 from stepladder.domain.messages import Example
 from stepladder.domain.protocols import Choices, Embedder, Engine, FitContext, Progress, Recipe, SilentProgress, Tuner
+from stepladder.domain.sealed import Opened
 from stepladder.domain.task import Task
 from stepladder.engines.cache import RecordedEngine
 from stepladder.engines.purse import Purse
@@ -313,14 +314,14 @@ def new_token_limit(train: tuple[Example, ...], engine: Engine) -> int:
     return int(ceil(limit / 8) * 8)
 
 
-def open_test(base: Base, run: RunFolder) -> int:
-    """Note in the ledger that the test rows are opened for this run; how often they have been by now."""
+def open_test(base: Base, run: RunFolder) -> Opened:
+    """Note in the ledger that the test rows are opened for this run; the proof that opens them."""
     openings = len(record_opening(base.task, run.name))
     if openings >= 5:
         base.watcher.say(
             f"These test rows have now been opened {openings} times; each opening makes a lucky winner likelier. Add new rows."
         )
-    return openings
+    return Opened(run.name, openings)
 
 
 def versions() -> dict[str, str]:

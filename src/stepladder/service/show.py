@@ -27,6 +27,7 @@ from stepladder.service.figures import (
     setting_text,
     tokens_text,
 )
+from stepladder.service.findings import changed_lines, mistake_lines, slice_lines
 
 __all__ = ["cost_text", "fixed_line", "html_fragment", "interval_text", "ladder_lines", "ladder_rows", "ladder_table"]
 
@@ -181,7 +182,9 @@ def ladder_lines(record: ClimbRecord) -> list[str]:
     lines += [f"- {one_line(reason)}" for reason in record.verdict.reasons]
     if record.verdict.would_change:
         lines += ["What would change it:", *(f"- {one_line(change)}" for change in record.verdict.would_change)]
-    return lines + [line for line in (needed_line(record.verdict), fixed_line(record)) if line]
+    lines += [line for line in (needed_line(record.verdict), fixed_line(record), *changed_lines(record)) if line]
+    head, *kinds = mistake_lines(record) or [""]
+    return lines + ([head, *(f"- {line}" for line in kinds)] if head else []) + slice_lines(record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +236,12 @@ class _VerdictPanel:
             body += [Text(), *(_bullet(reason) for reason in verdict.reasons)]
         if verdict.would_change:
             body += [Text(), Text("What would change it", style="dim"), *(_bullet(change) for change in verdict.would_change)]
-        body += [Text(), *(Text(line) for line in (needed_line(verdict), fixed_line(self.record)) if line)]
+        counts = (needed_line(verdict), fixed_line(self.record), *changed_lines(self.record))
+        body += [Text(), *(Text(line) for line in counts if line)]
+        head, *kinds = mistake_lines(self.record) or [""]
+        if head:
+            body += [Text(), Text(head, style="dim"), *(_bullet(line) for line in kinds)]
+        body += [Text(line) for line in slice_lines(self.record)]
         title = Text(f"Verdict: {verdict_title(verdict)}", style="bold", overflow="ellipsis", no_wrap=True)
         width = min(WIDTH, options.max_width)
         yield Panel(Group(*body), title=title, title_align="left", border_style=COLOURS[verdict.outcome], width=width)
@@ -313,6 +321,12 @@ def html_fragment(record: ClimbRecord) -> str:
     )
 
 
+def _fragment_findings(record: ClimbRecord) -> str:
+    head, *kinds = mistake_lines(record) or [""]
+    said = f'<p style="margin:.4em 0 0">{_safe(head)}</p>{_fragment_list(kinds)}' if head else ""
+    return said + _fragment_list(slice_lines(record))
+
+
 def _fragment_row(row: LadderRow, verdict: Verdict) -> str:
     name = f"<bdi>{_safe(row.name)}</bdi>"
     if row.chosen:
@@ -335,7 +349,7 @@ def _fragment_verdict(record: ClimbRecord) -> str:
     if verdict.would_change:
         parts += ['<p style="margin:.4em 0 0">What would change it:</p>', _fragment_list(verdict.would_change)]
     parts += [f'<p style="margin:.4em 0">{_safe(line)}</p>' for line in (needed_line(verdict), fixed_line(record)) if line]
-    return "".join(parts)
+    return "".join([*parts, _fragment_findings(record)])
 
 
 def _fragment_list(items: Sequence[str]) -> str:

@@ -73,6 +73,15 @@ def load_task_data(task: Task, embedder: Embedder, *, seed: int = 0, write: bool
     return TaskData(task, examples, splits, chunks, fingerprint(examples), notes, file_of)
 
 
+def read_task_rows(task: Task) -> tuple[Task, tuple[Example, ...]]:
+    """A task and its rows without clusters and split, for grading again; no model and no embedder is needed."""
+    data = task.settings.data
+    names = [None] if data.examples is not None else [name for name in ("train", "validation", "test") if getattr(data, name)]
+    parts = [read_examples(task, name) for name in names]
+    task, _ = _with_instruction(task, parts[0].shared_instruction, ())
+    return task, tuple(example for part in parts for example in part.examples)
+
+
 def _with_instruction(task: Task, shared: str | None, notes: tuple[str, ...]) -> tuple[Task, tuple[str, ...]]:
     """A system turn that all rows share is the instruction. Where it differs from task.toml's, it is tried as it stands."""
     if not shared or not shared.strip() or shared.strip() == task.settings.instruction:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stepladder import files
 from stepladder.domain.errors import DataError, MissingExtra, PrivacyError, UsageError
-from stepladder.domain.protocols import Embedder, Engine, Tuner
+from stepladder.domain.protocols import Embedder, Engine, ModelIdentity, Tuner
 from stepladder.domain.task import Task
 from stepladder.engines.purse import Prices, Purse
 from stepladder.models.catalog import cache_folder, is_remote
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 JUDGEMENTS = "judgements.jsonl"
 """What judges have said, under a task's runs/."""
+JUDGES = "judges.json"
+"""Who they were, beside it: what their judgements are found by."""
 
 
 def build_purse(task: Task) -> Purse:
@@ -102,9 +107,36 @@ def grader_tools(
         if name not in asked:
             given = judges.get(name) or build_engine(name, _for_model(name, task), device=device, purse=purse)
             asked[name] = RecordedEngine(given, task.folder / "runs" / JUDGEMENTS)
+            _remember_judge(task.folder / "runs" / JUDGES, name, given)
         return asked[name]
 
     return GraderTools(engine=engine, embedder=lambda: embedder or build_embedder(), folder=task.folder)
+
+
+def _remember_judge(path: Path, name: str, engine: Engine) -> None:
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    entry = {"identity": asdict(engine.identity), "can": sorted(engine.can)}
+    if known.get(name) != entry:
+        files.write_text(path, json.dumps({**known, name: entry}, indent=2, ensure_ascii=False) + "\n")
+
+
+def recorded_judges(run: Path, missed: Callable[[], None]) -> GraderTools:
+    """What graders may ask when nothing may run: judges that only repeat what the run folder holds of them.
+
+    `missed` is called for every judgement that is not there.
+    """
+    from stepladder.engines.cache import RecordedEngine, SilentEngine
+    from stepladder.evaluation.graders import GraderTools
+
+    path = run / JUDGES
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def engine(name: str) -> Engine:
+        entry = known.get(name, {"identity": {"name": name, "engine": "unknown"}, "can": []})
+        silent = SilentEngine(ModelIdentity(**entry["identity"]), frozenset(entry["can"]), missed)
+        return RecordedEngine(silent, run / JUDGEMENTS)
+
+    return GraderTools(engine=engine, embedder=build_embedder, folder=run / "task")
 
 
 def _for_model(name: str, task: Task) -> Task:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from stepladder.data.split import Splits, hold_out
 from stepladder.data.stratify import strata
 from stepladder.domain.messages import Example
+from stepladder.domain.sealed import SealedRows
 from stepladder.domain.task import Task
 
 SMALLEST_HELD_OUT = 8  # rows a fold's fine-tune stops by; fewer would only be noise
@@ -27,7 +28,7 @@ class World:
     validation: tuple[Example, ...]
     tune_rows: tuple[Example, ...]
     held_out: tuple[Example, ...]
-    test: tuple[Example, ...]
+    test: SealedRows
 
     @property
     def chooses_on_train(self) -> bool:
@@ -42,7 +43,7 @@ def build_worlds(task: Task, examples: Sequence[Example], splits: Splits, *, fol
         return [_fold_world(task, present, splits, number) for number in numbers[:folds]]
     train = _of(present, splits.split_of, "train")
     validation = _of(present, splits.split_of, "validation")
-    test = _of(present, splits.split_of, "test")
+    test = SealedRows(_of(present, splits.split_of, "test"))
     if validation:
         return [World(None, train, validation, train, validation, test)]
     held_out = tuple(example for example in train if example.id in splits.held_out)
@@ -53,14 +54,14 @@ def whole_world(task: Task, examples: Sequence[Example], splits: Splits) -> Worl
     """Everything as training rows, for the refit that is shipped after cross-fitting. Nothing is left to measure it on."""
     rows = splits.counted(examples)
     held_out = _fifth(task, rows, splits)
-    return World(None, rows, _seen(rows), _apart(rows, held_out, splits), held_out, ())
+    return World(None, rows, _seen(rows), _apart(rows, held_out, splits), held_out, SealedRows())
 
 
 def _fold_world(task: Task, examples: Sequence[Example], splits: Splits, fold: int) -> World:
     test = tuple(example for example in examples if splits.fold_of.get(example.id) == fold)
     train = _apart(examples, test, splits)
     held_out = _fifth(task, train, splits)
-    return World(fold, train, _seen(train), _apart(train, held_out, splits), held_out, test)
+    return World(fold, train, _seen(train), _apart(train, held_out, splits), held_out, SealedRows(test))
 
 
 def _fifth(task: Task, rows: Sequence[Example], splits: Splits) -> tuple[Example, ...]:

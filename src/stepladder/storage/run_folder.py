@@ -11,6 +11,8 @@ rows.jsonl        every graded answer
 verdict.json      the record of the climb
 report.html       the same for people
 review.jsonl      what a person chose between answers, blind; review.json what it came to
+judgements.jsonl  what model judges said about answers, and judges.json who they were: copied from the task's runs/
+receipt.json      size and hash of every file, so that a changed byte is found
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from stepladder import files
 from stepladder.domain.climb import ClimbRecord, GradedRow
 from stepladder.domain.errors import RunError
 from stepladder.domain.review import Review
+from stepladder.storage.receipt import renew_receipt, write_receipt
 from stepladder.storage.records import from_json, to_json, to_line
 
 ADJECTIVES = ("quiet", "brisk", "amber", "clear", "steady", "early", "plain", "bright", "calm", "keen", "mild", "swift")
@@ -107,6 +110,12 @@ class RunFolder:
     def report_path(self) -> Path:
         return self.path / "report.html"
 
+    def write_report(self, html: str) -> None:
+        """Replace the report; in a finished run its place in the receipt too, since reports are written again."""
+        files.write_text(self.report_path, html)
+        if self.verdict_path.exists():
+            renew_receipt(self.path, self.report_path.name)
+
     @property
     def reviews_journal_path(self) -> Path:
         return self.path / "review.jsonl"
@@ -167,7 +176,23 @@ class RunFolder:
     def write_verdict(self, record: ClimbRecord, inputs: Mapping[str, Any]) -> None:
         """Write the record, and beside it (`inputs`) all that the verdict can be derived from again."""
         content = {"record": to_json(record), "inputs": inputs}
-        files.write_text(self.verdict_path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        # The verdict comes last: a run that has one is finished, its receipt included.
+        write_receipt(self.path, {self.verdict_path.name: text.encode("utf-8")})
+        files.write_text(self.verdict_path, text)
+
+    def read_inputs(self) -> dict[str, Any]:
+        """What the verdict was derived from, as it was written.
+
+        Raises:
+            RunError: The climb is not finished, or its file is broken.
+        """
+        if not self.verdict_path.exists():
+            raise RunError(f"{self.path} has no verdict yet.", "Run `stepladder climb` again; it continues.")
+        inputs = self._read_json(self.verdict_path).get("inputs")
+        if not isinstance(inputs, dict):
+            raise RunError(f"{self.verdict_path} is broken: it has no inputs.", "Restore it, or climb again.")
+        return inputs
 
     def read_verdict(self) -> ClimbRecord:
         """The record of a finished climb.

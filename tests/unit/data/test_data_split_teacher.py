@@ -40,9 +40,9 @@ def check(task: Task, examples: Sequence[Example], splits: Splits) -> None:
     clusters = clusters_of(examples)
     worlds = build_worlds(task, examples, splits, folds=5)
     for world in [*worlds, whole_world(task, examples, splits)]:
-        for judged in (world.validation, world.held_out, world.test):
+        for judged in (world.validation, world.held_out, world.test.for_leak_check()):
             assert not any(example.by_teacher for example in judged)
-        assert {clusters[one.id] for one in world.train}.isdisjoint(clusters[one.id] for one in world.test)
+        assert {clusters[one.id] for one in world.train}.isdisjoint(clusters[name] for name in world.test.ids)
         assert {clusters[one.id] for one in world.tune_rows}.isdisjoint(clusters[one.id] for one in world.held_out)
     assert all(splits.split_of.get(example.id, "train") == "train" for example in examples if example.by_teacher)
 

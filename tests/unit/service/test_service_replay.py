@@ -18,6 +18,7 @@ from stepladder.domain.climb import GradedRow
 from stepladder.domain.errors import EngineError
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Choices, Prompt
+from stepladder.domain.sealed import Opened
 from stepladder.domain.task import Task
 from stepladder.engines.fake import FakeEngine
 from stepladder.service.climb import climb
@@ -62,6 +63,9 @@ class Alone(FakeEngine):
         return [replace(answers[0], text=answers[0].text + self.suffix)] if len(self.alone) <= self.spoilt else answers
 
 
+OPENED = Opened("a run", 1)
+
+
 class Scene:
     """A task with some rungs fitted and their test rows answered in batches; then `replay`."""
 
@@ -86,12 +90,12 @@ class Scene:
                 assert ran.predictor is not None
                 recipes[name] = ran.recipe
                 self.runs[name].append(ran)
-                answers = ran.predictor.predict([example.input for example in place.test])
-                self.rows += self.base.marker.rows(name, "test", place.test, answers, fold=place.fold)
+                answers = ran.predictor.predict([example.input for example in place.test.open(OPENED)])
+                self.rows += self.base.marker.rows(name, "test", place.test.open(OPENED), answers, fold=place.fold)
         self.engine.alone.clear()
 
     def replay(self, deadline: float) -> dict[str, Replay]:
-        return replay_alone(self.base, self.run, self.runs, self.rows, deadline=deadline)
+        return replay_alone(self.base, self.run, self.runs, self.rows, OPENED, deadline=deadline)
 
 
 @pytest.mark.parametrize(("rungs", "each"), [(("prompt",), 30), (("prompt", "few-shot"), 15)])

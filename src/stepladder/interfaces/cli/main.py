@@ -213,6 +213,52 @@ def report(run: RunArgument, as_json: Json = False) -> None:
 
 
 @app.command()
+def verdict(
+    run: RunArgument,
+    target: Annotated[float | None, typer.Option(help="Good enough, instead of `target`: 0.85 is 85 %.")] = None,
+    no_target: Annotated[bool, typer.Option("--no-target", help="Ask for the best value instead of a target.")] = False,
+    minimum_gain: Annotated[float | None, typer.Option(help="Smallest gain worth paying for: 0.03 is three points.")] = None,
+    calls_per_month: Annotated[float | None, typer.Option(help="Expected calls a month.")] = None,
+    calls_total: Annotated[float | None, typer.Option(help="Calls in all, for a one-off job.")] = None,
+    horizon_months: Annotated[float | None, typer.Option(help="Months over which costs are added up.")] = None,
+    facts_change: Annotated[str | None, typer.Option(help="never, yearly, monthly, weekly or daily.")] = None,
+    machine_usd_per_hour: Annotated[float | None, typer.Option(help="Price of the machine.")] = None,
+    label_usd_each: Annotated[float | None, typer.Option(help="Price of one more labelled example.")] = None,
+    max_latency_seconds: Annotated[float | None, typer.Option(help="Slowest acceptable answer (95th percentile).")] = None,
+    data_may_leave: Annotated[
+        bool | None, typer.Option("--data-may-leave/--data-stays", help="Whether hosted models may be recommended.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Derive the verdict again from the recorded rows under other assumptions; nothing is run or written."""
+    from stepladder.interfaces.cli import rechecking
+    from stepladder.service.verdict import Assumptions
+
+    assumptions = Assumptions(
+        target=target,
+        no_target=no_target,
+        minimum_gain=minimum_gain,
+        calls_per_month=calls_per_month,
+        calls_total=calls_total,
+        horizon_months=horizon_months,
+        facts_change=facts_change,
+        machine_usd_per_hour=machine_usd_per_hour,
+        label_usd_each=label_usd_each,
+        max_latency_seconds=max_latency_seconds,
+        data_may_leave=data_may_leave,
+    )
+    raise typer.Exit(rechecking.verdict(run, assumptions, as_json=as_json))
+
+
+@app.command()
+def verify(run: RunArgument, as_json: Json = False) -> None:
+    """Check a run folder: hashes of its files, grades and verdict reckoned again from the rows; exits 3 on a difference."""
+    from stepladder.interfaces.cli import rechecking
+
+    raise typer.Exit(rechecking.verify(run, as_json=as_json))
+
+
+@app.command()
 def review(
     run: RunArgument,
     rows: Annotated[int, typer.Option(min=1, help="Test rows to compare.")] = 30,

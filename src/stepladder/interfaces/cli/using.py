@@ -16,7 +16,7 @@ from stepladder.service.climb import Climb
 from stepladder.service.junit import junit_xml
 from stepladder.service.open_run import find_run
 from stepladder.service.predict import predict as predict_file
-from stepladder.service.report import write_report
+from stepladder.service.report import render_report
 from stepladder.service.score import Scored
 from stepladder.service.score import score as score_file
 from stepladder.service.score_lines import score_lines
@@ -77,7 +77,7 @@ def report(run: Path, *, as_json: bool) -> None:
     """Show a climb and write its report again."""
     folder = find_run(run)
     record, reviews = folder.read_verdict(), folder.read_reviews()
-    write_report(record, folder.report_path, reviews)
+    folder.write_report(render_report(record, reviews))
     if as_json:
         print(json.dumps({**to_json(record), "reviews": to_json(reviews)}, ensure_ascii=False, indent=2))
         return
