@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from stepladder.domain.answer import expected_answer, wants_tool_calls
 from stepladder.domain.messages import Message
-from stepladder.domain.protocols import Prompt
+from stepladder.domain.protocols import Comparing, Prompt
 from stepladder.models.hardware import memory_available_bytes
 from stepladder.service import wiring
 from stepladder.service.judging import plan_remark
@@ -128,6 +128,7 @@ def _workload(base: Base, worlds: Sequence[World]) -> Workload:
         longest_input_tokens=max(input_counts, default=0),
         longest_answer_tokens=max(answer_counts, default=0),
         latency_decides=settings.use.max_latency_seconds is not None,
+        compares=isinstance(base.engine, Comparing),
     )
 
 
