@@ -4,8 +4,8 @@
 
 Three healthy tunes of the starter model (presets, 40 rows of a bundled task, stopped by held-out rows) and three overcooked
 ones (learning rate times 30 or 10, or 25 epochs that nothing stops); then every overcooked adapter scaled down, and one
-trained again with replay. Prints a table and writes benchmarks/results/retention.json after every step. What lies in the work
-folder is not done again; no step begins after `--minutes`.
+trained again with replay. Prints a line and writes benchmarks/results/retention.json after every step. What stands there is not
+done again, and a training that was broken off goes on in the work folder; no step begins after `--minutes`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from typing import Any
 from stepladder.data.bundled import copy_bundled
 from stepladder.data.probes import load_probes
 from stepladder.data.readers import read_examples
-from stepladder.domain.errors import ModelError
 from stepladder.domain.protocols import Conversation, Prompt, SilentProgress
 from stepladder.domain.retention import RetentionMeasure
 from stepladder.domain.task import LoraSettings, Task
@@ -104,61 +103,63 @@ class Bench:
         task_prompts = prompts[-HELD_OUT:][:TASK_INPUTS]
         return retention_measures(self.prober.observe(None, task_prompts), self.prober.observe(adapter, task_prompts))
 
+    def scaled(self, recipe: Recipe, scale: float) -> tuple[RetentionMeasure, ...]:
+        """What takes no answers, of the tune made weaker."""
+        source = self.tune(recipe)
+        target = source.with_name(f"{source.name}-scaled-{scale:g}")
+        write_scaled(source, target, scale)
+        return self.likely(target)
+
+    def replayed(self, recipe: Recipe) -> tuple[RetentionMeasure, ...]:
+        """The same, trained again with the base's own answers among its rows."""
+        return self.measure(recipe, self.tune(recipe, GentlerTuner(self.tuner, "replay", self.prober.replay_rows())))
+
     def likely(self, adapter: Path) -> tuple[RetentionMeasure, ...]:
         return retention_measures(self.prober.likelihoods(None), self.prober.likelihoods(adapter))
 
 
-def steps(bench: Bench) -> Iterator[tuple[str, bool | None, tuple[RetentionMeasure, ...] | str]]:
-    """Name, whether it is a healthy tune (None for a remedy), and its measures, or why there are none."""
-    adapters: dict[str, Path] = {}
+Measures = tuple[RetentionMeasure, ...]
+
+
+def steps(bench: Bench) -> Iterator[tuple[str, bool | None, Callable[[], Measures]]]:
+    """Name, whether it is a healthy tune (None for a remedy), and what makes it and measures it."""
     for recipe in TUNES:
-        try:
-            adapters[recipe.name] = bench.tune(recipe)
-        except ModelError as error:
-            yield recipe.name, recipe.healthy, str(error)
-            continue
-        yield recipe.name, recipe.healthy, bench.measure(recipe, adapters[recipe.name])
-    overcooked = [recipe for recipe in TUNES if not recipe.healthy and recipe.name in adapters]
-    for recipe in overcooked:
-        for scale in SCALES:
-            source = adapters[recipe.name]
-            target = source.with_name(f"{source.name}-scaled-{scale:g}")
-            write_scaled(source, target, scale)
-            yield f"{recipe.name}, scale {scale:g}", None, bench.likely(target)
-    last = overcooked[-1]
-    replayed = bench.prober.replay_rows()
-    again = bench.tune(last, GentlerTuner(bench.tuner, "replay", replayed))
-    yield f"{last.name}, replay of {len(replayed)} answers", None, bench.measure(last, again)
+        yield recipe.name, recipe.healthy, lambda recipe=recipe: bench.measure(recipe, bench.tune(recipe))
+    for recipe in TUNES:
+        for scale in () if recipe.healthy else SCALES:
+            yield f"{recipe.name}, scale {scale:g}", None, lambda recipe=recipe, scale=scale: bench.scaled(recipe, scale)
+    last = TUNES[-1]
+    yield f"{last.name}, replay", None, lambda: bench.replayed(last)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--work", type=Path, default=Path("retention-work"))
     parser.add_argument("--minutes", type=float, default=12.0)
+    parser.add_argument("--fresh", action="store_true", help="forget what benchmarks/results/retention.json holds")
     options = parser.parse_args()
     set_threads()
     started = time.monotonic()
     bench = Bench(options.work.resolve())
-    found: list[dict[str, Any]] = []
-    before = time.monotonic()
-    for name, healthy, measures in steps(bench):
-        now = time.monotonic()
-        entry: dict[str, Any] = {"name": name, "healthy": healthy, "seconds": round(now - before, 1)}
-        entry |= {"failed": measures} if isinstance(measures, str) else {"measures": [asdict(one) for one in measures]}
-        found.append(entry)
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps({"model": MODEL, "tunes": found}, indent=1) + "\n", encoding="utf-8")
-        print(_line(entry), flush=True)
+    known = [] if options.fresh or not RESULT.exists() else json.loads(RESULT.read_text(encoding="utf-8"))["tunes"]
+    found: list[dict[str, Any]] = list(known)
+    for name, healthy, work in steps(bench):
+        if any(one["name"] == name for one in found):
+            continue
         before = time.monotonic()
         if before - started > 60 * options.minutes:
             print("The time is used up; run again to go on.")
             break
+        measures = [asdict(one) for one in work()]
+        entry = {"name": name, "healthy": healthy, "seconds": round(time.monotonic() - before, 1), "measures": measures}
+        found.append(entry)
+        RESULT.parent.mkdir(exist_ok=True)
+        RESULT.write_text(json.dumps({"model": MODEL, "tunes": found}, indent=1) + "\n", encoding="utf-8")
+        print(_line(entry), flush=True)
 
 
 def _line(entry: dict[str, Any]) -> str:
-    shown = entry.get("failed") or "; ".join(
-        f"{one['name']} {one['loss']['value']:+.4f} [{one['loss']['high']:+.4f}]" for one in entry["measures"]
-    )
+    shown = "; ".join(f"{one['name']} {one['loss']['value']:+.4f} [{one['loss']['high']:+.4f}]" for one in entry["measures"])
     return f"{entry['name']} ({entry['seconds']:.0f} s): {shown}"
 
 

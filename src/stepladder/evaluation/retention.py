@@ -22,10 +22,10 @@ from stepladder.domain.verdict import Interval
 
 LEVEL = 0.90  # two-sided: the upper end is the one-sided 95 % bound
 
-MOST_NLL_RISE = 0.02  # of the base's loss on general text
-MOST_MARGIN_LOSS = 0.03  # points of probability
+MOST_NLL_RISE = 0.03  # of the base's loss on general text; these limits: docs/decisions/011-general-abilities-block.md
+MOST_MARGIN_LOSS = 0.10  # points of probability; 40 questions cannot show less
 MOST_STOPPING_LOSS = 0.10  # share of prompts
-MOST_REPETITION = 0.10
+MOST_REPETITION = 0.15
 MOST_REFUSALS = 0.10
 
 GENERAL_TEXT = "general text"

@@ -65,7 +65,7 @@ def test_better_is_never_a_loss() -> None:
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        ({"margins": (0.35, -0.15, 0.25, 0.15)}, "multiple choice"),
+        ({"margins": (0.25, -0.25, 0.15, 0.05)}, "multiple choice"),
         ({"stopped": (0.0, 1.0, 0.0, 1.0)}, "self-stopping"),
         ({"looped": (1.0, 0.0, 1.0, 0.0)}, "repetition"),
         ({"refused": (1.0, 0.0)}, "refusals"),
