@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "benchmarks" / "retention"))
-
 from calibrate import HELD_OUT, RESULT, ROWS, TUNES, Bench, Recipe
+from retention_table import DECISION, filled
 
-from stepladder.evaluation.retention import GENERAL_TEXT
+from stepladder.evaluation.retention import CHOICES, GENERAL_TEXT, INSTRUCTIONS, MOST_MARGIN_LOSS, MOST_NLL_RISE
 from stepladder.models.adapter_scale import write_scaled
 
 
