@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from stepladder.domain.protocols import ModelIdentity, Recipe, TrainPoint
+from stepladder.domain.retention import Retention
 from stepladder.domain.verdict import Cost, Interval, Verdict
 
 
@@ -145,6 +146,7 @@ class ClimbRecord:
     plan: tuple[str, ...] = ()  # what the plan said, line by line
     notes: tuple[str, ...] = ()
     judges: tuple[str, ...] = ()  # of each model judge, how far it agrees with people
+    retention: tuple[Retention, ...] = ()  # of tuned rungs, as they went to the test rows
     noise: Mapping[str, float] = field(default_factory=dict)
     regressions: tuple[ChangedRow, ...] = ()  # worst first
     improvements: tuple[ChangedRow, ...] = ()  # best first

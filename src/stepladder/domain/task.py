@@ -193,7 +193,10 @@ class UseSettings(Settings):
     horizon_months: float = Field(12, gt=0, description="Months over which costs are added up.")
     facts_change: FactsChange = Field("never", description="How often the facts behind the answers change.")
     data_may_leave: bool = Field(False, description="Whether hosted engines may see the data.")
-    other_tasks: bool = Field(False, description="Whether the tuned model must keep its general abilities.")
+    other_tasks: bool = Field(False, description="Whether the tuned model must keep its general abilities: then a gate.")
+    probes: str | None = Field(
+        None, description="Your own retention probes (JSONL), asked beside the built-in ones before and after tuning."
+    )
     max_latency_seconds: float | None = Field(None, gt=0, description="Slowest acceptable answer (95th percentile).")
     machine_usd_per_hour: float | None = Field(None, ge=0, description="Price of this machine; without it, seconds.")
     label_usd_each: float | None = Field(

@@ -11,6 +11,7 @@ from pathlib import Path
 from stepladder.domain.climb import ClimbRecord, RungResult, RungStatus
 from stepladder.domain.errors import BudgetError, DataError, EngineError, EvaluationError, ModelError, UsageError
 from stepladder.domain.protocols import Choices, Engine, Recipe, Technique
+from stepladder.domain.retention import Retention
 from stepladder.domain.task import Task
 from stepladder.domain.verdict import Verdict
 from stepladder.evaluation.records import inputs_to_json
@@ -24,6 +25,7 @@ from stepladder.service.planning import plan_climb
 from stepladder.service.record import make_record
 from stepladder.service.refusal import tuning_refusals
 from stepladder.service.report import write_report
+from stepladder.service.retention import Guard
 from stepladder.service.rung_run import RungRun, run_rung, validation_interval
 from stepladder.service.setup import (
     Base,
@@ -39,7 +41,7 @@ from stepladder.service.setup import (
     record_engine,
     runs_folder,
 )
-from stepladder.service.shipping import ship
+from stepladder.service.shipping import plain_name, refit_rung, ship_champion
 from stepladder.service.show import html_fragment, interval_text, ladder_lines, ladder_table
 from stepladder.service.speeds import remember_training
 from stepladder.service.style import check_decider, with_fitted_graders
@@ -188,11 +190,23 @@ def _ascend(ascent: Ascent) -> Climb:
             base.watcher.say(_rung_line(finished, world, len(worlds)))
     if not any(ran.status is RungStatus.RAN for ran in ascent.runs):
         raise EvaluationError("no rung could be climbed.", "See the reason of each above; `[rungs] skip` may name too many.")
+    guard = Guard.of(base, run, ascent.runs, deadline=ascent.deadline)
+    ascent.runs, retention = guard.keep_abilities(ascent.runs)  # the last choice: what answers the test rows is what ships
     opened = open_test(base, run)
-    contest = hold_contest(base, run, ascent.runs, opened, cross_fit=_is_cross(base), deadline=ascent.deadline)
+    contest = hold_contest(
+        base,
+        run,
+        ascent.runs,
+        opened,
+        cross_fit=_is_cross(base),
+        deadline=ascent.deadline,
+        retention=retention,
+    )
     run.replace_rows([*(row for ran in ascent.runs for row in ran.rows), *contest.rows])
     record = make_record(base, run, ascent.plan, ascent.runs, contest, seconds=ascent.seconds)
-    ship(base, run, {"": ascent.engine, **ascent.compared}, ascent.choices, ascent.runs, record, refit=_is_cross(base))
+    refit = _refit_winner(ascent, guard, record) if _is_cross(base) else ()
+    record = replace(record, retention=(*retention, *refit))
+    ship_champion(run, ascent.runs, record)
     write_report(record, run.report_path)
     keep_judgements(base.task, run)
     run.write_verdict(record, inputs_to_json(contest.inputs))
@@ -202,6 +216,17 @@ def _ascend(ascent: Ascent) -> Climb:
 def _fitted(ascent: Ascent, world: World) -> Base:
     """The base of one world: graders that learn have learned from its training rows."""
     return with_fitted_graders(ascent.base, world, ascent.engine, ascent.run, ascent.choices)
+
+
+def _refit_winner(ascent: Ascent, guard: Guard, record: ClimbRecord) -> tuple[Retention, ...]:
+    """Fit the recommended rung on all rows; what a tuned one kept is measured anew, since these are other weights."""
+    winner = plain_name(record.verdict.rung)
+    if winner is None:
+        return ()
+    fitted = refit_rung(ascent.base, ascent.run, {"": ascent.engine, **ascent.compared}, ascent.choices, winner)
+    if not fitted or not fitted[-1].technique.tuned:
+        return ()
+    return (guard.guard(fitted[-1], fitted, refit=True)[1],)
 
 
 def _is_cross(base: Base) -> bool:

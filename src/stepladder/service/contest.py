@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from stepladder.domain.climb import GradedRow, RungStatus
 from stepladder.domain.errors import BudgetError
 from stepladder.domain.protocols import ModelIdentity, Predictor
+from stepladder.domain.retention import Retention
 from stepladder.domain.sealed import Opened
 from stepladder.domain.verdict import Cost, Verdict
 from stepladder.evaluation.compare import Contender, Contenders, name_contenders
@@ -63,14 +64,24 @@ class Seat:
 
 
 def hold_contest(
-    base: Base, run: RunFolder, runs: Sequence[RungRun], opened: Opened, *, cross_fit: bool, deadline: float
+    base: Base,
+    run: RunFolder,
+    runs: Sequence[RungRun],
+    opened: Opened,
+    *,
+    cross_fit: bool,
+    deadline: float,
+    retention: Sequence[Retention] = (),
 ) -> Contest:
     """Name the contenders, let them answer, replay some rows alone (with time to spare, until `deadline`), decide."""
-    seats = name_seats(base, runs)
+    seats = name_seats(base, runs, retention)
     answers = {seat.name: _answer_test(base, seat, opened) for seat in seats}
     rows = [row for answered in answers.values() for row in answered]
     replays = replay_alone(base, run, {seat.name: seat.runs for seat in seats}, rows, opened, deadline=deadline)
-    contenders = [_contender(base, seat, answers[seat.name], replays.get(seat.name, Replay())) for seat in seats]
+    contenders = [
+        _contender(base, seat, answers[seat.name], replays.get(seat.name, Replay()), blocked=_blocked(base, seat, retention))
+        for seat in seats
+    ]
     ids = [row.id for row in rows if row.rung == seats[0].name and row.seed == 0]
     clusters = np.asarray([base.data.clusters[row] for row in ids], dtype=np.int64)
     settings = base.task.settings
@@ -103,13 +114,14 @@ def hold_contest(
     )
 
 
-def name_seats(base: Base, runs: Sequence[RungRun]) -> list[Seat]:
+def name_seats(base: Base, runs: Sequence[RungRun], retention: Sequence[Retention] = ()) -> list[Seat]:
     """Who holds which role, from the validation rows of each world alone."""
     by_world: dict[int | None, list[RungRun]] = {}
     for ran in runs:
         if ran.status is RungStatus.RAN:
             by_world.setdefault(ran.world.fold, []).append(ran)
-    named = {fold: name_validated(base, ran) for fold, ran in by_world.items()}
+    blocked = {fold: {one.rung: one.blocked for one in retention if one.fold == fold} for fold in by_world}
+    named = {fold: name_validated(base, ran, blocked[fold]) for fold, ran in by_world.items()}
     holders: dict[str, tuple[RungRun, ...]] = {}
     for role, attribute in zip(ROLES, ("zero_shot", "nominee", "best_untuned", "tuned"), strict=True):
         names = {fold: getattr(chosen, attribute) for fold, chosen in named.items()}
@@ -126,11 +138,21 @@ def name_seats(base: Base, runs: Sequence[RungRun]) -> list[Seat]:
     return result
 
 
-def name_validated(base: Base, runs: Sequence[RungRun]) -> Contenders:
-    """The contenders by these rungs' validation rows."""
+def name_validated(base: Base, runs: Sequence[RungRun], blocked: Mapping[str, str] | None = None) -> Contenders:
+    """The contenders by these rungs' validation rows.
+
+    `blocked` says by name why a rung may not be recommended. Where that leaves no tuned rung, the best of them answers all the
+    same: it is shown with its score, and ruled out by the verdict.
+    """
+    validated = [_validated(base, ran) for ran in runs if ran.status is RungStatus.RAN]
+    named = _named(base, [replace(one, blocked=(blocked or {}).get(one.rung, "")) for one in validated])
+    return named if named.tuned is not None else replace(named, tuned=_named(base, validated).tuned)
+
+
+def _named(base: Base, validated: Sequence[Contender]) -> Contenders:
     settings = base.task.settings
     return name_contenders(
-        [_validated(base, ran) for ran in runs if ran.status is RungStatus.RAN],
+        validated,
         target=settings.target,
         minimum_gain=settings.minimum_gain,
         max_latency_seconds=settings.use.max_latency_seconds,
@@ -193,7 +215,7 @@ def _seeds(ran: RungRun) -> list[Predictor]:
     return list(of_seeds())
 
 
-def _contender(base: Base, seat: Seat, rows: Sequence[GradedRow], replay: Replay) -> Contender:
+def _contender(base: Base, seat: Seat, rows: Sequence[GradedRow], replay: Replay, *, blocked: str) -> Contender:
     seeds = sorted({row.seed for row in rows})
     latencies = replay.latencies or tuple(row.latency_seconds for row in rows)
     return Contender(
@@ -204,16 +226,20 @@ def _contender(base: Base, seat: Seat, rows: Sequence[GradedRow], replay: Replay
         cut_share=_cut_share(rows),
         latency_p50_seconds=float(np.quantile(latencies, 0.5)),
         latency_p95_seconds=float(np.quantile(latencies, 0.95)),
-        blocked=_blocked(base, tuned=seat.runs[0].technique.tuned),
+        blocked=blocked,
         hosted=_identity(base, seat.runs[0]).hosted and any(row.prompt_tokens for row in rows),
     )
 
 
-def _blocked(base: Base, *, tuned: bool) -> str:
-    """A tuned model that has other tasks as well is not recommended while nobody has measured what it forgot."""
-    if tuned and base.task.settings.use.other_tasks:
+def _blocked(base: Base, seat: Seat, retention: Sequence[Retention]) -> str:
+    """Why a tuned seat may not be recommended: in some world its model forgot too much, or nobody could look."""
+    if not seat.runs[0].technique.tuned:
+        return ""
+    known = {(one.rung, one.fold): one for one in retention}
+    found = [known.get((ran.name, ran.world.fold)) for ran in seat.runs]
+    if any(one is None for one in found) and base.task.settings.use.other_tasks:
         return "`[use] other_tasks` is true, and its general abilities were not measured."
-    return ""
+    return next((one.blocked for one in found if one is not None and one.blocked), "")
 
 
 def _why_nothing_tuned(runs: Sequence[RungRun], contenders: Sequence[Contender]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from stepladder.domain.answer import expected_answer, wants_tool_calls
 from stepladder.domain.messages import Message
-from stepladder.domain.protocols import Prompt
+from stepladder.domain.protocols import Comparing, Prompt
 from stepladder.models.hardware import memory_available_bytes
 from stepladder.service import wiring
 from stepladder.service.judging import plan_remark
@@ -130,6 +130,7 @@ def _workload(base: Base, worlds: Sequence[World]) -> Workload:
         longest_answer_tokens=max(answer_counts, default=0),
         latency_decides=settings.use.max_latency_seconds is not None,
         graded_rows=0 if world.chooses_on_train else untuned_answers(base.marker, world),  # else `prompt` asks for them anyway
+        compares=isinstance(base.engine, Comparing),
     )
 
 

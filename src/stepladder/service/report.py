@@ -31,6 +31,7 @@ from stepladder.service.figures import (
     setting_text,
     visible,
 )
+from stepladder.service.retention_text import measure_rows, retention_line, tried_line
 
 WIDE, HALF, NARROW = 1020, 490, 340  # widths of drawings, in the pixels they get on a desk, beside another, on a phone
 SHORT_TEXT = 420  # characters; a longer text is folded behind its beginning
@@ -83,6 +84,7 @@ def render_report(record: ClimbRecord, reviews: Sequence[Review] = ()) -> str:
         needed=show.needed_line(verdict),
         fixed=show.fixed_line(record),
         reviews=reviews,
+        retentions=[(one, retention_line(one), tried_line(one), measure_rows(one)) for one in record.retention],
         winner=next((rung for rung in record.rungs if rung.name == verdict.rung), None),
         rungs=list(zip(record.rungs, show.ladder_rows(record), strict=True)),
         models=sorted({rung.model for rung in record.rungs if rung.model}),

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from stepladder import files
+from stepladder.data.probes import load_probes
 from stepladder.data.split import record_opening
 from stepladder.domain.answer import expected_answer
 from stepladder.domain.errors import DataError, ModelError, RunError
@@ -136,11 +137,12 @@ def check_task(data: TaskData, marker: Marker) -> None:
     """Find, before anything is written or asked, what would break the climb later.
 
     Raises:
-        DataError: An own prompt cannot be read, or a grader cannot judge a reference.
+        DataError: An own prompt or probe cannot be read, or a grader cannot judge a reference.
         PrivacyError: A compared model or a judge is hosted and the data may not leave.
     """
     check_judges(data.task)
     own_forms(data.task)
+    load_probes(data.task)
     for name in data.task.settings.model.compare:
         if is_remote(name):
             wiring.check_hosted(name, data.task)

@@ -28,6 +28,7 @@ from stepladder.service.figures import (
     tokens_text,
 )
 from stepladder.service.findings import changed_lines, mistake_lines, slice_lines
+from stepladder.service.retention_text import retention_line
 
 __all__ = ["cost_text", "fixed_line", "html_fragment", "interval_text", "ladder_lines", "ladder_rows", "ladder_table"]
 
@@ -137,11 +138,11 @@ def _compared(record: ClimbRecord) -> tuple[str, str] | None:
 
 
 def remarks(record: ClimbRecord) -> list[str]:
-    """What has to be said about judges, about rungs that ran ("Ran in 4 of 5 folds."), and how far batching moved answers."""
+    """What has to be said about judges, rungs that ran ("Ran in 4 of 5 folds."), what tuning forgot, and what batching moved."""
     ran = [rung for rung in record.rungs if rung.status is RungStatus.RAN and rung.reason.strip()]
     noise = replay_line(record.noise)
     remarks = [*map(one_line, record.judges), *(f"{one_line(rung.name)}: {one_line(rung.reason)}" for rung in ran)]
-    return [*remarks, *([noise] if noise else [])]
+    return [*remarks, *map(retention_line, record.retention), *([noise] if noise else [])]
 
 
 def review_line(review: Review) -> str:

@@ -115,6 +115,7 @@ def task_files(task: Task) -> list[str]:
     settings = task.settings
     data = settings.data
     named = [data.examples, data.train, data.validation, data.test, data.documents, settings.output.json_schema]
+    named.append(settings.use.probes)
     recorded = data.recorded if data.recorded and (task.folder / data.recorded).is_file() else None
     graders = [name for grader in settings.graders for name in grader_files(grader)]
     found = [name for name in [*named, recorded, *graders] if name]

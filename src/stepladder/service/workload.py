@@ -16,6 +16,8 @@ MOST_EPOCHS_EXPECTED = 6
 """Epochs after which a training has usually stopped by itself, however many it is allowed."""
 REPLAYED_ROWS = 30
 FEWEST_REPLAYED_EACH = 8
+PROBED_READ, PROBED_WRITTEN = 14_000, 3_000
+"""Tokens that the built-in retention probes take of one set of weights, read at once and written in answers, about."""
 SLOWER_THAN_THE_PROBE = 1.6
 """How many times longer answers take than the probe's short prompts suggest (longer contexts, batches that empty, less shared).
 
@@ -92,6 +94,7 @@ class Workload:
     longest_answer_tokens: float = 0.0
     latency_decides: bool = False  # `[use] max_latency_seconds` is given
     graded_rows: int = 0  # training rows answered zero-shot for a grader that learns from them
+    compares: bool = False  # the engine can lay tuned weights beside their base, so retention is measured
 
     @property
     def demonstration_tokens(self) -> float:
@@ -109,7 +112,7 @@ def estimate_rungs(work: Workload, choices: Choices, speeds: Speeds, *, rungs: t
 
 
 def confirmation_effort(work: Workload, choices: Choices, *, tuned: bool) -> Effort:
-    """The contenders' test answers and the replay at batch 1."""
+    """The contenders' test answers, the replay at batch 1 and, before them, the retention probes."""
     contenders = 4 if tuned else 3
     few_shot = _answers(work, work.test_rows, own=3 * work.demonstration_tokens, tuned=False)
     plain = _answers(work, work.test_rows, own=0, tuned=True)
@@ -118,12 +121,18 @@ def confirmation_effort(work: Workload, choices: Choices, *, tuned: bool) -> Eff
     replayed = contenders * min(share, work.worlds * work.test_rows)
     prompt = work.shared_tokens + work.input_tokens + 1.5 * work.demonstration_tokens  # between a plain and a few-shot one
     replay = Effort(sent=replayed * prompt, read=replayed * prompt, alone=replayed * work.answer_tokens)
-    return ((few_shot + plain) * (contenders / 2) + seeds) * work.worlds + replay
+    probed = _retention(work) if tuned and work.compares else Effort()
+    return ((few_shot + plain) * (contenders / 2) + seeds) * work.worlds + replay + probed
 
 
 def estimate_confirmation(work: Workload, choices: Choices, speeds: Speeds, *, tuned: bool) -> float:
     """Seconds for the contenders' test answers and the replay at batch 1."""
     return confirmation_effort(work, choices, tuned=tuned).seconds(speeds)
+
+
+def _retention(work: Workload) -> Effort:
+    """The retention probes: the base once, one adapter a world. Remedies are not foreseen."""
+    return Effort(sent=PROBED_READ, read=PROBED_READ, written=PROBED_WRITTEN) * (1 + work.worlds)
 
 
 def replay_share(contenders: int, *, latency_decides: bool) -> int:

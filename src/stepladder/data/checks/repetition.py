@@ -8,7 +8,6 @@ from collections import Counter
 from stepladder.data.checks.answers import parse_answer
 from stepladder.data.checks.context import CheckContext, finding, quote
 from stepladder.data.checks.finding import Check, Finding, Severity
-from stepladder.data.checks.rows import CheckedRow
 
 TIMES = 3
 RUN = 4  # words
@@ -19,7 +18,7 @@ _ALL_THE_SAME = re.compile(r"^(\S.{0,80}?)(?:[\s.,;]+\1){3,}[\s.,;]*$", re.DOTAL
 
 
 def find(context: CheckContext) -> list[Finding]:
-    marks = [row.mark(f"says {quote(said)} again and again") for row in context.rows if (said := _repeated(row))]
+    marks = [row.mark(f"says {quote(said)} again and again") for row in context.rows if (said := repeated(row.reference))]
     return finding(
         "repetition",
         Severity.WARN,
@@ -29,8 +28,8 @@ def find(context: CheckContext) -> list[Finding]:
     )
 
 
-def _repeated(row: CheckedRow) -> str:
-    text = row.reference
+def repeated(text: str) -> str:
+    """What a text says again and again; empty when it does not go in circles."""
     if parse_answer(text) is not None:
         return ""
     if stutter := _STUTTER.search(text) or _ALL_THE_SAME.match(text):
