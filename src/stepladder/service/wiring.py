@@ -154,11 +154,12 @@ def speeds_path() -> Path:
 
 
 def set_threads() -> None:
-    """Tokenizing runs beside torch's own threads, not in more of its own.
+    """Threads that wait for each other sleep soon instead of spinning, unless the user has said otherwise.
 
-    torch's threads spin while they wait for each other, as they come: with the machine to itself a climb answers faster so
-    (`benchmarks/threads.py`). Who shares the machine can set GOMP_SPINCOUNT=5000.
+    With the machine to itself spinning answers faster; beside another busy process it holds everything up several times over,
+    and nobody's machine is ever quite idle. `benchmarks/threads.py` measures both. Counts only before torch is imported.
     """
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
