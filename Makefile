@@ -49,7 +49,7 @@ $(VENV)/bin/python:
 else
 INSTALL = $(UV) pip install --python $(BIN)/python --torch-backend=auto -c constraints.txt
 $(VENV)/bin/python:
-	$(UV) venv --python '>=3.11' $(VENV)
+	$(UV) venv --seed --python '>=3.11' $(VENV)
 endif
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
