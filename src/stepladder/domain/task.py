@@ -204,6 +204,12 @@ class LoraSettings(Settings):
     epochs: int | None = Field(None, ge=1, description="Most passes over the rows; by default 10, 6 or 4 by size.")
     batch_size: int | None = Field(None, ge=1, description="Examples an optimizer step; by default 4, 8 or 16.")
     max_tokens: int | None = Field(None, ge=8, description="Longest training row; longer is an error, never cut.")
+    rank_stabilised: bool = Field(
+        False, description="Scale the adapter by alpha / √rank instead of alpha / rank (rsLoRA); alpha is then 16 by default."
+    )
+    target_modules: tuple[str, ...] = Field(
+        (), description='Names of the linear layers to adapt, as `["q_proj", "v_proj"]`; by default all but the head.'
+    )
 
 
 class RungsSettings(Settings):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
+from torch.nn import Linear
 
 from stepladder.domain.errors import ModelError
 from stepladder.files import write_text
@@ -35,12 +36,16 @@ SCORE_BUDGET_BYTES = 2**30
 
 
 def lora_config(settings: TrainSettings) -> LoraConfig:
-    """LoRA on every linear layer but the head, without dropout (a prefix that is shared could not drop what each row drops)."""
+    """LoRA on the chosen linear layers, by default all but the head.
+
+    Without dropout: a prefix that is shared could not drop what each row drops.
+    """
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=0.0,
-        target_modules="all-linear",
+        use_rslora=settings.rank_stabilised,
+        target_modules=list(settings.target_modules) or "all-linear",
         bias="none",
         task_type="CAUSAL_LM",
     )
@@ -51,10 +56,11 @@ def adapted(model: Any, settings: TrainSettings) -> Iterator[Any]:
     """`model` with a fresh seeded LoRA in fp32 inside; when the block ends, well or not, the base is exactly as it was.
 
     Raises:
-        ModelError: An adapter is loaded in the model already.
+        ModelError: An adapter is loaded in the model already, or a target module is none of its linear layers.
     """
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ModelError(f"{model.name_or_path or 'the model'} has an adapter loaded.", "Unload it before tuning.")
+    _check_targets(model, settings.target_modules)
     trained_before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     training_before = model.training
     with torch.random.fork_rng(), _quiet_peft():
@@ -69,6 +75,20 @@ def adapted(model: Any, settings: TrainSettings) -> Iterator[Any]:
             parameter.requires_grad_(trained)
             parameter.grad = None
         model.train(training_before)
+
+
+def _check_targets(model: Any, wanted: Sequence[str]) -> None:
+    """PEFT passes silently over a name that fits nothing, as long as another one does."""
+    head = model.get_output_embeddings()
+    found = {
+        name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, Linear) and module is not head
+    }
+    unknown = sorted(set(wanted) - found)
+    if unknown:
+        raise ModelError(
+            f"`[rungs.lora] target_modules` names '{unknown[0]}', which is no linear layer of {type(model).__name__}.",
+            f"Choose among {', '.join(sorted(found))}.",
+        )
 
 
 @contextmanager

@@ -19,6 +19,7 @@ WARMUP_STEPS_AT_LEAST = 3
 FINAL_RATE_SHARE = 0.1
 STEPS_BETWEEN_EVALUATIONS = 20
 QWEN_RATE = 3e-4
+STABILISED_ALPHA = 16.0  # the scale of rank-stabilised LoRA falls with √rank only, so one alpha serves every rank
 ACTIVATION_BYTES = 2**31  # for one pass; what a pass needs beyond the weights
 BYTES_PER_TOKEN_LAYER_WIDTH = 100  # an estimate for llama shapes with PEFT's adapters; generous rather than exact
 
@@ -38,6 +39,8 @@ class TrainSettings:
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     gradient_clip: float = 1.0
+    rank_stabilised: bool = False  # scaled by alpha / √rank
+    target_modules: tuple[str, ...] = ()  # none = every linear layer but the head
 
     def steps_per_epoch(self, rows: int) -> int:
         return math.ceil(rows / self.batch_size)
@@ -83,13 +86,15 @@ def choose_settings(
     limits = [limit for limit in (wanted.max_tokens, context_tokens) if limit]
     return TrainSettings(
         rank=rank,
-        alpha=wanted.alpha or 2 * rank,
+        alpha=wanted.alpha or (STABILISED_ALPHA if wanted.rank_stabilised else 2 * rank),
         learning_rate=wanted.learning_rate or default_learning_rate(hidden, model_type),
         epochs=epochs_for(wanted, rows),
         batch_size=batch_size_for(wanted, rows),
         max_tokens=min(limits, default=0),
         tokens_per_pass=max(256, ACTIVATION_BYTES // (layers * hidden * BYTES_PER_TOKEN_LAYER_WIDTH)),
         seed=seed,
+        rank_stabilised=wanted.rank_stabilised,
+        target_modules=wanted.target_modules,
     )
 
 

@@ -98,6 +98,8 @@ def differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[
 def model_card(pinned: Mapping[str, Any], tuned: Tuned) -> str:
     """The adapter folder's README.md."""
     settings = pinned["settings"]
+    scaled = "rank-stabilised, " if settings["rank_stabilised"] else ""
+    layers = ", ".join(settings["target_modules"]) or "all linear layers but the head"
     stopped = f"mean {sum(tuned.held_out_nll) / len(tuned.held_out_nll):.4f}" if tuned.held_out_nll else "no held-out rows"
     return f"""---
 base_model: {json.dumps(pinned["base"])}
@@ -118,7 +120,7 @@ model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
 |---|---|
 | base model | {pinned["base"]}, sha256 `{pinned["base_sha256"]}` |
 | tokenizer, chat template | sha256 `{pinned["tokenizer_sha256"]}`, `{pinned["template_sha256"]}` |
-| rank, alpha | {settings["rank"]}, {settings["alpha"]:g}, on all linear layers but the head, no dropout |
+| rank, alpha | {settings["rank"]}, {settings["alpha"]:g}, {scaled}on {layers}; no dropout |
 | learning rate | {settings["learning_rate"]:.3g} at its peak, AdamW |
 | steps | {tuned.steps} run, step {tuned.best_step} kept |
 | held-out loss | {stopped} (nats per learned token, over {len(tuned.held_out_nll)} rows) |

@@ -101,6 +101,25 @@ def test_plain_peft_loads_the_folder_and_gives_the_reported_loss(
     assert fmean(tuned.held_out_nll) < fmean(untuned)
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+def test_scaling_and_chosen_layers_are_recorded_and_followed_by_plain_peft(
+    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], build_llama: Callable[..., Any], tmp_path: Path
+) -> None:
+    from peft import PeftModel
+
+    wanted = QUICK.model_copy(update={"rank_stabilised": True, "target_modules": ("q_proj", "up_proj")})
+    tuned = tune(base, rows, held_out, tmp_path / "adapter", wanted=wanted)
+    side = json.loads((tuned.folder / "stepladder.json").read_text(encoding="utf-8"))
+    assert side["pins"]["settings"]["rank_stabilised"] is True
+    assert side["pins"]["settings"]["target_modules"] == ["q_proj", "up_proj"]
+    assert "16, rank-stabilised, on q_proj, up_proj" in (tuned.folder / "README.md").read_text(encoding="utf-8")
+    loaded = PeftModel.from_pretrained(build_llama(), str(tuned.folder)).eval().get_base_model()
+    assert row_nll(loaded, held_out, share=False, tokens_per_pass=500) == pytest.approx(tuned.held_out_nll, rel=1e-4)
+    watcher = Watcher()
+    again = tune(base, rows, held_out, tmp_path / "adapter", wanted=wanted, progress=watcher)
+    assert (again.adapter_sha256, watcher.advanced) == (tuned.adapter_sha256, 0)
+
+
 def test_the_base_answers_bit_for_bit_as_before(
     base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path
 ) -> None:
