@@ -153,6 +153,15 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def fill(wrapped: Any, folder: Path) -> None:
+    """Put the weights of an adapter folder in place of a fresh adapter's, which stays as trainable as it was.
+
+    Raises:
+        ModelError: They cannot be read, or do not fit it key by key.
+    """
+    _fill(wrapped, _read_weights(folder), folder)
+
+
 def _fill(wrapped: Any, tensors: dict[str, torch.Tensor], folder: Path) -> None:
     """Put the saved tensors in place of the fresh ones; every one of both sides must find its partner, of the same shape."""
     with _quiet_peft():

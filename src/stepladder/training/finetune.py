@@ -37,6 +37,7 @@ from stepladder.training.checkpoint import (
 )
 from stepladder.training.loop import Evaluation, TrainStep, build_optimizer, train
 from stepladder.training.masks import Decode, check_rows, learned_shares, masked_examples
+from stepladder.training.objectives import Objective, Sft
 from stepladder.training.presets import TrainSettings, choose_settings
 from stepladder.training.record import WEIGHTS, model_card, pins, read_finished, side_file
 from stepladder.training.stopping import candidates, learned_by_heart, settled
@@ -64,27 +65,45 @@ def tune_rows(
     seed: int,
     progress: Progress,
 ) -> Tuned:
+    """Fine-tune on `rows`: see `train_adapter`, with the preset for so many rows.
+
+    Raises:
+        ModelError: No rows; and as `train_adapter`.
+    """
+    if not rows:
+        raise ModelError("there are no rows to train on.", "Add examples, or lower the share that is held out.")
+    settings = settings_for(base, wanted, len(rows), seed)
+    return train_adapter(base, rows, held_out, settings, Sft(), folder=folder, progress=progress)
+
+
+def train_adapter(
+    base: Base,
+    rows: Sequence[EncodedRow],
+    held_out: Sequence[EncodedRow],
+    settings: TrainSettings,
+    objective: Objective,
+    *,
+    folder: Path,
+    progress: Progress,
+) -> Tuned:
     """Train an adapter on `rows`, keep the step `held_out` chooses (the last without such rows), and leave it at `folder`.
 
     A finished adapter of equal rows, settings and base is returned as it is. A training that was broken off continues
     from its newest checkpoint in `<folder>.checkpoints` and ends, in fp32 on a CPU, with the same bits.
 
     Raises:
-        ModelError: No rows, or a row that cannot be learned from (named); the training diverged; the model cannot be tuned.
+        ModelError: A row that cannot be learned from (named); the training diverged; the model cannot be tuned.
     """
-    if not rows:
-        raise ModelError("there are no rows to train on.", "Add examples, or lower the share that is held out.")
-    settings = settings_for(base, wanted, len(rows), seed)
     check_rows(rows, what="training", max_tokens=settings.max_tokens, stop_ids=base.stop_ids)
     check_rows(held_out, what="held-out", max_tokens=settings.max_tokens, stop_ids=base.stop_ids)
-    pinned = pins(base.identity, settings, rows, held_out)
+    pinned = {**pins(base.identity, settings, rows, held_out), **objective.pins}
     checkpoints = folder.with_name(folder.name + ".checkpoints") / hash_json(pinned)[:16]
     finished = read_finished(folder, pinned)
     if not isinstance(finished, Tuned):
         if finished is not None:
             progress.note(f"The adapter at {folder.name} is trained again: {finished}.")
-        introduce(base, rows, settings, progress)
-        finished = _train(base, rows, held_out, settings, folder, checkpoints, pinned, progress)
+        introduce(base, rows, settings, objective, progress)
+        finished = _train(base, rows, held_out, settings, objective, folder, checkpoints, pinned, progress)
     _remove(checkpoints)
     return finished
 
@@ -103,13 +122,15 @@ def settings_for(base: Base, wanted: LoraSettings, rows: int, seed: int) -> Trai
     )
 
 
-def introduce(base: Base, rows: Sequence[EncodedRow], settings: TrainSettings, progress: Progress) -> None:
+def introduce(base: Base, rows: Sequence[EncodedRow], settings: TrainSettings, objective: Objective, progress: Progress) -> None:
     """Say what is about to be trained: settings, what rows share, what is learned of them, three rows with their masks."""
     smallest, middle = learned_shares(rows)
     shared = common_prefix_length(rows)
+    groups = len(rows) // objective.loss.together
+    of = "rows" if objective.loss.together == 1 else "pairs of rows"
     progress.note(
-        f"LoRA of rank {settings.rank} on {len(rows)} rows: at most {settings.epochs} epochs of "
-        f"{settings.steps_per_epoch(len(rows))} steps, learning rate {settings.learning_rate:.2g}. "
+        f"LoRA of rank {settings.rank} on {groups} {of}: at most {settings.epochs} epochs of "
+        f"{settings.steps_per_epoch(groups)} steps, learning rate {settings.learning_rate:.2g}. "
         f"All rows begin with the same {shared} tokens. Learned of a row: {middle:.0%} of its tokens (at least {smallest:.0%})."
     )
     for number, text in enumerate(masked_examples(rows, base.decode), 1):
@@ -121,6 +142,7 @@ def _train(
     rows: Sequence[EncodedRow],
     held_out: Sequence[EncodedRow],
     settings: TrainSettings,
+    objective: Objective,
     folder: Path,
     checkpoints: Path,
     pinned: dict[str, Any],
@@ -131,10 +153,12 @@ def _train(
         fast_attention(base.model, longest=longest, tokens_per_pass=settings.tokens_per_pass),
         adapted(base.model, settings) as wrapped,
     ):
+        objective.prepare(wrapped)
         path = choose_path(wrapped.get_base_model(), rows, progress.note)
+        objective = objective.begin(path, [*rows, *held_out], tokens_per_pass=settings.tokens_per_pass)
         run = _Run(wrapped, build_optimizer(wrapped, settings), checkpoints, hash_json(pinned))
         progressed = run.restore(progress.note)
-        progressed = _follow(run, progressed, rows, held_out, settings, path, progress)
+        progressed = _follow(run, progressed, rows, held_out, settings, objective, path, progress)
         return _finish(base, run, progressed, folder, pinned, progress)
 
 
@@ -169,19 +193,21 @@ def _follow(
     rows: Sequence[EncodedRow],
     held_out: Sequence[EncodedRow],
     settings: TrainSettings,
+    objective: Objective,
     path: ComputePath,
     progress: Progress,
 ) -> Progressed:
     """Run the loop to its end: show every step, save every evaluation, stop when the rows are learned by heart."""
     if _enough(progressed):  # killed between its last evaluation and its end
         return progressed
-    steps, from_step = settings.steps(len(rows)), progressed.step
+    steps, from_step = settings.steps(len(rows) // objective.loss.together), progressed.step
     before, started = progressed.seconds, time.perf_counter()
     progress.start("training", steps)
     if from_step:
         progress.advance(from_step)
     model = run.wrapped.get_base_model()
-    for event in train(model, run.optimizer, rows, held_out, settings, path=path, after_step=from_step):
+    training = train(model, run.optimizer, rows, held_out, settings, path=path, objective=objective, after_step=from_step)
+    for event in training:
         elapsed = time.perf_counter() - started
         progressed = replace(_after(progressed, event), seconds=before + elapsed)
         if isinstance(event, TrainStep):

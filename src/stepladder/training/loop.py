@@ -12,12 +12,13 @@ import torch
 from stepladder.domain.errors import ModelError
 from stepladder.models.prefix.paths import Path
 from stepladder.models.prefix.rows import EncodedRow
+from stepladder.training.objectives import Objective, Sft
 from stepladder.training.presets import TrainSettings
 
 
 @dataclass(frozen=True, slots=True)
 class TrainStep:
-    """One optimizer step. `loss`: mean nats per learned token before the step; `tokens`: of its rows, prompts included."""
+    """One optimizer step. `loss`: the objective's before the step; `tokens`: of its rows, prompts included."""
 
     step: int
     epoch: float
@@ -28,7 +29,7 @@ class TrainStep:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A moment to save. `held_out_nll`: mean nats per learned token of each held-out row; empty without such rows."""
+    """A moment to save. `held_out_nll`: loss of each held-out row (or pair); empty without such rows."""
 
     step: int
     held_out_nll: tuple[float, ...]
@@ -42,24 +43,29 @@ def train(
     settings: TrainSettings,
     *,
     path: Path,
+    objective: Objective = Sft(),  # noqa: B008 - a frozen value
     after_step: int = 0,
 ) -> Iterator[TrainStep | Evaluation]:
     """Train the parameters of `optimizer` on `rows`, continuing behind `after_step`.
 
-    Loss of a step = Σ weight · nll / Σ weight over all learned tokens of its rows, however they are split into passes.
+    The loss of a step is the objective's over its rows, however they are split into passes. Where an objective compares
+    rows, `rows` and `held_out` hold its groups one behind the other, and a batch is so many groups.
+
     Between two yields nothing is half done: parameters and optimizer belong to the step last yielded.
 
     Raises:
         ModelError: The loss or its gradient is not a number, or the first step does not reach a part of the adapter.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    steps, per_epoch = settings.steps(len(rows)), settings.steps_per_epoch(len(rows))
-    for step, batch in settings.batches(len(rows), after_step=after_step):
+    together = objective.loss.together
+    groups = len(rows) // together
+    steps, per_epoch = settings.steps(groups), settings.steps_per_epoch(groups)
+    for step, batch in settings.batches(groups, after_step=after_step):
         rate = settings.learning_rate_at(step, steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        chosen = [rows[index] for index in batch]
-        loss = path.backward_loss(chosen, tokens_per_pass=settings.tokens_per_pass)
+        chosen = [row for index in batch for row in rows[index * together : (index + 1) * together]]
+        loss = path.backward_loss(chosen, tokens_per_pass=settings.tokens_per_pass, loss=objective.loss)
         norm = torch.nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
         if not (math.isfinite(loss) and math.isfinite(norm.item())):
             raise _diverged(step, loss, chosen, rate)
@@ -68,9 +74,9 @@ def train(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         yield TrainStep(step, step / per_epoch, rate, loss, sum(map(len, chosen)))
-        if settings.evaluates_after(step, len(rows)):
-            nll = path.row_nll(held_out, tokens_per_pass=settings.tokens_per_pass)
-            yield Evaluation(step, tuple(nll))
+        if settings.evaluates_after(step, groups):
+            losses = objective.judge(path, held_out, tokens_per_pass=settings.tokens_per_pass)
+            yield Evaluation(step, tuple(losses))
 
 
 def build_optimizer(model: Any, settings: TrainSettings) -> torch.optim.AdamW:

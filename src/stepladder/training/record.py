@@ -32,7 +32,6 @@ def pins(
         "dtype": identity.dtype,
         "data_sha256": fingerprint(rows),
         "held_out_sha256": fingerprint(held_out),
-        "objective": "sft",
         "settings": asdict(settings),
     }
 

@@ -34,12 +34,13 @@ class Work:
     labels: dict[int, list[Label]]
 
     @classmethod
-    def of(cls, rows: Sequence[EncodedRow], *, tokens_per_pass: int, **options: Any) -> Work:
+    def of(cls, rows: Sequence[EncodedRow], *, tokens_per_pass: int, together: int = 1, **options: Any) -> Work:
+        """Args: together: Rows of a group, which stay in one pass; see `cut_into_passes`."""
         trie = build_trie(rows, **options)
         labels: dict[int, list[Label]] = {}
         for label in label_places(rows, trie):
             labels.setdefault(label.node, []).append(label)
-        return cls(trie, cut_into_passes(trie, tokens_per_pass), labels)
+        return cls(trie, cut_into_passes(trie, tokens_per_pass, together=together), labels)
 
     @property
     def computed_tokens(self) -> int:
@@ -71,38 +72,51 @@ class FusedStep:
         self.device = anatomy.model.device
         self.head = Head(anatomy.model)
 
-    def backward(self, work: Work, coefficients: Coefficients) -> Iterator[tuple[list[Label], Tensor]]:
-        """Add the gradient of Σ coefficient · nll to the adapter, yielding each pass's labels with their nll in nats."""
+    def backward(self, work: Work, coefficients: Coefficients, *, late: bool = False) -> Iterator[tuple[list[Label], Tensor]]:
+        """Add the gradient of Σ coefficient · nll to the adapter, yielding each pass's labels with their nll in nats.
+
+        Args:
+            late: Ask for a pass's coefficients only when its labels, and those of everything below it, have been yielded:
+                they may then depend on them. The head goes forward twice for it.
+        """
         self._refresh()
         with torch.no_grad():
-            yield from self._walk(work, work.steps, [None] * len(self.anatomy.layers), coefficients)
+            yield from self._walk(work, work.steps, [None] * len(self.anatomy.layers), coefficients, late)
 
     def losses(self, work: Work) -> Iterator[tuple[list[Label], Tensor]]:
         """Each pass's labels with their negative log-likelihoods in nats; no gradients, and hardly any memory."""
         self._refresh()
         with torch.no_grad():
-            yield from self._walk(work, work.steps, [None] * len(self.anatomy.layers), None)
+            yield from self._walk(work, work.steps, [None] * len(self.anatomy.layers), None, False)
 
     def _refresh(self) -> None:
         for lora in self.anatomy.loras:
             lora.refresh(self.anatomy.dtype)
 
     def _walk(
-        self, work: Work, steps: Sequence[Pass | Kept], past: Sequence[Past | None], coefficients: Coefficients | None
+        self,
+        work: Work,
+        steps: Sequence[Pass | Kept],
+        past: Sequence[Past | None],
+        coefficients: Coefficients | None,
+        late: bool,
     ) -> Iterator[tuple[list[Label], Tensor]]:
         for step in steps:
             nodes = (step.node,) if isinstance(step, Kept) else step.nodes
             run = self._forward(work, nodes, past, keep=coefficients is not None)
-            nll, gradient = self._head(run, coefficients)
+            nll, gradient = self._head(run, None if late else coefficients)
             yield run.labels, nll
-            if isinstance(step, Pass):
-                if gradient is not None:
-                    self._backward(run, gradient, None)
-                continue
-            below = [_longer(layer_past, kept, coefficients is not None) for layer_past, kept in zip(past, run.kept, strict=True)]
-            yield from self._walk(work, step.below, below, coefficients)
+            passed_on = None
+            if isinstance(step, Kept):
+                trained = coefficients is not None
+                below = [_longer(layer_past, kept, trained) for layer_past, kept in zip(past, run.kept, strict=True)]
+                yield from self._walk(work, step.below, below, coefficients, late)
+                if trained:
+                    passed_on = [_hand_back(outer, inner) for outer, inner in zip(past, below, strict=True)]
+            if late:
+                _, gradient = self._head(run, coefficients)
             if gradient is not None:
-                self._backward(run, gradient, [_hand_back(outer, inner) for outer, inner in zip(past, below, strict=True)])
+                self._backward(run, gradient, passed_on)
 
     def _forward(self, work: Work, nodes: Sequence[int], past: Sequence[Past | None], *, keep: bool) -> Run:
         anatomy = self.anatomy
