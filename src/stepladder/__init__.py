@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from stepladder.service.climb import climb as climb
     from stepladder.service.open_run import load_climb as load_climb
     from stepladder.service.predict import predict as predict
+    from stepladder.service.tune import FineTune as FineTune
+    from stepladder.service.tune import tune as tune
 
 __version__ = "0.1.0"
-__all__ = ["Climb", "Task", "__version__", "climb", "load_climb", "predict"]
+__all__ = ["Climb", "FineTune", "Task", "__version__", "climb", "load_climb", "predict", "tune"]
 
 _HOMES = {
     "Task": "stepladder.domain.task",
@@ -26,6 +28,8 @@ _HOMES = {
     "climb": "stepladder.service.climb",
     "load_climb": "stepladder.service.open_run",
     "predict": "stepladder.service.predict",
+    "FineTune": "stepladder.service.tune",
+    "tune": "stepladder.service.tune",
 }
 
 

@@ -53,6 +53,6 @@ def test_predictions_of_a_named_rung_land_in_a_file(tmp_path: Path) -> None:
 
 
 def test_only_public_names_are_offered() -> None:
-    assert set(stepladder.__all__) == {"Climb", "Task", "__version__", "climb", "load_climb", "predict"}
-    with pytest.raises(AttributeError, match="no attribute 'tune'"):
-        stepladder.tune  # noqa: B018
+    assert set(stepladder.__all__) == {"Climb", "FineTune", "Task", "__version__", "climb", "load_climb", "predict", "tune"}
+    with pytest.raises(AttributeError, match="no attribute 'train'"):
+        stepladder.train  # noqa: B018

@@ -88,6 +88,7 @@ class FakeTuner:
         content = json.dumps([seed, settings.model_dump(), [[message.as_chat() for message in row.messages] for row in rows]])
         (folder / "adapter_config.json").write_text(content, encoding="utf-8")
         (folder / "adapter_model.safetensors").write_text(content, encoding="utf-8")  # stands for weights: has a hash of its own
+        (folder / "stepladder.json").write_text('{"pins": {}}', encoding="utf-8")
         losses = tuple(self.nll(row) for row in held_out)
         point = TrainPoint(step=1, epoch=1.0, learning_rate=1e-3, loss=1.0, held_out_nll=float(np.mean(losses)))
         digest = hashlib.sha256(content.encode()).hexdigest()

@@ -99,6 +99,23 @@ def climb(
 
 
 @app.command()
+def tune(
+    task: TaskFolder,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the adapter; DIR/tuned/METHOD by default.", show_default=False),
+    ] = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Only the fine-tune: a PEFT adapter with a model card, measured on held-out rows. Run it again to continue."""
+    from stepladder.interfaces.cli import tuning
+
+    tuning.tune(task, output=output, device=device, seed=seed, as_json=as_json)
+
+
+@app.command()
 def predict(
     run: RunArgument,
     file: Annotated[Path, typer.Argument(help="JSONL, CSV or TSV of new inputs.", show_default=False)],
