@@ -79,6 +79,7 @@ class Example:
     metadata: Mapping[str, str] = field(default_factory=dict)
     sources: tuple[str, ...] = ()  # gold documents, paths relative to the task folder
     recorded: str | None = None  # the answer the present system gave
+    rejected: Message | None = None  # the answer that was liked less, where rows are preferences
     line: int = 0  # where the row stands in its file, from 1
 
     @property
