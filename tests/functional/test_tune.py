@@ -11,8 +11,9 @@ import stepladder
 from small_tasks import write_task
 from stepladder.domain.errors import DataError, ModelError, RunError, UsageError
 from stepladder.files import lock
-from stepladder.service.setup import Tools
+from stepladder.service.setup import ClimbOptions, Tools, Watcher, make_base
 from stepladder.service.task_data import load_task_data
+from stepladder.service.tune import fine_tune
 from stepladder.techniques.fake import FakeTuner
 
 
@@ -97,3 +98,34 @@ def test_data_that_cannot_be_read_is_named_before_anything_is_written(tmp_path: 
     with pytest.raises(DataError, match=r"examples.jsonl:1"):
         stepladder.tune(tmp_path / "things", tools=tools)
     assert not (tmp_path / "things" / "tuned").exists()
+
+
+def test_preference_tuning_goes_on_from_the_fine_tune_that_it_trains_first(tmp_path: Path) -> None:
+    things = tmp_path / "things"
+    tools = write_task(things, 130).tools
+    base = make_base(stepladder.Task.load(things), ClimbOptions(), Watcher(), tools=tools)
+    rows = [replace(row, rejected=replace(row.reference, content="none of these")) for row in base.data.examples]
+    base = replace(base, data=replace(base.data, examples=tuple(rows)))
+    done = fine_tune(base, things / "tuned" / "dpo", method="dpo")
+    sft, dpo = fake_tuner(tools).trainings
+    assert (sft.folder, dpo.folder) == (things / "tuned" / "sft", things / "tuned" / "dpo")
+    assert (done.method, done.folder, done.rows) == ("dpo", dpo.folder, len(dpo.rows))
+    again = fine_tune(base, tmp_path / "other", method="dpo", start=sft.folder)
+    assert again.adapter_sha256 == done.adapter_sha256
+    assert len(fake_tuner(tools).trainings) == 3
+
+
+def test_preference_tuning_without_preference_rows_is_refused(tmp_path: Path) -> None:
+    tools = write_task(tmp_path / "things", 130).tools
+    with pytest.raises(DataError, match="needs rows with a non-preferred answer, to learn and to stop by; there are 0 and 0"):
+        stepladder.tune(tmp_path / "things", method="dpo", tools=tools)
+    assert fake_tuner(tools).trainings == []
+
+
+@pytest.mark.parametrize(
+    ("options", "says"), [({"method": "ppo"}, "'ppo' is no way to tune"), ({"start": "x"}, "only preference tuning goes on")]
+)
+def test_what_does_not_make_sense_is_refused_before_anything_is_read(options: dict[str, str], says: str, tmp_path: Path) -> None:
+    tools = write_task(tmp_path / "things", 130).tools
+    with pytest.raises(UsageError, match=says):
+        stepladder.tune(tmp_path / "things", tools=tools, **options)  # type: ignore[arg-type]

@@ -212,10 +212,22 @@ class LoraSettings(Settings):
     )
 
 
+class DpoSettings(Settings):
+    """`[rungs.dpo]`: preference tuning, which starts from the fine-tune's adapter and keeps its shape."""
+
+    beta: float = Field(0.1, gt=0, description="How closely the adapter stays to the one it starts from; larger is closer.")
+    learning_rate: float | None = Field(
+        None, gt=0, description="Peak AdamW rate; by default a hundredth of the fine-tune's preset, at least 5e-6."
+    )
+    epochs: int | None = Field(None, ge=1, description="Most passes over the pairs; by default 10, 6 or 4 by size.")
+    batch_size: int | None = Field(None, ge=1, description="Pairs an optimizer step; by default 4, 8 or 16.")
+
+
 class RungsSettings(Settings):
     """`[rungs]`: settings of single rungs, and which to leave out."""
 
     lora: LoraSettings = Field(default_factory=LoraSettings, description="Settings of the fine-tune.")
+    dpo: DpoSettings = Field(default_factory=DpoSettings, description="Settings of preference tuning.")
     skip: tuple[str, ...] = Field((), description="Rungs not to climb.")
 
 

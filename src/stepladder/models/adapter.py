@@ -61,7 +61,7 @@ def applied(model: Any, folder: Path, identity: ModelIdentity) -> Iterator[Any]:
         ModelError: As `LoadedModel.adapter`.
     """
     config = read_config(folder)
-    _check_pins(folder, identity)
+    check_pins(folder, identity)
     tensors = _read_weights(folder)
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ModelError("The model carries an adapter already.", "Use one adapter at a time.")
@@ -122,7 +122,12 @@ def read_config(folder: Path) -> LoraConfig:
         raise ModelError(f"{path}: PEFT does not accept the settings ({error}).", "Save the adapter anew.") from error
 
 
-def _check_pins(folder: Path, identity: ModelIdentity) -> None:
+def check_pins(folder: Path, identity: ModelIdentity) -> None:
+    """Whether an adapter that says what it was trained on was trained on this base, tokenizer and template.
+
+    Raises:
+        ModelError: It was not; named.
+    """
     path = folder / SIDE_FILE
     if not path.is_file():
         return  # an adapter from elsewhere: only its keys can be checked

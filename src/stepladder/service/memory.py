@@ -132,6 +132,8 @@ def _training(shape: ModelShape, work: Workload, choices: Choices, rungs: tuple[
         own += min(choices.shots) * work.demonstration_tokens
     if "lora+rag" in rungs:
         own += max(choices.passages) * PASSAGE_TOKENS
+    if "dpo" in rungs:
+        own += work.longest_answer_tokens  # both answers of a pair stay in one pass
     rows = max(1, min(settings.batch_size, int(settings.tokens_per_pass // own)))
     activations = (rows * own + work.shared_tokens) * shape.layers * shape.hidden * BYTES_PER_TOKEN_LAYER_WIDTH
     logits = rows * work.longest_answer_tokens * shape.vocabulary * LOGIT_BYTES

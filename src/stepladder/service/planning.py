@@ -95,6 +95,7 @@ def _rungs_that_may_apply(base: Base, world: World) -> tuple[str, ...]:
         possible = rung.name not in (*FREE_RUNGS, *settings.rungs.skip)
         possible &= closed or "constrained" not in rung.name
         possible &= bool(base.data.chunks) or "rag" not in rung.name
+        possible &= rung.name != "dpo" or any(row.rejected is not None for row in world.tune_rows)
         possible &= rung.name not in TUNED_RUNGS or (base.tuner is not None and len(world.train) >= 40)
         if possible:
             names.append(rung.name)

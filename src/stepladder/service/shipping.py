@@ -23,6 +23,7 @@ STANDS_ON = {
     "lora+constrained": ("prompt", "lora"),
     "lora+nearest": ("prompt", "nearest"),
     "lora+rag": ("prompt", "rag"),
+    "dpo": ("prompt", "lora"),
 }
 """Which lower rungs' choices a rung builds on."""
 

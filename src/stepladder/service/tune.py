@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from stepladder import files
 from stepladder.domain.errors import DataError, ModelError, RunError, UsageError
 from stepladder.domain.messages import Example, Input
-from stepladder.domain.protocols import Choices, Conversation, FitContext, Tuned
+from stepladder.domain.protocols import Choices, Conversation, FitContext, Preference, Tuned
 from stepladder.domain.task import Task
 from stepladder.domain.verdict import Interval
 from stepladder.evaluation.statistics import mean_interval
@@ -17,9 +19,11 @@ from stepladder.service.figures import interval_text
 from stepladder.service.setup import Base, ClimbOptions, Tools, Watcher, fit_context, make_base
 from stepladder.service.worlds import World, build_worlds, whole_world
 from stepladder.techniques.asking import ZeroShot, generate, step
+from stepladder.techniques.dpo import preferences, preferred
 from stepladder.techniques.forms import INPUT_SLOT, PLAIN, Form, own_forms
 from stepladder.techniques.tuning import FEWEST_ROWS, conversations
 
+Method = Literal["sft", "dpo"]
 SIDE_FILE = "stepladder.json"  # marks a folder that a training has left, and that the next one may replace
 CARD = "README.md"
 CARD_SECTION = "## Measured on the task"
@@ -58,7 +62,9 @@ class FineTune:
 def tune(
     task: Task | Path | str,
     *,
+    method: Method = "sft",
     output: Path | str | None = None,
+    start: Path | str | None = None,
     device: str = "auto",
     seed: int = 0,
     watcher: Watcher | None = None,
@@ -70,7 +76,9 @@ def tune(
     a finished one at once. The prompt is the first of `[[prompts]]`, else the plain instruction.
 
     Args:
-        output: Folder of the adapter; by default `tuned/sft` in the task folder.
+        method: "sft" learns the references; "dpo" goes on from that adapter to prefer them to the rows' non-preferred answers.
+        output: Folder of the adapter; by default `tuned/METHOD` in the task folder.
+        start: With "dpo", the adapter to go on from; by default `tuned/sft`, trained first where it is not finished.
     Raises:
         DataError: The task or its data cannot be used, or leaves no rows to learn or to stop by.
         ModelError: The model's weights are not on this machine, or cannot be tuned on these rows.
@@ -78,21 +86,61 @@ def tune(
         RunError: Another process is training into `output`.
     """
     task = task if isinstance(task, Task) else Task.load(task)
-    folder = Path(output) if output is not None else task.folder / "tuned" / "sft"
+    _check_method(method, start)
+    folder = Path(output) if output is not None else task.folder / "tuned" / method
     _check_output(folder)
     base = make_base(task, ClimbOptions(device=device, seed=seed), watcher or Watcher(), tools=tools)
+    return fine_tune(base, folder, method=method, start=Path(start) if start is not None else None)
+
+
+def fine_tune(base: Base, folder: Path, *, method: Method, start: Path | None = None) -> FineTune:
+    """`tune` for a task that has been read and whose model is loaded."""
+    if base.tuner is None:
+        raise ModelError(
+            f"The weights of '{base.engine.identity.name}' are not on this machine, so they cannot be tuned here.",
+            "Name a local model in `[model] base`.",
+        )
     world = tuning_world(base)
     form = next(iter(own_forms(base.task)), PLAIN)
     context = fit_context(base, world, base.engine, Choices(seeds=1), folder.parent, {})
     base.watcher.say(f"Training on {len(world.tune_rows)} rows, stopped by {len(world.held_out)} others. Prompt: '{form.name}'.")
+    if method == "sft":
+        with _alone(folder):
+            return _report(base, context, form, method, _train(base, context, form, folder))
+    rows, held_out = (preferences(context, ZeroShot(context, form), part) for part in (context.tune_rows, context.held_out))
+    _check_pairs(base, len(rows), len(held_out))
+    start = start if start is not None else _fine_tuned(base, context, form)
+    with _alone(folder):
+        return _report(base, context, form, method, _prefer(base, context, rows, held_out, start, folder))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
     try:
         with files.lock(folder.parent / f".{folder.name}.lock"):
-            tuned = _train(base, context, form, folder)
-            finished = _measured(base, context, form, tuned)
-            _complete_card(base, context, form, finished)
+            yield
     except files.Locked as error:
         raise RunError(f"Another process is training into {folder}.", "Wait for it, or give another --output.") from error
-    return finished
+
+
+def _check_method(method: str, start: Path | str | None) -> None:
+    if method not in get_args(Method):
+        raise UsageError(f"'{method}' is no way to tune.", f"Choose among {', '.join(get_args(Method))}.")
+    if start is not None and method != "dpo":
+        raise UsageError("only preference tuning goes on from an adapter.", "Add --method dpo, or leave --start out.")
+
+
+def _check_pairs(base: Base, rows: int, held_out: int) -> None:
+    if rows and held_out:
+        return
+    settings = base.task.settings.data
+    where = base.task.path(settings.examples or settings.train or "")
+    raise DataError(
+        where,
+        None,
+        f"preference tuning needs rows with a non-preferred answer, to learn and to stop by; there are {rows} and {held_out}.",
+        "Add such rows, or tune with --method sft.",
+    )
 
 
 def tuning_world(base: Base) -> World:
@@ -124,11 +172,7 @@ def _check_output(folder: Path) -> None:
 
 
 def _train(base: Base, context: FitContext, form: Form, folder: Path) -> Tuned:
-    if base.tuner is None:
-        raise ModelError(
-            f"The weights of '{base.engine.identity.name}' are not on this machine, so they cannot be tuned here.",
-            "Name a local model in `[model] base`.",
-        )
+    assert base.tuner is not None
     rows, held_out = _rows(context, form, context.tune_rows), _rows(context, form, context.held_out)
     with step(context.progress, "fine-tune"):
         return base.tuner.tune(
@@ -136,19 +180,38 @@ def _train(base: Base, context: FitContext, form: Form, folder: Path) -> Tuned:
         )
 
 
+def _fine_tuned(base: Base, context: FitContext, form: Form) -> Path:
+    """The task's own fine-tune: the finished one, or one trained now."""
+    folder = base.task.folder / "tuned" / "sft"
+    _check_output(folder)
+    with _alone(folder):
+        return _train(base, context, form, folder).folder
+
+
+def _prefer(
+    base: Base, context: FitContext, rows: Sequence[Preference], held_out: Sequence[Preference], start: Path, folder: Path
+) -> Tuned:
+    settings = base.task.settings.rungs.dpo
+    assert base.tuner is not None
+    with step(context.progress, "preferences"):
+        return base.tuner.prefer(
+            rows, held_out, settings, start=start, folder=folder, seed=context.seed, progress=context.progress
+        )
+
+
 def _rows(context: FitContext, form: Form, examples: Sequence[Example]) -> list[Conversation]:
     return conversations(context, examples, ZeroShot(context, form)([example.input for example in examples]))
 
 
-def _measured(base: Base, context: FitContext, form: Form, tuned: Tuned) -> FineTune:
-    """The held-out rows answered by the base model, and by the adapter as it lies in its folder."""
+def _report(base: Base, context: FitContext, form: Form, method: Method, tuned: Tuned) -> FineTune:
+    """The held-out rows answered by the base model, and by the adapter as it lies in its folder; the card says so, too."""
     losses = tuned.held_out_nll
-    return FineTune(
+    done = FineTune(
         folder=tuned.folder,
         task=base.task.settings.name,
-        method="sft",
+        method=method,
         form=form.name,
-        rows=len(context.tune_rows),
+        rows=len(context.tune_rows if method == "sft" else preferred(context.tune_rows)),
         held_out_rows=len(context.held_out),
         adapter_sha256=tuned.adapter_sha256,
         held_out_loss=sum(losses) / len(losses),
@@ -158,6 +221,8 @@ def _measured(base: Base, context: FitContext, form: Form, tuned: Tuned) -> Fine
         untuned_score=_score(base, context, form, None),
         score=_score(base, context, form, tuned.folder),
     )
+    _complete_card(base, context, form, done)
+    return done
 
 
 def _score(base: Base, context: FitContext, form: Form, adapter: Path | None) -> Interval:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from stepladder.domain.answer import expected_answer
 from stepladder.domain.messages import Chunk, Example, Input, Message, ToolCall
 from stepladder.domain.prediction import Grade, Prediction, Score
-from stepladder.domain.protocols import Choices, Conversation, Engine, FitContext, Progress, TrainPoint, Tuned
-from stepladder.domain.task import LoraSettings, Task, TaskSettings
+from stepladder.domain.protocols import Choices, Conversation, Engine, FitContext, Preference, Progress, TrainPoint, Tuned
+from stepladder.domain.task import DpoSettings, LoraSettings, Task, TaskSettings
 
 Kind = Literal["labels", "json", "text", "calls"]
 
@@ -83,9 +83,34 @@ class FakeTuner:
         progress: Progress,
     ) -> Tuned:
         """Leave a folder whose content depends on the rows and the seed."""
+        return self._leave(rows, held_out, settings.model_dump(), folder, seed)
+
+    def prefer(
+        self,
+        rows: Sequence[Preference],
+        held_out: Sequence[Preference],
+        settings: DpoSettings,
+        *,
+        start: Path,
+        folder: Path,
+        seed: int,
+        progress: Progress,
+    ) -> Tuned:
+        """Leave a folder whose content depends on the start, the chosen answers and the seed."""
+        begun = {**settings.model_dump(), "start": (start / "adapter_model.safetensors").read_text(encoding="utf-8")}
+        return self._leave([row.chosen for row in rows], [row.chosen for row in held_out], begun, folder, seed)
+
+    def _leave(
+        self,
+        rows: Sequence[Conversation],
+        held_out: Sequence[Conversation],
+        settings: Mapping[str, Any],
+        folder: Path,
+        seed: int,
+    ) -> Tuned:
         self.trainings.append(FakeTraining(tuple(rows), tuple(held_out), folder, seed))
         folder.mkdir(parents=True, exist_ok=True)
-        content = json.dumps([seed, settings.model_dump(), [[message.as_chat() for message in row.messages] for row in rows]])
+        content = json.dumps([seed, settings, [[message.as_chat() for message in row.messages] for row in rows]])
         (folder / "adapter_config.json").write_text(content, encoding="utf-8")
         (folder / "adapter_model.safetensors").write_text(content, encoding="utf-8")  # stands for weights: has a hash of its own
         (folder / "stepladder.json").write_text('{"pins": {}}', encoding="utf-8")
@@ -142,7 +167,10 @@ def fake_example(kind: Kind, cluster: int, copy: int) -> Example:
     text = f"what is the {word} numbered {cluster} found at the pond" + (" please" if copy else "")
     turns = (Message("user", text),)
     tools = (TOOL,) if kind == "calls" else ()
-    return Example(Input(id, turns, tools), fake_reference(kind, label, secret), sources=(f"documents/{word}.md",))
+    worse = fake_reference(kind, LABELS[(cluster + 1) % len(LABELS)], f"worse than {secret}")
+    return Example(
+        Input(id, turns, tools), fake_reference(kind, label, secret), sources=(f"documents/{word}.md",), rejected=worse
+    )
 
 
 def fake_reference(kind: Kind, label: str, note: str) -> Message:

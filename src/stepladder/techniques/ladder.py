@@ -7,6 +7,7 @@ from stepladder.domain.protocols import Technique
 from stepladder.techniques.baseline import Baseline
 from stepladder.techniques.classifier import Classifier
 from stepladder.techniques.constrained import Constrained
+from stepladder.techniques.dpo import Dpo
 from stepladder.techniques.few_shot import FewShot
 from stepladder.techniques.lora import Lora
 from stepladder.techniques.lora_constrained import LoraConstrained
@@ -30,6 +31,7 @@ LADDER: tuple[Technique, ...] = (
     LoraConstrained(),
     LoraNearest(),
     LoraRag(),
+    Dpo(),
 )
 
 

@@ -19,6 +19,7 @@ WARMUP_STEPS_AT_LEAST = 3
 FINAL_RATE_SHARE = 0.1
 STEPS_BETWEEN_EVALUATIONS = 20
 QWEN_RATE = 3e-4
+LOWEST_DPO_RATE = 5e-6
 STABILISED_ALPHA = 16.0  # the scale of rank-stabilised LoRA falls with √rank only, so one alpha serves every rank
 ACTIVATION_BYTES = 2**31  # for one pass; what a pass needs beyond the weights
 BYTES_PER_TOKEN_LAYER_WIDTH = 100  # an estimate for llama shapes with PEFT's adapters; generous rather than exact
@@ -113,6 +114,11 @@ def default_learning_rate(hidden: int, model_type: str) -> float:
     if model_type.startswith("qwen"):
         return QWEN_RATE
     return min(1e-3, max(1e-4, 5e-4 * math.pow(2000 / hidden, 0.78)))
+
+
+def dpo_learning_rate(sft: float) -> float:
+    """Peak rate of preference tuning from the preset of the fine-tune before it: a hundredth, at least 5e-6."""
+    return max(LOWEST_DPO_RATE, sft / 100)
 
 
 def _by_size(rows: int, small: int, medium: int, large: int) -> int:

@@ -99,6 +99,10 @@ def model_card(pinned: Mapping[str, Any], tuned: Tuned) -> str:
     settings = pinned["settings"]
     scaled = "rank-stabilised, " if settings["rank_stabilised"] else ""
     layers = ", ".join(settings["target_modules"]) or "all linear layers but the head"
+    unit = "nats per learned token" if pinned["objective"] == "sft" else "preference loss; ln 2 = 0.6931 before"
+    method = (
+        "supervised" if pinned["objective"] == "sft" else f"DPO, β {pinned['beta']:g}, from adapter `{pinned['start_sha256']}`"
+    )
     stopped = f"mean {sum(tuned.held_out_nll) / len(tuned.held_out_nll):.4f}" if tuned.held_out_nll else "no held-out rows"
     return f"""---
 base_model: {json.dumps(pinned["base"])}
@@ -122,7 +126,8 @@ model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
 | rank, alpha | {settings["rank"]}, {settings["alpha"]:g}, {scaled}on {layers}; no dropout |
 | learning rate | {settings["learning_rate"]:.3g} at its peak, AdamW |
 | steps | {tuned.steps} run, step {tuned.best_step} kept |
-| held-out loss | {stopped} (nats per learned token, over {len(tuned.held_out_nll)} rows) |
+| held-out loss | {stopped} ({unit}; over {len(tuned.held_out_nll)} rows) |
+| method | {method} |
 | training data | sha256 `{pinned["data_sha256"]}` |
 
 `{SIDE_FILE}` beside this file pins all of it and holds the training's history.

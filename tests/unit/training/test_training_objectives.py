@@ -28,17 +28,6 @@ PATHS: dict[str, Callable[[Any], Path]] = {
 }
 
 
-def pairs_of(rows: Sequence[EncodedRow]) -> list[EncodedRow]:
-    """Each row and another answer to its prompt, of another length."""
-    pairs = []
-    for number, row in enumerate(rows):
-        prompt = row.token_ids[: row.labelled[0]]
-        answer = (*((5 + number + place) % 50 + 3 for place in range(number % 4 + 1)), 2)
-        weights = (0.0,) * len(prompt) + (1.0,) * len(answer)
-        pairs += [row, EncodedRow(f"{row.id}, rejected", prompt + answer, weights)]
-    return pairs
-
-
 def stock_log_probabilities(model: Any, rows: Sequence[EncodedRow]) -> Tensor:
     found = []
     for row in rows:
@@ -64,9 +53,9 @@ def gradients(wrapped: Any) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", PATHS)
 @pytest.mark.parametrize("tokens_per_pass", [10_000, 40, 1])
 def test_a_loss_that_compares_rows_is_that_of_autograd_on_every_path_in_any_passes(
-    build_llama: BuildModel, build_rows: BuildRows, quick_settings: TrainSettings, name: str, tokens_per_pass: int
+    build_llama: BuildModel, build_pairs: BuildRows, quick_settings: TrainSettings, name: str, tokens_per_pass: int
 ) -> None:
-    rows = pairs_of(build_rows(6))
+    rows = build_pairs(6)
     reference = [0.7 * number - 9 for number in range(len(rows))]
     with adapted(build_llama(), quick_settings) as wrapped:
         perturb(wrapped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import pytest
 
 from stepladder.domain.errors import ModelError
 from stepladder.domain.messages import Message
-from stepladder.domain.protocols import Conversation, SilentProgress, Tuner
-from stepladder.domain.task import LoraSettings
+from stepladder.domain.protocols import Conversation, Preference, SilentProgress, Tuner
+from stepladder.domain.task import DpoSettings, LoraSettings
 from stepladder.models.loading import LoadedModel, load, unload_all
 from stepladder.training.tuner import LoraTuner
 from tiny_model import build_tiny_model
@@ -78,3 +79,19 @@ def test_a_row_over_the_allowed_length_is_named(loaded: LoadedModel, tmp_path: P
     rows = [conversation(1), conversation(2, answer="refund " * 60)]
     with pytest.raises(ModelError, match="row-2 has .* tokens, more than 60"):
         LoraTuner(loaded).tune(rows, [], wanted, folder=tmp_path / "a", seed=0, progress=SilentProgress())
+
+
+def test_preferences_are_learned_from_conversations_and_the_engines_way_of_loading_accepts_the_folder(
+    loaded: LoadedModel, tmp_path: Path
+) -> None:
+    tuner: Tuner = LoraTuner(loaded)
+    silent = SilentProgress()
+    sft = tuner.tune([conversation(number) for number in range(6)], [], QUICK, folder=tmp_path / "sft", seed=0, progress=silent)
+    pairs = [Preference(conversation(number), conversation(number, "delivery")) for number in range(8)]
+    wanted = DpoSettings(learning_rate=5e-3, epochs=3, batch_size=4)
+    options = {"start": sft.folder, "folder": tmp_path / "dpo", "seed": 0, "progress": silent}
+    tuned = tuner.prefer(pairs[:6], pairs[6:], wanted, **options)  # type: ignore[arg-type]
+    assert len(tuned.held_out_nll) == 2
+    assert tuned.history[-1].loss < tuned.history[0].loss == pytest.approx(math.log(2), abs=1e-6)
+    with loaded.adapter(tuned.folder) as model:
+        assert any("lora_A" in name for name, _ in model.named_parameters())

@@ -105,6 +105,10 @@ def tune(
         Path | None,
         typer.Option("--output", "-o", help="Folder of the adapter; DIR/tuned/METHOD by default.", show_default=False),
     ] = None,
+    method: Annotated[str, typer.Option(help="sft, or dpo: preference tuning that goes on from the fine-tune.")] = "sft",
+    start: Annotated[
+        Path | None, typer.Option(help="With dpo: the adapter to go on from; DIR/tuned/sft by default.", show_default=False)
+    ] = None,
     device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
@@ -112,7 +116,7 @@ def tune(
     """Only the fine-tune: a PEFT adapter with a model card, measured on held-out rows. Run it again to continue."""
     from stepladder.interfaces.cli import tuning
 
-    tuning.tune(task, output=output, device=device, seed=seed, as_json=as_json)
+    tuning.tune(task, output=output, method=method, start=start, device=device, seed=seed, as_json=as_json)
 
 
 @app.command()
