@@ -106,11 +106,11 @@ def test_preference_tuning_goes_on_from_the_fine_tune_that_it_trains_first(tmp_p
     base = make_base(stepladder.Task.load(things), ClimbOptions(), Watcher(), tools=tools)
     rows = [replace(row, rejected=replace(row.reference, content="none of these")) for row in base.data.examples]
     base = replace(base, data=replace(base.data, examples=tuple(rows)))
-    done = fine_tune(base, things / "tuned" / "dpo", method="dpo")
+    done = fine_tune(base, things / "tuned" / "dpo", method="dpo", start=things / "tuned" / "sft")
     sft, dpo = fake_tuner(tools).trainings
     assert (sft.folder, dpo.folder) == (things / "tuned" / "sft", things / "tuned" / "dpo")
     assert (done.method, done.folder, done.rows) == ("dpo", dpo.folder, len(dpo.rows))
-    again = fine_tune(base, tmp_path / "other", method="dpo", start=sft.folder)
+    again = fine_tune(base, tmp_path / "other", method="dpo", start=sft.folder, trained=True)
     assert again.adapter_sha256 == done.adapter_sha256
     assert len(fake_tuner(tools).trainings) == 3
 

@@ -229,6 +229,9 @@ class RungsSettings(Settings):
     lora: LoraSettings = Field(default_factory=LoraSettings, description="Settings of the fine-tune.")
     dpo: DpoSettings = Field(default_factory=DpoSettings, description="Settings of preference tuning.")
     skip: tuple[str, ...] = Field((), description="Rungs not to climb.")
+    include: tuple[str, ...] = Field(
+        (), description="Rungs to climb that would be left out: `qlora`, which waits until 16-bit weights do not fit."
+    )
 
 
 class TaskSettings(Settings):

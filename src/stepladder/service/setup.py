@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 from pathlib import Path
@@ -31,6 +32,7 @@ from stepladder.storage.records import from_json, to_json
 from stepladder.storage.run_folder import RunFolder
 from stepladder.techniques.forms import own_forms
 
+FOUR_BIT_RUNGS = ("qlora",)
 CHARACTERS_PER_TOKEN = 3.0
 """For engines that cannot count before sending: few enough that the limit on new tokens is not too low."""
 
@@ -60,11 +62,15 @@ class Watcher:
 
 @dataclass(frozen=True)
 class Tools:
-    """What answers, trains and embeds. Without any given, `wiring` makes them from the names in task.toml."""
+    """What answers, trains and embeds. Without any given, `wiring` makes them from the names in task.toml.
+
+    `four_bit` loads the same model with its weights in 4 bits, when that is first wanted; None where it cannot be had.
+    """
 
     engine: Engine
     tuner: Tuner | None
     embedder: Embedder
+    four_bit: Callable[[], Tools] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ class Base:
     marker: Marker
     options: ClimbOptions
     watcher: Watcher
+    four_bit: Callable[[], Tools] | None = None
 
     @property
     def task(self) -> Task:
@@ -85,9 +92,15 @@ class Base:
 
 
 def make_base(
-    task: Task, options: ClimbOptions, watcher: Watcher, *, tools: Tools | None = None, write_split: bool = True
+    task: Task,
+    options: ClimbOptions,
+    watcher: Watcher,
+    *,
+    tools: Tools | None = None,
+    write_split: bool = True,
+    four_bit: bool = False,
 ) -> Base:
-    """Read the data first (cheap, and where most faults are), then load the model."""
+    """Read the data first (cheap, and where most faults are), then load the model, in 4 bits if so wanted."""
     wiring.set_threads()
     embedder = tools.embedder if tools is not None else wiring.build_embedder()
     data = load_task_data(task, embedder, seed=options.seed, write=False)
@@ -95,11 +108,11 @@ def make_base(
     check_task(data, marker)
     for note in data.notes:
         watcher.say(note)
-    tools = tools or build_tools(data.task, options, embedder)
+    tools = tools or build_tools(data.task, options, embedder, four_bit=four_bit)
     check_tools(data, tools.engine)
     if write_split:
         data = load_task_data(task, embedder, seed=options.seed)
-    return Base(data, tools.engine, tools.tuner, tools.embedder, marker, options, watcher)
+    return Base(data, tools.engine, tools.tuner, tools.embedder, marker, options, watcher, tools.four_bit)
 
 
 def check_task(data: TaskData, marker: Marker) -> None:
@@ -145,11 +158,13 @@ def check_tools(data: TaskData, engine: Engine) -> None:
     )
 
 
-def build_tools(task: Task, options: ClimbOptions, embedder: Embedder) -> Tools:
+def build_tools(task: Task, options: ClimbOptions, embedder: Embedder, *, four_bit: bool = False) -> Tools:
     """Engine and tuner behind `[model] base`."""
     name = task.settings.model.base
-    engine = wiring.build_engine(name, task, device=options.device)
-    return Tools(engine, wiring.build_tuner(name, task, device=options.device), embedder)
+    engine = wiring.build_engine(name, task, device=options.device, four_bit=four_bit)
+    tuner = wiring.build_tuner(name, task, device=options.device, four_bit=four_bit)
+    other = None if tuner is None else partial(build_tools, task, options, embedder, four_bit=True)
+    return Tools(engine, tuner, embedder, other)
 
 
 def open_run(base: Base, runs: Path) -> RunFolder:
@@ -223,6 +238,21 @@ def fit_context(
     )
 
 
+def context_of_rung(base: Base, rung: str, context: FitContext, run: RunFolder) -> FitContext:
+    """The context with the engine and the tuner that this rung is made for.
+
+    Raises:
+        MissingExtra: It wants 4-bit weights, and what holds them is not installed.
+        ModelError: It wants 4-bit weights, and this engine has none.
+    """
+    if rung not in FOUR_BIT_RUNGS:
+        return context
+    if base.four_bit is None:
+        raise ModelError(f"'{base.engine.identity.name}' cannot be held in 4 bits here.", "Name a local model in `[model] base`.")
+    tools = base.four_bit()
+    return replace(context, engine=record_engine(tools.engine, run), tuner=tools.tuner)
+
+
 def new_token_limit(train: tuple[Example, ...], engine: Engine) -> int:
     """1.5 times the 99th percentile of the training answers, and 16 more (design §4), rounded up to a multiple of 8.
 
@@ -250,7 +280,18 @@ def open_test(base: Base, run: RunFolder) -> int:
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on; parts that are not installed are left out."""
     found = {"python": platform.python_version()}
-    for name in ("stepladder", "torch", "transformers", "peft", "llguidance", "openai", "numpy", "scipy", "sacrebleu"):
+    for name in (
+        "stepladder",
+        "torch",
+        "transformers",
+        "peft",
+        "bitsandbytes",
+        "llguidance",
+        "openai",
+        "numpy",
+        "scipy",
+        "sacrebleu",
+    ):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -65,6 +65,7 @@ def tune(
     method: Method = "sft",
     output: Path | str | None = None,
     start: Path | str | None = None,
+    four_bit: bool = False,
     device: str = "auto",
     seed: int = 0,
     watcher: Watcher | None = None,
@@ -78,7 +79,9 @@ def tune(
     Args:
         method: "sft" learns the references; "dpo" goes on from that adapter to prefer them to the rows' non-preferred answers.
         output: Folder of the adapter; by default `tuned/METHOD` in the task folder.
-        start: With "dpo", the adapter to go on from; by default `tuned/sft`, trained first where it is not finished.
+        four_bit: Train and measure over the base model's weights in 4 bits.
+        start: With "dpo", the adapter to go on from; by default `tuned/sft` (`tuned/sft-4bit`), trained first
+            where it is not finished.
     Raises:
         DataError: The task or its data cannot be used, or leaves no rows to learn or to stop by.
         ModelError: The model's weights are not on this machine, or cannot be tuned on these rows.
@@ -87,14 +90,24 @@ def tune(
     """
     task = task if isinstance(task, Task) else Task.load(task)
     _check_method(method, start)
-    folder = Path(output) if output is not None else task.folder / "tuned" / method
+    folder = Path(output) if output is not None else _default_folder(task, method, four_bit=four_bit)
     _check_output(folder)
-    base = make_base(task, ClimbOptions(device=device, seed=seed), watcher or Watcher(), tools=tools)
-    return fine_tune(base, folder, method=method, start=Path(start) if start is not None else None)
+    options = ClimbOptions(device=device, seed=seed)
+    base = make_base(task, options, watcher or Watcher(), tools=tools, four_bit=four_bit)
+    begin = Path(start) if start is not None else _default_folder(task, "sft", four_bit=four_bit)
+    return fine_tune(base, folder, method=method, start=begin, trained=start is not None)
 
 
-def fine_tune(base: Base, folder: Path, *, method: Method, start: Path | None = None) -> FineTune:
-    """`tune` for a task that has been read and whose model is loaded."""
+def _default_folder(task: Task, method: Method, *, four_bit: bool) -> Path:
+    return task.folder / "tuned" / (f"{method}-4bit" if four_bit else method)
+
+
+def fine_tune(base: Base, folder: Path, *, method: Method, start: Path, trained: bool = False) -> FineTune:
+    """`tune` for a task that has been read and whose model is loaded.
+
+    Args:
+        trained: Whether the adapter at `start` is there already; otherwise preference tuning trains it first.
+    """
     if base.tuner is None:
         raise ModelError(
             f"The weights of '{base.engine.identity.name}' are not on this machine, so they cannot be tuned here.",
@@ -109,7 +122,10 @@ def fine_tune(base: Base, folder: Path, *, method: Method, start: Path | None = 
             return _report(base, context, form, method, _train(base, context, form, folder))
     rows, held_out = (preferences(context, ZeroShot(context, form), part) for part in (context.tune_rows, context.held_out))
     _check_pairs(base, len(rows), len(held_out))
-    start = start if start is not None else _fine_tuned(base, context, form)
+    if not trained:
+        _check_output(start)
+        with _alone(start):
+            _train(base, context, form, start)
     with _alone(folder):
         return _report(base, context, form, method, _prefer(base, context, rows, held_out, start, folder))
 
@@ -178,14 +194,6 @@ def _train(base: Base, context: FitContext, form: Form, folder: Path) -> Tuned:
         return base.tuner.tune(
             rows, held_out, base.task.settings.rungs.lora, folder=folder, seed=context.seed, progress=context.progress
         )
-
-
-def _fine_tuned(base: Base, context: FitContext, form: Form) -> Path:
-    """The task's own fine-tune: the finished one, or one trained now."""
-    folder = base.task.folder / "tuned" / "sft"
-    _check_output(folder)
-    with _alone(folder):
-        return _train(base, context, form, folder).folder
 
 
 def _prefer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from stepladder.domain.task import Task, UseSettings
 from stepladder.models.catalog import cache_folder, is_remote
 
 
-def build_engine(name: str, task: Task, *, device: str = "auto") -> Engine:
+def build_engine(name: str, task: Task, *, device: str = "auto", four_bit: bool = False) -> Engine:
     """The engine behind a model name: the shipped fake, an OpenAI-shaped server, or transformers on this machine.
 
+    Args:
+        four_bit: Hold a local model's weights in 4 bits.
     Raises:
         PrivacyError: The engine is hosted and `[use] data_may_leave` is false.
         MissingExtra: The parts for local models are not installed.
@@ -29,7 +32,7 @@ def build_engine(name: str, task: Task, *, device: str = "auto") -> Engine:
         from stepladder.models.loading import load
     except ModuleNotFoundError as error:
         raise MissingExtra("train", f"{error.name}, which runs models on this machine,") from error
-    return TransformersEngine(load(name, device=device, revision=task.settings.model.revision))
+    return TransformersEngine(load(name, device=device, revision=task.settings.model.revision, four_bit=four_bit))
 
 
 def _build_endpoint(name: str, task: Task) -> Engine:
@@ -49,7 +52,7 @@ def _build_endpoint(name: str, task: Task) -> Engine:
     return EndpointEngine(address.url, address.model, address.api_key(), prices=prices, purse=purse)
 
 
-def build_tuner(name: str, task: Task, *, device: str = "auto") -> Tuner | None:
+def build_tuner(name: str, task: Task, *, device: str = "auto", four_bit: bool = False) -> Tuner | None:
     """The trainer for a local model; None where weights cannot be trained."""
     if name == "fake" or name.startswith("fake:") or is_remote(name):
         return None
@@ -58,7 +61,7 @@ def build_tuner(name: str, task: Task, *, device: str = "auto") -> Tuner | None:
         from stepladder.training.tuner import LoraTuner
     except ModuleNotFoundError as error:
         raise MissingExtra("train", f"{error.name}, which trains models,") from error
-    return LoraTuner(load(name, device=device, revision=task.settings.model.revision))
+    return LoraTuner(load(name, device=device, revision=task.settings.model.revision, four_bit=four_bit))
 
 
 def build_embedder() -> Embedder:
@@ -81,6 +84,7 @@ def set_threads() -> None:
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it asks for a kernel that is fetched from a hub
 
 
 def check_may_leave(name: str, use: UseSettings) -> None:

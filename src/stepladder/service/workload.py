@@ -127,7 +127,7 @@ def estimate_confirmation(work: Workload, choices: Choices, speeds: Speeds, *, t
 def trainings(choices: Choices, rungs: tuple[str, ...]) -> dict[str, int]:
     """How many adapters each of `rungs` trains in one world."""
     counts = {"lora": choices.lora_prompts + choices.seeds - 1}
-    counts |= dict.fromkeys(("lora+nearest", "lora+rag", "dpo"), choices.seeds)
+    counts |= dict.fromkeys(("lora+nearest", "lora+rag", "qlora", "dpo"), choices.seeds)
     return {rung: count for rung, count in counts.items() if rung in rungs}
 
 
@@ -197,6 +197,11 @@ def _lora_rag(work: Workload, choices: Choices) -> Effort:
     return _training(work, own=3 * PASSAGE_TOKENS) * choices.seeds + _tuned_answers(work, choices)
 
 
+def _qlora(work: Workload, choices: Choices) -> Effort:
+    """As `lora` with one prompt. Unpacking the weights is shared by all tokens of a pass, and is not counted."""
+    return _training(work, own=0) * choices.seeds + _tuned_answers(work, choices)
+
+
 def _dpo(work: Workload, choices: Choices) -> Effort:
     """At most: every row may have a second answer."""
     return _training(work, own=work.answer_tokens) * choices.seeds + _tuned_answers(work, choices)
@@ -216,5 +221,6 @@ _EFFORTS: Mapping[str, Callable[[Workload, Choices], Effort]] = {
     "lora+constrained": _tuned_answers,
     "lora+nearest": _lora_nearest,
     "lora+rag": _lora_rag,
+    "qlora": _qlora,
     "dpo": _dpo,
 }

@@ -15,6 +15,7 @@ from stepladder.techniques.lora_nearest import LoraNearest
 from stepladder.techniques.lora_rag import LoraRag
 from stepladder.techniques.nearest import Nearest
 from stepladder.techniques.prompt import ZeroShotPrompt
+from stepladder.techniques.qlora import Qlora
 from stepladder.techniques.rag import Rag
 from stepladder.techniques.recorded import Recorded
 
@@ -31,6 +32,7 @@ LADDER: tuple[Technique, ...] = (
     LoraConstrained(),
     LoraNearest(),
     LoraRag(),
+    Qlora(),
     Dpo(),
 )
 

@@ -77,18 +77,35 @@ def adapted(model: Any, settings: TrainSettings) -> Iterator[Any]:
         model.train(training_before)
 
 
+def _linear_layers(model: Any) -> list[str]:
+    """Full names of all linear layers but the head."""
+    head = model.get_output_embeddings()
+    return [name for name, module in model.named_modules() if isinstance(module, Linear) and module is not head]
+
+
+def _hit(names: Sequence[str], targets: Sequence[str]) -> set[str]:
+    """The names that PEFT would adapt: a target is a full name, or the end of one behind a dot."""
+    return {name for name in names if any(name == target or name.endswith(f".{target}") for target in targets)}
+
+
 def _check_targets(model: Any, wanted: Sequence[str]) -> None:
     """PEFT passes silently over a name that fits nothing, as long as another one does."""
-    head = model.get_output_embeddings()
-    found = {
-        name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, Linear) and module is not head
-    }
-    unknown = sorted(set(wanted) - found)
+    names = _linear_layers(model)
+    unknown = [target for target in wanted if not _hit(names, [target])]
     if unknown:
         raise ModelError(
             f"`[rungs.lora] target_modules` names '{unknown[0]}', which is no linear layer of {type(model).__name__}.",
-            f"Choose among {', '.join(sorted(found))}.",
+            f"Choose among {', '.join(sorted({name.rpartition('.')[2] for name in names}))}.",
         )
+
+
+def short_targets(model: Any, targets: Sequence[str]) -> tuple[str, ...]:
+    """The same layers in as few names as may be: none for all of them, kinds where whole kinds are meant."""
+    names = _linear_layers(model)
+    kinds = sorted({target.rpartition(".")[2] for target in targets})
+    if _hit(names, targets) == set(names):
+        return ()
+    return tuple(kinds if _hit(names, kinds) == _hit(names, targets) else sorted(targets))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from stepladder.domain.protocols import Progress, Tuned
 from stepladder.domain.task import DpoSettings, LoraSettings
 from stepladder.models.adapter import check_pins, read_config
 from stepladder.models.prefix.rows import EncodedRow
+from stepladder.training.adapters import short_targets
 from stepladder.training.finetune import Base, settings_for, train_adapter
 from stepladder.training.objectives import Dpo, check_pairs
 from stepladder.training.presets import TrainSettings, dpo_learning_rate
@@ -54,6 +55,6 @@ def dpo_settings_for(base: Base, wanted: DpoSettings, start: Path, *, pairs: int
         rank=adapter.r,
         alpha=adapter.lora_alpha,
         rank_stabilised=adapter.use_rslora,
-        target_modules=(targets,) if isinstance(targets, str) else tuple(sorted(targets or ())),
+        target_modules=short_targets(base.model, [targets] if isinstance(targets, str) else list(targets or ())),
         learning_rate=wanted.learning_rate or dpo_learning_rate(preset.learning_rate),
     )

@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from stepladder.domain.errors import ModelError
-from stepladder.training.adapters import adapted, adapter_tensors, fast_attention, lora_config, set_adapter_tensors, write_weights
+from stepladder.training.adapters import (
+    adapted,
+    adapter_tensors,
+    fast_attention,
+    lora_config,
+    set_adapter_tensors,
+    short_targets,
+    write_weights,
+)
 from stepladder.training.presets import TrainSettings
 
 TOKENS = torch.tensor([[3, 4, 5, 6]])
@@ -72,6 +80,16 @@ def test_a_layer_that_is_not_there_is_refused_by_name(
     with pytest.raises(ModelError, match=f"names '{name}', which is no linear layer of LlamaForCausalLM. Choose among .*q_proj"):
         wrong.__enter__()
     assert not hasattr(model, "peft_config")
+
+
+def test_layers_are_named_as_briefly_as_they_can_be(build_llama: Callable[..., Any]) -> None:
+    model = build_llama()
+    everything = [name for name, module in model.named_modules() if name.rpartition(".")[2] in LINEAR]
+    assert short_targets(model, everything) == ()
+    assert short_targets(model, sorted(LINEAR)) == ()
+    assert short_targets(model, [name for name in everything if "q_proj" in name]) == ("q_proj",)
+    one = "model.layers.0.self_attn.q_proj"
+    assert short_targets(model, [one]) == (one,)
 
 
 def test_a_rank_stabilised_adapter_is_scaled_by_the_root_of_its_rank(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from stepladder.domain.errors import ModelError
 from stepladder.domain.messages import Message
@@ -95,3 +96,36 @@ def test_preferences_are_learned_from_conversations_and_the_engines_way_of_loadi
     assert tuned.history[-1].loss < tuned.history[0].loss == pytest.approx(math.log(2), abs=1e-6)
     with loaded.adapter(tuned.folder) as model:
         assert any("lora_A" in name for name, _ in model.named_parameters())
+
+
+def test_a_base_in_4_bits_is_tuned_left_as_it_was_and_answers_with_its_adapter(tmp_path: Path) -> None:
+    folder = build_tiny_model(tmp_path / "tiny", hidden=64)
+    four_bit = load(str(folder), device="cpu", dtype="float32", four_bit=True)
+    tokens = torch.tensor([[1, 20, 21]])
+    with torch.no_grad():
+        before = four_bit.model(input_ids=tokens).logits
+    rows, held_out = [conversation(number) for number in range(8)], [conversation(number) for number in range(90, 93)]
+    tuned = LoraTuner(four_bit).tune(rows, held_out, QUICK, folder=tmp_path / "a", seed=0, progress=SilentProgress())
+    assert tuned.history[-1].loss < tuned.history[0].loss
+    with torch.no_grad():
+        assert torch.equal(four_bit.model(input_ids=tokens).logits, before)
+        with four_bit.adapter(tuned.folder) as model:
+            assert not torch.equal(model(input_ids=tokens).logits, before)
+    plain = load(str(folder), device="cpu", dtype="float32")
+    with pytest.raises(ModelError, match="trained on another base weights"), plain.adapter(tuned.folder):
+        pass
+
+
+def test_a_training_over_4_bits_ends_with_the_same_bits_whatever_was_answered_before(tmp_path: Path) -> None:
+    folder = build_tiny_model(tmp_path / "tiny", hidden=64)
+    hashes = []
+    for number in range(2):
+        unload_all()
+        four_bit = load(str(folder), device="cpu", dtype="float32", four_bit=True)
+        if number:
+            with torch.no_grad():
+                four_bit.model(input_ids=torch.tensor([[1, 20, 21]]))
+        rows = [conversation(number) for number in range(8)]
+        tuned = LoraTuner(four_bit).tune(rows, [], QUICK, folder=tmp_path / f"{number}", seed=0, progress=SilentProgress())
+        hashes.append(tuned.adapter_sha256)
+    assert hashes[0] == hashes[1]

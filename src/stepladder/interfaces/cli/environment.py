@@ -16,7 +16,14 @@ from stepladder.models.pull import list_models, pull
 from stepladder.service.setup import versions
 
 SMALLEST_FREE_GIGABYTES = 3.0
-EXTRAS = {"train": ("torch", "transformers", "peft"), "constrained": ("llguidance",), "documents": ("pypdf",)}
+OPTIONAL = ("documents", "qlora")
+"""Extras that a climb can do without."""
+EXTRAS = {
+    "train": ("torch", "transformers", "peft"),
+    "qlora": ("bitsandbytes",),
+    "constrained": ("llguidance",),
+    "documents": ("pypdf",),
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ def doctor(*, as_json: bool) -> int:
         print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
         for check in checks:
             print(f"{'ok  ' if check.ok else 'MISS'} {check.name}: {check.says}")
-    return 0 if all(check.ok for check in checks if check.name != "documents") else 4
+    return 0 if all(check.ok for check in checks if check.name not in OPTIONAL) else 4
 
 
 def _extras() -> list[Check]:

@@ -109,6 +109,7 @@ def tune(
     start: Annotated[
         Path | None, typer.Option(help="With dpo: the adapter to go on from; DIR/tuned/sft by default.", show_default=False)
     ] = None,
+    four_bit: Annotated[bool, typer.Option("--four-bit", help="Hold the base model's weights in 4 bits (QLoRA).")] = False,
     device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
@@ -116,7 +117,7 @@ def tune(
     """Only the fine-tune: a PEFT adapter with a model card, measured on held-out rows. Run it again to continue."""
     from stepladder.interfaces.cli import tuning
 
-    tuning.tune(task, output=output, method=method, start=start, device=device, seed=seed, as_json=as_json)
+    tuning.tune(task, output=output, method=method, start=start, four_bit=four_bit, device=device, seed=seed, as_json=as_json)
 
 
 @app.command()
