@@ -9,7 +9,7 @@ from pathlib import Path
 from stepladder.domain.errors import ModelError
 from stepladder.domain.protocols import Progress, Tuned
 from stepladder.domain.task import DpoSettings, LoraSettings
-from stepladder.models.adapter import check_pins, read_config
+from stepladder.models.adapter import WEIGHTS_FILE, check_pins, read_config
 from stepladder.models.prefix.rows import EncodedRow
 from stepladder.training.adapters import short_targets
 from stepladder.training.finetune import Base, settings_for, train_adapter
@@ -39,6 +39,8 @@ def tune_pairs(
         raise ModelError("there are no preference rows to train on.", "Add rows with a preferred and a non-preferred answer.")
     check_pairs(rows)
     check_pairs(held_out)
+    if not (start / WEIGHTS_FILE).is_file():
+        raise ModelError(f"{start}: there is no adapter to go on from.", "Give the folder that a fine-tune has left.")
     check_pins(start, base.identity)
     settings = dpo_settings_for(base, wanted, start, pairs=len(rows) // 2, seed=seed)
     return train_adapter(base, rows, held_out, settings, Dpo(wanted.beta, start), folder=folder, progress=progress)

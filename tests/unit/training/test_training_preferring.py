@@ -128,6 +128,11 @@ def test_an_adapter_of_another_base_is_no_start(base: Base, start: Path, build_p
         prefer(base, start, build_pairs, tmp_path / "dpo")
 
 
+def test_a_start_that_is_not_there_is_named(base: Base, build_pairs: BuildRows, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="nowhere: there is no adapter to go on from"):
+        prefer(base, tmp_path / "nowhere", build_pairs, tmp_path / "dpo")
+
+
 def test_no_pairs_are_an_error(base: Base, start: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no preference rows"):
         tune_pairs(base, [], [], QUICK, start=start, folder=tmp_path / "dpo", seed=0, progress=SilentProgress())
