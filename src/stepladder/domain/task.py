@@ -201,9 +201,19 @@ class LoraSettings(Settings):
     rank: int | None = Field(None, ge=1, le=512, description="Rank of the adapter; by default 8 below 100 rows, else 16.")
     alpha: float | None = Field(None, gt=0, description="Scale of the adapter; by default twice the rank.")
     learning_rate: float | None = Field(None, gt=0, description="Peak AdamW rate; by default from the model's width.")
+    search_learning_rate: bool = Field(
+        False,
+        description="Try a third of the rate, the rate and three times it in short runs, and take the best by held-out loss.",
+    )
     epochs: int | None = Field(None, ge=1, description="Most passes over the rows; by default 10, 6 or 4 by size.")
     batch_size: int | None = Field(None, ge=1, description="Examples an optimizer step; by default 4, 8 or 16.")
     max_tokens: int | None = Field(None, ge=8, description="Longest training row; longer is an error, never cut.")
+    prompt_loss_weight: float = Field(
+        0.0, ge=0, le=1, description="How much a token of the prompt counts beside one of the answer; 0 learns answers only."
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of each learned token's target that is spread evenly over the vocabulary."
+    )
     rank_stabilised: bool = Field(
         False, description="Scale the adapter by alpha / √rank instead of alpha / rank (rsLoRA); alpha is then 16 by default."
     )

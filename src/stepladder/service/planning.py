@@ -19,7 +19,7 @@ from stepladder.service.speeds import Speeds, measure_speeds
 from stepladder.service.workload import Workload
 from stepladder.service.worlds import World, build_worlds
 from stepladder.techniques.ladder import LADDER
-from stepladder.training.presets import batch_size_for, choose_settings, epochs_for
+from stepladder.training.presets import SEARCH_FACTORS, batch_size_for, choose_settings, epochs_for, search_epochs
 
 SIZED_ROWS = 40
 """Rows whose lengths are measured; their mean is close enough for a plan."""
@@ -148,10 +148,19 @@ def _workload(base: Base, worlds: Sequence[World]) -> Workload:
         max_new_tokens=new_token_limit(world.train, base.engine),
         epochs=epochs_for(lora, len(world.tune_rows)),
         batch_size=batch_size_for(lora, len(world.tune_rows)),
+        search_epochs=_search_epochs(base, len(world.tune_rows)),
         labels=0 if wants_tool_calls(base.data.examples) else len(settings.output.labels),
         longest_input_tokens=max(input_counts, default=0),
         longest_answer_tokens=max(answer_counts, default=0),
     )
+
+
+def _search_epochs(base: Base, rows: int) -> int:
+    """Of all short runs of one training's search for its learning rate."""
+    lora = base.task.settings.rungs.lora
+    if not lora.search_learning_rate:
+        return 0
+    return len(SEARCH_FACTORS) * search_epochs(rows, epochs=epochs_for(lora, rows), batch_size=batch_size_for(lora, rows))
 
 
 def _count(base: Base, texts: Sequence[str]) -> list[int]:

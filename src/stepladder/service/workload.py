@@ -88,6 +88,7 @@ class Workload:
     max_new_tokens: int
     epochs: int
     batch_size: int
+    search_epochs: int = 0  # of all short runs of a learning-rate search
     labels: int = 0
     longest_input_tokens: float = 0.0  # of the rows looked at; memory follows from these, time from the means
     longest_answer_tokens: float = 0.0
@@ -176,8 +177,8 @@ def epoch_tokens(work: Workload, *, own: float = 0.0) -> float:
 
 
 def _training(work: Workload, *, own: float) -> Effort:
-    """One training."""
-    return Effort(trained=min(work.epochs, MOST_EPOCHS_EXPECTED) * epoch_tokens(work, own=own))
+    """One training, with the search for its learning rate."""
+    return Effort(trained=(min(work.epochs, MOST_EPOCHS_EXPECTED) + work.search_epochs) * epoch_tokens(work, own=own))
 
 
 def _lora(work: Workload, choices: Choices) -> Effort:

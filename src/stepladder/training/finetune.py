@@ -73,7 +73,7 @@ def tune_rows(
     if not rows:
         raise ModelError("there are no rows to train on.", "Add examples, or lower the share that is held out.")
     settings = settings_for(base, wanted, len(rows), seed)
-    return train_adapter(base, rows, held_out, settings, Sft(), folder=folder, progress=progress)
+    return train_adapter(base, rows, held_out, settings, Sft(settings.label_smoothing), folder=folder, progress=progress)
 
 
 def train_adapter(
@@ -85,12 +85,15 @@ def train_adapter(
     *,
     folder: Path,
     progress: Progress,
+    shown: bool = True,
 ) -> Tuned:
     """Train an adapter on `rows`, keep the step `held_out` chooses (the last without such rows), and leave it at `folder`.
 
     A finished adapter of equal rows, settings and base is returned as it is. A training that was broken off continues
     from its newest checkpoint in `<folder>.checkpoints` and ends, in fp32 on a CPU, with the same bits.
 
+    Args:
+        shown: Whether the settings and some rows with their masks are said first.
     Raises:
         ModelError: A row that cannot be learned from (named); the training diverged; the model cannot be tuned.
     """
@@ -102,8 +105,10 @@ def train_adapter(
     if not isinstance(finished, Tuned):
         if finished is not None:
             progress.note(f"The adapter at {folder.name} is trained again: {finished}.")
-        introduce(base, rows, settings, objective, progress)
-        finished = _train(base, rows, held_out, settings, objective, folder, checkpoints, pinned, progress)
+        if shown:
+            introduce(base, rows, settings, objective, progress)
+        weighted = [row.with_prompt_weight(settings.prompt_loss_weight) for row in rows]
+        finished = _train(base, weighted, held_out, settings, objective, folder, checkpoints, pinned, progress)
     _remove(checkpoints)
     return finished
 
@@ -132,6 +137,7 @@ def introduce(base: Base, rows: Sequence[EncodedRow], settings: TrainSettings, o
         f"LoRA of rank {settings.rank} on {groups} {of}: at most {settings.epochs} epochs of "
         f"{settings.steps_per_epoch(groups)} steps, learning rate {settings.learning_rate:.2g}. "
         f"All rows begin with the same {shared} tokens. Learned of a row: {middle:.0%} of its tokens (at least {smallest:.0%})."
+        + (f" Every other token counts {settings.prompt_loss_weight:g}." if settings.prompt_loss_weight else "")
     )
     for number, text in enumerate(masked_examples(rows, base.decode), 1):
         progress.note(f"Training row {number}, learned between ⟦ and ⟧:\n{text}")
@@ -256,7 +262,8 @@ def _finish(base: Base, run: _Run, progressed: Progressed, folder: Path, pinned:
     step = candidates(evaluations)[0] if nll else progressed.step
     set_adapter_tensors(run.wrapped, load_adapter(run.checkpoints, step))
     untuned = progressed.history[0].loss
-    if nll and fmean(evaluations[step]) > untuned:
+    alike = not (pinned["settings"]["prompt_loss_weight"] or pinned["settings"]["label_smoothing"])  # losses of one kind
+    if nll and alike and fmean(evaluations[step]) > untuned:
         progress.note(
             f"The held-out loss ({fmean(evaluations[step]):.3f}) ended above the loss before training ({untuned:.3f}): "
             "the learning rate is too high, or the held-out rows are of another kind."

@@ -106,9 +106,13 @@ def check_every_part_learns(model: Any) -> None:
         )
 
 
-def _diverged(step: int, loss: float, rows: Sequence[EncodedRow], rate: float) -> ModelError:
+class Diverged(ModelError):
+    """The loss or its gradient is no number any more."""
+
+
+def _diverged(step: int, loss: float, rows: Sequence[EncodedRow], rate: float) -> Diverged:
     names = ", ".join(row.id for row in rows[:8])
-    return ModelError(
+    return Diverged(
         f"training broke at step {step}: the loss is {loss:g} or its gradient is not finite (rows {names}).",
         f"Lower [rungs.lora] learning_rate (it is {rate:.2g} here), or look at these rows.",
     )

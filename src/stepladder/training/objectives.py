@@ -18,7 +18,7 @@ from torch import Tensor
 from stepladder.domain.errors import ModelError
 from stepladder.files import hash_file
 from stepladder.models.adapter import WEIGHTS_FILE, fill
-from stepladder.models.prefix.losses import MEAN, Learned, Loss
+from stepladder.models.prefix.losses import Learned, Loss, WeightedMean
 from stepladder.models.prefix.paths import Path
 from stepladder.models.prefix.rows import EncodedRow
 
@@ -49,11 +49,16 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Sft:
-    """Supervised: nats per learned token, Σ weight · nll / Σ weight over the rows of a step."""
+    """Supervised: nats per learned token, Σ weight · nll / Σ weight over the rows of a step.
+
+    Labels may be smoothed while training; held-out rows are judged by the plain loss.
+    """
+
+    smoothing: float = 0.0
 
     @property
     def loss(self) -> Loss:
-        return MEAN
+        return WeightedMean(smoothing=self.smoothing)
 
     @property
     def pins(self) -> Mapping[str, Any]:
@@ -88,6 +93,7 @@ class DpoLoss:
     reference: Mapping[str, float]  # by row
     together: int = 2
     linear: bool = False
+    smoothing: float = 0.0
 
     def __call__(self, learned: Learned) -> Tensor:
         reference = torch.tensor([self.reference[id] for id in learned.ids], dtype=torch.float64)

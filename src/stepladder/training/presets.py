@@ -20,6 +20,8 @@ FINAL_RATE_SHARE = 0.1
 STEPS_BETWEEN_EVALUATIONS = 20
 QWEN_RATE = 3e-4
 LOWEST_DPO_RATE = 5e-6
+SEARCH_FACTORS = (1.0, 1 / 3, 3.0)
+SEARCH_STEPS = 20  # of a short run, about; whole epochs are run
 STABILISED_ALPHA = 16.0  # the scale of rank-stabilised LoRA falls with √rank only, so one alpha serves every rank
 ACTIVATION_BYTES = 2**31  # for one pass; what a pass needs beyond the weights
 BYTES_PER_TOKEN_LAYER_WIDTH = 100  # an estimate for llama shapes with PEFT's adapters; generous rather than exact
@@ -42,6 +44,8 @@ class TrainSettings:
     gradient_clip: float = 1.0
     rank_stabilised: bool = False  # scaled by alpha / √rank
     target_modules: tuple[str, ...] = ()  # none = every linear layer but the head
+    prompt_loss_weight: float = 0.0  # of a prompt's token, beside 1 of an answer's
+    label_smoothing: float = 0.0
 
     def steps_per_epoch(self, rows: int) -> int:
         return math.ceil(rows / self.batch_size)
@@ -96,6 +100,8 @@ def choose_settings(
         seed=seed,
         rank_stabilised=wanted.rank_stabilised,
         target_modules=wanted.target_modules,
+        prompt_loss_weight=wanted.prompt_loss_weight,
+        label_smoothing=wanted.label_smoothing,
     )
 
 
@@ -114,6 +120,11 @@ def default_learning_rate(hidden: int, model_type: str) -> float:
     if model_type.startswith("qwen"):
         return QWEN_RATE
     return min(1e-3, max(1e-4, 5e-4 * math.pow(2000 / hidden, 0.78)))
+
+
+def search_epochs(rows: int, *, epochs: int, batch_size: int) -> int:
+    """Epochs of a short run of the learning-rate search: about 20 steps, and never more than the training's own."""
+    return min(epochs, math.ceil(SEARCH_STEPS / max(1, math.ceil(rows / batch_size))))
 
 
 def dpo_learning_rate(sft: float) -> float:

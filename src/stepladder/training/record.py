@@ -99,6 +99,9 @@ def model_card(pinned: Mapping[str, Any], tuned: Tuned) -> str:
     settings = pinned["settings"]
     scaled = "rank-stabilised, " if settings["rank_stabilised"] else ""
     layers = ", ".join(settings["target_modules"]) or "all linear layers but the head"
+    weight, smoothing = settings["prompt_loss_weight"], settings["label_smoothing"]
+    learned = f"answers, and on prompts with weight {weight:g}" if weight else "answers only (prompts are not learned)"
+    smoothed = f"; labels smoothed by {smoothing:g}" if smoothing else ""
     unit = "nats per learned token" if pinned["objective"] == "sft" else "preference loss; ln 2 = 0.6931 before"
     method = (
         "supervised" if pinned["objective"] == "sft" else f"DPO, β {pinned['beta']:g}, from adapter `{pinned['start_sha256']}`"
@@ -112,7 +115,7 @@ tags: [lora, stepladder]
 ---
 # LoRA adapter for {pinned["base"]}
 
-Trained by Stepladder on answers only (prompts are not learned). Load it on exactly the base model below:
+Trained by Stepladder on {learned}{smoothed}. Load it on exactly the base model below:
 
 ```python
 from peft import PeftModel

@@ -14,6 +14,7 @@ from stepladder.models.loading import LoadedModel
 from stepladder.models.prefix.rows import EncodedRow
 from stepladder.training.finetune import Base, tune_rows
 from stepladder.training.preferring import tune_pairs
+from stepladder.training.search import tune_searching
 
 
 class LoraTuner:
@@ -34,7 +35,8 @@ class LoraTuner:
     ) -> Tuned:
         """Train on `rows`, stop by `held_out`, leave a PEFT folder at `folder`; see `finetune.tune_rows`."""
         learned, unseen = ([self.encode(row) for row in part] for part in (rows, held_out))
-        return tune_rows(self._base, learned, unseen, settings, folder=folder, seed=seed, progress=progress)
+        train = tune_searching if settings.search_learning_rate else tune_rows
+        return train(self._base, learned, unseen, settings, folder=folder, seed=seed, progress=progress)
 
     def prefer(
         self,

@@ -116,14 +116,20 @@ def shared_forward(model: Any, rows: Sequence[EncodedRow], prefix: Prefix | None
     )
 
 
-def token_nll(model: Any, states: LabelledStates) -> Tensor:
+def token_nll(model: Any, states: LabelledStates, *, smoothing: float = 0.0) -> Tensor:
     """Negative log-likelihood of each label in nats, shape (labels,), in fp32 or the model's own wider type.
 
     Written out, because `cross_entropy` on a CPU adds up a large vocabulary one by one in fp32: with 49,000 tokens its
     gradients are ten times further from fp64 than these.
+
+    Args:
+        smoothing: As in `head.Head.nll`.
     """
     logits = head_logits(model, states.states)
-    return logits.logsumexp(dim=-1) - logits.gather(-1, states.labels[:, None])[:, 0]
+    own = logits.gather(-1, states.labels[:, None])[:, 0]
+    if smoothing:
+        own = torch.lerp(own, logits.mean(dim=-1), smoothing)
+    return logits.logsumexp(dim=-1) - own
 
 
 def shared_prefix(model: Any, rows: Sequence[EncodedRow]) -> Prefix | None:
@@ -160,7 +166,7 @@ def _all_passes(
     """Put every token's loss into the tally; with coefficients also send Σ coefficient · nll back."""
     prefix = shared_prefix(model, rows) if share else None
     for group, states in passes(model, rows, prefix, tokens_per_pass=tokens_per_pass):
-        nll = token_nll(model, states)
+        nll = token_nll(model, states, smoothing=tally.loss.smoothing)
         numbers = [tally.places[index, place] for index in group for place in rows[index].labelled]
         tally.put(numbers, nll)
         if coefficients is not None:

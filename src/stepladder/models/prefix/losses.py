@@ -46,6 +46,7 @@ class Loss(Protocol):
     Attributes:
         together: Rows of a group. A group's losses are all known before any of its rows goes back.
         linear: Its gradient does not depend on the losses, so that the head may go forward and back in one go.
+        smoothing: Share of a label's target that is spread over the vocabulary; `nll` is then the loss against that target.
     """
 
     @property
@@ -53,6 +54,9 @@ class Loss(Protocol):
 
     @property
     def linear(self) -> bool: ...
+
+    @property
+    def smoothing(self) -> float: ...
 
     def __call__(self, learned: Learned) -> Tensor:
         """The loss, a scalar that can be differentiated with respect to `learned.nll`."""
@@ -65,6 +69,7 @@ class WeightedMean:
 
     together: int = 1
     linear: bool = True
+    smoothing: float = 0.0
 
     def __call__(self, learned: Learned) -> Tensor:
         return (learned.weights * learned.nll).sum() / learned.weights.sum()

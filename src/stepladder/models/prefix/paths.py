@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from stepladder.models.prefix.anatomy import NotRead, read_anatomy
 from stepladder.models.prefix.forward import backward_loss, row_nll
-from stepladder.models.prefix.fused import FusedStep, Work
+from stepladder.models.prefix.fused import FusedStep, Sending, Work
 from stepladder.models.prefix.losses import MEAN, Loss, Tally
 from stepladder.models.prefix.rows import EncodedRow
 from stepladder.models.prefix.trie import Label
@@ -54,7 +54,7 @@ class FusedPath:
         def coefficients(labels: Sequence[Label]) -> list[float]:
             return list(tally.coefficients()[numbers(labels)].tolist())
 
-        for labels, nll in self._step.backward(work, coefficients, late=not loss.linear):
+        for labels, nll in self._step.backward(work, Sending(coefficients, not loss.linear, loss.smoothing)):
             tally.put(numbers(labels), nll)
         return tally.value
 
