@@ -11,23 +11,53 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stepladder.data.readers import read_file as read_file
+    from stepladder.data.write import write_examples as write_examples
     from stepladder.domain.task import Task as Task
+    from stepladder.service.check import Checked as Checked
+    from stepladder.service.check import check as check
     from stepladder.service.climb import Climb as Climb
     from stepladder.service.climb import climb as climb
+    from stepladder.service.init import init_task as init_task
     from stepladder.service.open_run import load_climb as load_climb
     from stepladder.service.predict import predict as predict
+    from stepladder.service.score import Scored as Scored
+    from stepladder.service.score import score as score
     from stepladder.service.tune import FineTune as FineTune
     from stepladder.service.tune import tune as tune
 
 __version__ = "0.1.0"
-__all__ = ["Climb", "FineTune", "Task", "__version__", "climb", "load_climb", "predict", "tune"]
+__all__ = [
+    "Checked",
+    "Climb",
+    "FineTune",
+    "Scored",
+    "Task",
+    "__version__",
+    "check",
+    "climb",
+    "init_task",
+    "load_climb",
+    "predict",
+    "read_file",
+    "score",
+    "tune",
+    "write_examples",
+]
 
 _HOMES = {
     "Task": "stepladder.domain.task",
+    "Checked": "stepladder.service.check",
+    "check": "stepladder.service.check",
     "Climb": "stepladder.service.climb",
     "climb": "stepladder.service.climb",
     "load_climb": "stepladder.service.open_run",
     "predict": "stepladder.service.predict",
+    "init_task": "stepladder.service.init",
+    "read_file": "stepladder.data.readers",
+    "write_examples": "stepladder.data.write",
+    "Scored": "stepladder.service.score",
+    "score": "stepladder.service.score",
     "FineTune": "stepladder.service.tune",
     "tune": "stepladder.service.tune",
 }

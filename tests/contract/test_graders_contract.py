@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from judges import honest, judge
+from stepladder.domain.grader_settings import (
+    JudgeMessage,
+    LabelModelGrader,
+    MultiGrader,
+    PythonGrader,
+    ScoreModelGrader,
+    SimilarityMetric,
+    StringCheckGrader,
+    TextSimilarityGrader,
+)
 from stepladder.domain.messages import Example, Input, Message
 from stepladder.domain.prediction import Score, Ungraded
+from stepladder.domain.protocols import Prompt
 from stepladder.domain.task import (
     ChrfGrader,
     DataSettings,
+    GraderSettings,
     JsonFieldsGrader,
     LabelsGrader,
     NormalisedMatchGrader,
@@ -24,12 +38,28 @@ from stepladder.domain.task import (
     TokenF1Grader,
     ToolCallsGrader,
 )
-from stepladder.evaluation.graders import build_grader, metrics
+from stepladder.evaluation.graders import GraderTools, build_grader, cannot_judge, metrics, prepare
+from stepladder.techniques.fake import FakeEmbedder
 
 TASK = Task(
     folder=Path("nowhere"),
     settings=TaskSettings(name="t", instruction="Answer.", data=DataSettings(examples="examples.jsonl")),
 )
+SOURCE = """
+def grade(sample, item):
+    return 1.0 if sample["output_text"].strip() == item["reference"].strip() else 0.0
+"""
+TEXTS = JudgeMessage(role="user", content="{{ item.reference }} {{ sample.output_text }}")
+
+
+def says(prompt: Prompt) -> object:
+    """The one judge of both kinds of model graders: a label where labels are asked for."""
+    right = honest(prompt)
+    return ("good" if right else "bad") if "one of" in prompt.messages[-1].content else right
+
+
+TOOLS = GraderTools(engine=lambda name: judge(says), embedder=FakeEmbedder)
+SENTENCES = ["Please wait for our call on Monday.", "a b c d e f"]
 PERFECT = {
     "labels": (LabelsGrader(), ["refund", "Größe", "two words"]),
     "json_fields": (JsonFieldsGrader(), ['{"a": [1, 2.50, {"b": null}], "c": "x"}', "[]", "3", '{"e": {}}']),
@@ -42,8 +72,26 @@ PERFECT = {
     "chrf": (ChrfGrader(), ["Please wait for our call.", "x", "日本語"]),
     "regex": (RegexGrader(pattern=r"[A-Z]{2}-\d+"), ["AB-12", "ZZ-0"]),
     "numeric": (NumericGrader(), ["42", "about -1,250.5 euros", "3e8 m/s"]),
+    "string_check": (StringCheckGrader(), ["The answer.", "日本語", " x "]),
+    **{
+        metric: (TextSimilarityGrader(name=metric, evaluation_metric=metric), SENTENCES)
+        for metric in get_args(SimilarityMetric)
+        if metric != "meteor"  # needs data that is not everywhere; it has a test of its own
+    },
+    "score_model": (ScoreModelGrader(model="j"), ["Berlin", "日本語"]),
+    "score_model_own": (ScoreModelGrader(name="score_model_own", model="j", range=(0, 1), input=(TEXTS,)), ["Berlin"]),
+    "label_model": (LabelModelGrader(model="j", labels=("good", "bad"), passing_labels=("good",)), ["Berlin"]),
+    "python": (PythonGrader(source=SOURCE), ["Berlin", "日本語"]),
+    "multi": (
+        MultiGrader(
+            graders={"exact": StringCheckGrader(), "alike": TextSimilarityGrader(evaluation_metric="fuzzy_match")},
+            calculate_output="exact * 0.6 + alike * 0.4",
+        ),
+        ["The answer.", "Berlin"],
+    ),
 }
-GRADERS = {name: build_grader(chosen, TASK) for name, (chosen, _) in PERFECT.items()}
+GRADERS = {name: build_grader(chosen, TASK, TOOLS) for name, (chosen, _) in PERFECT.items()}
+NO_REFERENCE_NEEDED = ("regex", "python")
 any_text = st.text(alphabet=st.characters(exclude_categories=[])) | st.from_regex(r"[-+.,\d{}\[\]\":e ]{0,30}")
 
 each_grader = pytest.mark.parametrize("name", list(GRADERS))
@@ -90,14 +138,35 @@ def test_the_aggregates_of_any_texts_are_shares(name: str, rows: list[tuple[str,
     assert all(0.0 <= value <= 1.0 for value in report.values())
 
 
-@pytest.mark.parametrize("name", [name for name in GRADERS if name != "regex"])
+@pytest.mark.parametrize("name", [name for name in GRADERS if name not in NO_REFERENCE_NEEDED])
 def test_a_row_without_reference_is_ungraded_and_not_zero(name: str) -> None:
     assert isinstance(GRADERS[name].grade(example("  "), "answer"), Ungraded)
 
 
 @each_grader
 def test_names_are_those_of_the_settings(name: str) -> None:
-    assert GRADERS[name].name == name == PERFECT[name][0].type
+    settings = PERFECT[name][0]
+    assert GRADERS[name].name == name == (getattr(settings, "name", None) or settings.type)
+
+
+@each_grader
+def test_rows_made_ready_together_get_the_grades_they_get_alone(name: str) -> None:
+    rows = [(example(reference), answer) for reference in PERFECT[name][1] for answer in (reference, "no", "")]
+    alone = [GRADERS[name].grade(row, answer) for row, answer in rows]
+    fresh = build_grader(PERFECT[name][0], TASK, TOOLS)
+    prepare(fresh, [row for row, _ in rows], [answer for _, answer in rows])
+    assert [fresh.grade(row, answer) for row, answer in rows] == alone
+
+
+@each_grader
+def test_a_row_that_can_be_graded_is_not_called_impossible(name: str) -> None:
+    for reference in PERFECT[name][1]:
+        assert cannot_judge(GRADERS[name], example(reference)) is None
+
+
+def test_every_grader_of_a_task_toml_stands_in_this_contract() -> None:
+    known = {model.model_fields["type"].default for model in get_args(get_args(GraderSettings)[0])}
+    assert known == {chosen.type for chosen, _ in PERFECT.values()}
 
 
 @settings(max_examples=100, deadline=None)

@@ -33,7 +33,8 @@ def test_help_and_version_answer_without_loading_anything_heavy() -> None:
     assert loaded.stdout.strip() == "[]"
     shown = stepladder("--help")
     assert shown.returncode == 0
-    assert all(name in shown.stdout for name in ("demo", "plan", "climb", "tune", "predict", "report", "models", "doctor"))
+    names = ("demo", "label", "plan", "climb", "tune", "predict", "report", "verdict", "verify", "review", "models", "doctor")
+    assert all(name in shown.stdout for name in names)
     assert stepladder("--version").stdout.strip() == f"stepladder {__version__}"
 
 

@@ -53,6 +53,23 @@ def test_predictions_of_a_named_rung_land_in_a_file(tmp_path: Path) -> None:
 
 
 def test_only_public_names_are_offered() -> None:
-    assert set(stepladder.__all__) == {"Climb", "FineTune", "Task", "__version__", "climb", "load_climb", "predict", "tune"}
+    names = {
+        "Checked",
+        "Climb",
+        "FineTune",
+        "Scored",
+        "Task",
+        "__version__",
+        "check",
+        "climb",
+        "init_task",
+        "load_climb",
+        "predict",
+        "read_file",
+        "score",
+        "tune",
+        "write_examples",
+    }
+    assert set(stepladder.__all__) == names
     with pytest.raises(AttributeError, match="no attribute 'train'"):
         stepladder.train  # noqa: B018

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from small_tasks import World, write_task
+from stepladder.domain.errors import DataError
 from stepladder.domain.task import Task
 from stepladder.domain.verdict import Outcome
 from stepladder.evaluation.records import rederive, verdict_to_json
@@ -103,6 +104,12 @@ def task_with(folder: Path, rows: int = 140, **settings: str) -> tuple[World, li
     return world, written, test
 
 
+def accept(folder: Path, code: str) -> None:
+    """Climb although the data check of this code blocks: what it lets pass must still be in the verdict."""
+    toml = (folder / "task.toml").read_text(encoding="utf-8")
+    (folder / "task.toml").write_text(toml.replace("[data]\n", f'[data]\naccept = ["{code}"]\n'), encoding="utf-8")
+
+
 def own_prompt(folder: Path, text: str) -> None:
     toml = (folder / "task.toml").read_text(encoding="utf-8")
     (folder / "task.toml").write_text(toml + '[[prompts]]\nfile = "ours.txt"\n', encoding="utf-8")
@@ -122,6 +129,9 @@ def test_an_own_prompt_that_holds_a_test_row_makes_the_verdict_invalid(tmp_path:
     world, rows, test = task_with(folder)
     leaked = next(row for row in rows if row["id"] in test)
     own_prompt(folder, f"Say what it is. For example:\n{leaked['prompt'].upper()}\n-> {leaked['completion']}\nNow: {{input}}")
+    with pytest.raises(DataError, match="leak-prompt"):
+        climb(folder, tools=world.tools)
+    accept(folder, "leak-prompt")
     finished = climb(folder, tools=world.tools)
     assert (finished.verdict.outcome, finished.verdict.rung) == (Outcome.INVALID, None)
     assert f"leak: your prompt ours.txt holds the input of test row {leaked['id']} word for word." in finished.verdict.sentence
@@ -144,6 +154,7 @@ def test_an_instruction_that_holds_a_test_row_is_a_leak_too(tmp_path: Path) -> N
     toml = (folder / "task.toml").read_text(encoding="utf-8")
     toml = toml.replace("kind of thing it is.", f"kind of thing it is. {leaked['prompt']} {leaked['completion']}")
     (folder / "task.toml").write_text(toml, encoding="utf-8")
+    accept(folder, "leak-prompt")
     assert "the instruction holds the input of test row" in climb(folder, tools=world.tools).verdict.sentence
 
 
@@ -160,6 +171,7 @@ def test_a_document_leaks_only_with_question_and_answer_side_by_side(tmp_path: P
     folder = tmp_path / "task"
     world, rows, test = task_with(folder, 130)
     with_documents(folder, text.format(**next(row for row in rows if row["id"] in test)))
+    accept(folder, "leak-documents")
     base = make_base(Task.load(folder), ClimbOptions(), Watcher(), tools=world.tools)
     said = [line for line in plan_climb(base).lines if line.startswith("Leak")]
     assert bool(said) == leaks

@@ -115,9 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def chat_server() -> Iterator[ChatServer]:
+def chat_server(kind: type[ChatServer] = ChatServer) -> Iterator[ChatServer]:
     """The server on a free port of this machine, for the length of the block."""
-    server = ChatServer()
+    server = kind()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 from hypothesis import strategies as st
 
 from stepladder.domain.climb import ChangedRow, ClimbRecord, RungResult, RungStatus
 from stepladder.domain.protocols import ModelIdentity, TrainPoint
+from stepladder.domain.retention import Retention, RetentionMeasure, TriedRemedy
 from stepladder.domain.verdict import Cost, Gain, Interval, Outcome, Route, Verdict
 
 MODEL = "smollm2-135m-instruct"
@@ -16,6 +18,21 @@ MODEL = "smollm2-135m-instruct"
 
 def interval(value: float, half: float = 0.06, items: int = 100) -> Interval:
     return Interval(value, max(0.0, value - half), min(1.0, value + half), method="wilson-summed", items=items)
+
+
+def lost(
+    name: str,
+    base: float | None,
+    tuned: float,
+    value: float,
+    limit: float | None,
+    bound: Literal["mean", "upper"] = "mean",
+    *,
+    always: bool = False,
+) -> RetentionMeasure:
+    """A retention measure whose bound lies 0.004 above its mean."""
+    loss = Interval(value, value - 0.004, value + 0.004, 0.9, "paired t", 40)
+    return RetentionMeasure(name, base, tuned, loss, limit, bound, always)
 
 
 def training_history(steps: int = 60) -> tuple[TrainPoint, ...]:
@@ -146,7 +163,30 @@ def made_up_climb() -> ClimbRecord:
         minimum_gain=0.03,
         plan=("With 100 test rows, 85 must be right to show 80 %.", "The smallest gain these rows can show is 8 points."),
         notes=("Two rows with the same input were put into one cluster.",),
-        noise={"replay_disagreement": 0.0, "seed_floor": 0.034},
+        retention=(
+            Retention(
+                "lora",
+                True,
+                (
+                    lost("general text", 3.21, 3.24, 0.009, 0.02, "upper"),
+                    lost("multiple choice", 0.21, 0.2, 0.01, 0.03),
+                    lost("instructions", 0.4, 0.3, 0.1, None),
+                    lost("self-stopping", 0.775, 0.9, -0.125, 0.1, always=True),
+                    lost("KL, task inputs", None, 0.71, 0.71, None),
+                ),
+                remedy="adapter scale 0.5",
+                tried=(TriedRemedy("adapter scale 0.75", ("general text",)), TriedRemedy("adapter scale 0.5", (), 0.89)),
+            ),
+        ),
+        noise={
+            "replayed_rows": 32.0,
+            "answers_changed_by_batching": 0.25,
+            "scores_changed_by_batching": 0.0625,
+            "batching_floor": 0.049,
+            "replayed_rows prompt": 16.0,
+            "replayed_rows lora": 16.0,
+            "seed_floor lora": 0.034,
+        },
         regressions=REGRESSIONS,
         fixed=14,
         broken=3,
@@ -203,6 +243,10 @@ def climb_full_of(text: str) -> ClimbRecord:
         minimum_gain=0.03,
         plan=(text,),
         notes=(text,),
+        retention=(
+            Retention(text, True, (lost(text, 0.5, 0.5, 0.3, 0.1),), "", text, (TriedRemedy(text, (text,), 0.5),), 0),
+            Retention(text, False, (), text),
+        ),
         noise={text: 0.5},
         regressions=(row, long_row),
         versions={text: text},
@@ -262,6 +306,28 @@ _verdicts = st.builds(
     gains=st.lists(_gains, max_size=3).map(tuple),
     facts=st.lists(_texts, max_size=3).map(tuple),
 )
+_measures = st.builds(
+    RetentionMeasure,
+    _texts,
+    st.none() | _rates,
+    _rates,
+    _intervals(-1.0),
+    st.none() | _rates,
+    st.sampled_from(["mean", "upper"]),
+    st.booleans(),
+)
+_tried = st.builds(TriedRemedy, _texts, st.lists(_texts, max_size=2).map(tuple), st.none() | _rates)
+_retentions = st.builds(
+    Retention,
+    _texts,
+    st.booleans(),
+    st.lists(_measures, max_size=3).map(tuple),
+    _texts,
+    _texts,
+    st.lists(_tried, max_size=2).map(tuple),
+    st.none() | st.integers(0, 4),
+    st.booleans(),
+)
 _changed = st.builds(ChangedRow, _texts, _texts, _texts, _texts, _texts, _rates, _texts, _texts, _rates)
 _models = st.builds(
     ModelIdentity,
@@ -294,6 +360,7 @@ def climbs() -> st.SearchStrategy[ClimbRecord]:
         minimum_gain=_rates,
         plan=st.lists(_texts, max_size=2).map(tuple),
         notes=st.lists(_texts, max_size=2).map(tuple),
+        retention=st.lists(_retentions, max_size=2).map(tuple),
         noise=st.dictionaries(_texts, _amounts, max_size=2),
         regressions=st.lists(_changed, max_size=3).map(tuple),
         fixed=st.integers(0, 99),

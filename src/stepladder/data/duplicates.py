@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
@@ -27,20 +28,42 @@ Pairs = dict[tuple[int, int], float]
 """Distance of near pairs (i < j), from 0 = equal to 1 = just near enough; pairs that are far apart are not listed."""
 
 
-def cluster(examples: Sequence[Example], embedder: Embedder | None = None) -> dict[str, int]:
-    """Cluster number of every row, numbered by first appearance.
+@dataclass(frozen=True, slots=True)
+class Nearness:
+    """Which rows are near each other.
 
-    Two rows are near when their texts, less what over half of the rows share, have a Jaccard similarity of character 5-grams
-    of at least 0.8 or a cosine of at least 0.95. Complete linkage: in a cluster every row is near every other.
+    texts: Different texts of the rows, less what over half of the rows share.
+    text_of: Place in `texts` of every row, in row order.
+    pairs: Near pairs of `texts`.
+    """
+
+    texts: tuple[str, ...]
+    text_of: tuple[int, ...]
+    pairs: Pairs
+
+    def clusters(self, ids: Sequence[str]) -> dict[str, int]:
+        """Cluster number of every row, numbered by first appearance. Complete linkage: in a cluster all are near each other."""
+        groups = _complete_linkage(len(self.texts), self.pairs)
+        number_of: dict[int, int] = {}
+        return {id: number_of.setdefault(groups[text], len(number_of)) for id, text in zip(ids, self.text_of, strict=True)}
+
+
+def cluster(examples: Sequence[Example], embedder: Embedder | None = None) -> dict[str, int]:
+    """Cluster number of every row, numbered by first appearance; see `find_near` and `Nearness.clusters`."""
+    return find_near(examples, embedder).clusters([example.id for example in examples])
+
+
+def find_near(examples: Sequence[Example], embedder: Embedder | None = None) -> Nearness:
+    """Two rows are near when their texts, less what over half of the rows share, have a Jaccard similarity of character
+    5-grams of at least 0.8 or a cosine of at least 0.95.
     """
     own = own_texts([example.input.text for example in examples])
-    texts = list(dict.fromkeys(own))
+    place_of = {text: place for place, text in enumerate(dict.fromkeys(own))}
+    texts = tuple(place_of)
     pairs = _near_by_grams(texts)
     if embedder is not None and texts:
         _add_near_by_meaning(pairs, embedder.embed(texts))
-    group_of = dict(zip(texts, _complete_linkage(len(texts), pairs), strict=True))
-    number_of: dict[int, int] = {}
-    return {example.id: number_of.setdefault(group_of[text], len(number_of)) for example, text in zip(examples, own, strict=True)}
+    return Nearness(texts, tuple(place_of[text] for text in own), pairs)
 
 
 def jaccard(first: frozenset[str], second: frozenset[str]) -> float:

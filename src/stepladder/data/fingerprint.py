@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from stepladder.data.normalise import plain_form
 from stepladder.domain.answer import canonical_message
-from stepladder.domain.messages import Example, Message
+from stepladder.domain.messages import Example, Input, Message
 from stepladder.files import hash_json
 
 
@@ -26,11 +26,18 @@ def content_hash(example: Example) -> str:
 
 def input_hash(example: Example) -> str:
     """Hash of the question alone, letter case, punctuation and white space aside."""
-    return hash_json([plain_form(example.input.text), [dict(tool) for tool in example.input.tools]])
+    return question_hash(example.input)
+
+
+def question_hash(item: Input) -> str:
+    """As `input_hash`, of a question that has no answer yet."""
+    return hash_json([plain_form(item.text), [dict(tool) for tool in item.tools]])
 
 
 def _row_hash(example: Example) -> str:
-    rest = [example.id, dict(example.metadata), list(example.sources), example.recorded]
+    rest: list[object] = [example.id, dict(example.metadata), list(example.sources), example.recorded]
+    if example.rejected is not None:  # so that rows without one keep the hash they always had
+        rest.append(_turn(example.rejected))
     return hash_json([content_hash(example), rest])
 
 

@@ -1,7 +1,7 @@
 """Who learns, who chooses, who confirms: rows split by near-duplicate cluster, once and for ever (design §5).
 
 A row keeps its split through every later climb. New rows join their cluster's split; new clusters fill the test split first.
-What was ever used for learning or choosing never becomes a test row.
+What was ever used for learning or choosing never becomes a test row. Rows whose answer a model alone wrote only ever learn.
 """
 
 from __future__ import annotations
@@ -66,11 +66,12 @@ class _Plan:
     """A split in the making."""
 
     task: Task
-    examples: Sequence[Example]
+    examples: Sequence[Example]  # rows that a person has answered or seen
     cluster_of: Mapping[str, int]
     seed: int
     file: SplitFile | None
     stratum_of: Mapping[str, str]
+    taught: Sequence[Example] = ()  # rows that a teacher alone has answered
     claims: dict[str, Place] = field(default_factory=dict)  # rows that have a place from before
     split_of: dict[str, Split] = field(default_factory=dict)
     aside: set[str] = field(default_factory=set)
@@ -101,10 +102,11 @@ def load_or_make(
     Raises:
         DataError: Fewer than ten rows or ten different inputs, or a broken `splits.json`.
     """
-    _check_enough(task, examples, clusters)
+    seen, taught = _part_by_teacher(examples)
+    _check_enough(task, seen, clusters)
     file = load_split_file(task)
     seed = file.seed if file else seed
-    plan = _Plan(task, examples, clusters, seed, file, strata(task, examples))
+    plan = _Plan(task, seen, clusters, seed, file, strata(task, seen), taught)
     _keep_places(plan)
     _join_clusters(plan)
     needed = (rows_needed or rows_for_gain)(task.settings.minimum_gain)
@@ -118,14 +120,16 @@ def split_given(
     """The user's own train, validation and test files, used as they are.
 
     Raises:
-        DataError: Too few rows, or near-duplicates in train or validation and in test: the lines are listed.
+        DataError: Too few rows, near-duplicates in train or validation and in test (the lines are listed), or a row outside
+            train that a model alone has answered.
     """
     split_of: dict[str, Split] = {row.id: name for name in _STRICTEST for row in parts.get(name, ())}
-    examples = [row for name in _STRICTEST for row in parts.get(name, ())]
-    _check_enough(task, examples, clusters)
+    seen, taught = _part_by_teacher([row for name in _STRICTEST for row in parts.get(name, ())])
+    _check_enough(task, seen, clusters)
     _check_no_leak(task, parts, clusters)
+    _check_seen(task, parts)
     file = load_split_file(task)
-    plan = _Plan(task, examples, clusters, file.seed if file else seed, file, strata(task, examples))
+    plan = _Plan(task, seen, clusters, file.seed if file else seed, file, strata(task, seen), taught)
     _keep_places(plan)
     moved = [name for name, place in plan.claims.items() if split_of[name] == "test" and place.split != "test"]
     if moved:
@@ -162,7 +166,7 @@ def rows_for_gain(gain: float, loss_rate: float = 0.05) -> int | None:
 def _check_enough(task: Task, examples: Sequence[Example], clusters: Mapping[str, int]) -> None:
     data = task.settings.data
     path = task.path(data.examples or data.train or "")
-    hint = f"{FEWEST_ROWS} are the least, 50 good ones a start; `stepladder label` helps to make them."
+    hint = f"{FEWEST_ROWS} are the least, 50 good ones a start; `stepladder label {task.folder}` helps to make them."
     if len(examples) < FEWEST_ROWS:
         raise DataError(path, None, f"there are only {_rows(len(examples))}.", hint)
     different = len({clusters[row.id] for row in examples})
@@ -185,17 +189,31 @@ def _check_no_leak(task: Task, parts: Mapping[str, Sequence[Example]], clusters:
         raise DataError(task.path(data.test or ""), leaks[0][2].line, problem, hint)
 
 
+def _check_seen(task: Task, parts: Mapping[str, Sequence[Example]]) -> None:
+    for name in ("test", "validation"):
+        row = next((row for row in parts.get(name, ()) if row.by_teacher), None)
+        if row is not None:
+            path = task.path(getattr(task.settings.data, name))
+            hint = "Let a person check it and drop the key, or move the row to the training file."
+            raise DataError(path, row.line, f"a model alone wrote this {name} row's answer (source = teacher).", hint)
+
+
+def _part_by_teacher(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    return [row for row in examples if not row.by_teacher], [row for row in examples if row.by_teacher]
+
+
 def _keep_places(plan: _Plan) -> None:
     """Find each row's place from before: by what it asks, and by its id unless that id's question now stands elsewhere."""
     if plan.file is None:
         return
-    hashes = {row.id: _short(input_hash(row)) for row in plan.examples}
+    rows = [*plan.examples, *plan.taught]
+    hashes = {row.id: _short(input_hash(row)) for row in rows}
     present = set(hashes.values())
     by_input: dict[str, list[Place]] = defaultdict(list)
     for place in plan.file.rows.values():
         by_input[place.input].append(place)
     changed = []
-    for row in plan.examples:
+    for row in rows:
         places = list(by_input.get(hashes[row.id], ()))
         named = plan.file.rows.get(row.id)
         if named is not None and (named.input == hashes[row.id] or named.input not in present):
@@ -213,7 +231,7 @@ def _keep_places(plan: _Plan) -> None:
 def _join_clusters(plan: _Plan) -> None:
     """Rows with a place keep it, new ones go with their cluster; a cluster in two splits counts in the stricter only."""
     members: dict[int, list[str]] = defaultdict(list)
-    for row in plan.examples:
+    for row in (*plan.examples, *(row for row in plan.taught if row.id in plan.claims)):
         members[plan.cluster_of[row.id]].append(row.id)
     joined = []
     for names in members.values():
@@ -238,7 +256,7 @@ def _place_new_clusters(plan: _Plan, needed: int | None) -> None:
     """Test first, then validation, then train."""
     new = [row.id for row in plan.examples if row.id not in plan.split_of]
     groups = build_groups(new, plan.cluster_of, plan.stratum_of, plan.seed)
-    total = len(plan.examples) - len(plan.aside)
+    total = sum(row.id not in plan.aside for row in plan.examples)
     counts = Counter(split for name, split in plan.split_of.items() if name not in plan.aside)
     test_wanted, validation_wanted = _wanted(total)
     if plan.file is not None and test_wanted:
@@ -285,6 +303,7 @@ def _finish(plan: _Plan, *, write: bool, regime: Regime | None = None) -> tuple[
     regime = regime or _regime(plan)
     if not given:
         _let_wait(plan, regime)
+    _place_taught(plan)
     fold_of: dict[str, int] = {}
     held_out: frozenset[str] = frozenset()
     if regime in ("cross", "prompts"):
@@ -302,7 +321,7 @@ def _finish(plan: _Plan, *, write: bool, regime: Regime | None = None) -> tuple[
         split_of={name: split for name, split in plan.split_of.items() if name not in plan.aside},
         held_out=held_out,
         fold_of=fold_of,
-        cluster_of={row.id: plan.cluster_of[row.id] for row in plan.examples},
+        cluster_of={row.id: plan.cluster_of[row.id] for row in (*plan.examples, *plan.taught)},
         aside=frozenset(plan.aside),
         openings=openings,
     )
@@ -327,6 +346,22 @@ def _let_wait(plan: _Plan, regime: Regime) -> None:
             plan.aside.update(waiting)
 
 
+def _place_taught(plan: _Plan) -> None:
+    """Rows that a teacher alone answered learn, unless that would tell a test or validation row's answer to the learner."""
+    kept_apart = {plan.cluster_of[row.id] for row in plan.examples if plan.split_of[row.id] != "train"}
+    aside = []
+    for row in plan.taught:
+        claim = plan.claims.get(row.id)
+        plan.split_of[row.id] = "train"
+        plan.aside.discard(row.id)
+        if plan.cluster_of[row.id] in kept_apart or (claim is not None and claim.split != "train"):
+            aside.append(row.id)
+    plan.aside.update(aside)
+    if plan.taught:
+        apart = f"; {len(aside)} set aside, since they ask what a test or validation row asks" if aside else ""
+        plan.notes.append(f"{_rows(len(plan.taught))} answered by a teacher alone: they only ever teach{apart}.")
+
+
 def _held_out(plan: _Plan) -> frozenset[str]:
     """The fixed fifth of train, topped up when train has grown."""
     train = plan.ids("train")
@@ -341,13 +376,14 @@ def _held_out(plan: _Plan) -> frozenset[str]:
 
 def _save(plan: _Plan, fold_of: Mapping[str, int], held_out: frozenset[str]) -> None:
     rows = dict(plan.file.rows) if plan.file else {}
-    hashes = {row.id: _short(input_hash(row)) for row in plan.examples}
+    used = [*plan.examples, *(row for row in plan.taught if row.id not in plan.aside)]
+    hashes = {row.id: _short(input_hash(row)) for row in used}
     present = set(hashes.values())
     for name in hashes:
         before = rows.get(name)
         if before and before.input not in present:  # edited: what was asked before has been used and keeps its place too
             rows[f"{name}#{before.input}"] = before
-    for row in plan.examples:
+    for row in used:
         claim = plan.claims.get(row.id)
         rows[row.id] = Place(
             split=plan.split_of[row.id],

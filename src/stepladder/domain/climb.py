@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from stepladder.domain.protocols import ModelIdentity, Recipe, TrainPoint
+from stepladder.domain.retention import Retention
 from stepladder.domain.verdict import Cost, Interval, Verdict
 
 
@@ -82,6 +83,51 @@ class ChangedRow:
     candidate_score: float
 
 
+class MistakeKind(StrEnum):
+    """What is wrong with an answer, by what would help; in the order in which they are looked for."""
+
+    CUT = "cut"
+    FORMAT = "format"
+    RETRIEVER = "retriever"
+    READER = "reader"
+    MISSING_FACT = "missing fact"
+    STYLE = "style"
+    REASONING = "reasoning"
+
+
+@dataclass(frozen=True, slots=True)
+class Mistakes:
+    """Wrong test answers of one rung that are of one kind. `rows` are their ids.
+
+    `wrong` of `asked` answers are wrong in all. `right_elsewhere`: how many of `rows` another contender has right.
+    """
+
+    rung: str
+    kind: MistakeKind
+    rows: tuple[str, ...]
+    wrong: int
+    asked: int
+    remedy: str
+    right_elsewhere: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One rung on one kind of test rows: those whose `column` holds `value`. `rest` is its mean score on all others.
+
+    `chance` is how probable such a gap would be where there is none, corrected for the number of slices; `worse` says that the
+    slice is clearly worse.
+    """
+
+    rung: str
+    column: str
+    value: str
+    score: Interval
+    rest: float
+    chance: float
+    worse: bool
+
+
 @dataclass(frozen=True, slots=True)
 class ClimbRecord:
     """Everything a reader of the verdict may ask for; `verdict.json` holds it."""
@@ -99,10 +145,17 @@ class ClimbRecord:
     minimum_gain: float
     plan: tuple[str, ...] = ()  # what the plan said, line by line
     notes: tuple[str, ...] = ()
+    judges: tuple[str, ...] = ()  # of each model judge, how far it agrees with people
+    retention: tuple[Retention, ...] = ()  # of tuned rungs, as they went to the test rows
     noise: Mapping[str, float] = field(default_factory=dict)
     regressions: tuple[ChangedRow, ...] = ()  # worst first
+    improvements: tuple[ChangedRow, ...] = ()  # best first
     fixed: int = 0
     broken: int = 0
+    fixed_rows: tuple[str, ...] = ()  # ids of all of them
+    broken_rows: tuple[str, ...] = ()
+    mistakes: tuple[Mistakes, ...] = ()  # of every contender
+    slices: tuple[Slice, ...] = ()  # of the verdict's rung
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: str = ""
     seconds: float = 0.0

@@ -40,7 +40,7 @@ class DataError(StepladderError):
 
 
 class RunError(StepladderError):
-    """A run folder is missing, broken, or belongs to other data."""
+    """A run folder is missing, broken, cannot be written, or belongs to other data."""
 
 
 class ModelError(StepladderError):

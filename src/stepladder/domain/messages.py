@@ -86,6 +86,11 @@ class Example:
     def id(self) -> str:
         return self.input.id
 
+    @property
+    def by_teacher(self) -> bool:
+        """Whether a model alone wrote the reference: such a row may teach, but neither choose nor confirm."""
+        return self.metadata.get("source") == "teacher"
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:

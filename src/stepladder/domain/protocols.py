@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,6 +131,19 @@ class Engine(Protocol):
 
     def count_text_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each bare text, no template."""
+        ...
+
+
+@runtime_checkable
+class Comparing(Protocol):
+    """An engine that can also lay tuned weights beside their base."""
+
+    def text_nll(self, texts: Sequence[str], *, adapter: Path | None = None) -> list[float]:
+        """Mean nats per token of each plain text, no template."""
+        ...
+
+    def divergence(self, prompts: Sequence[Prompt], answers: Sequence[str], *, adapter: Path) -> list[float]:
+        """KL(base‖tuned) in nats per token along `answers[i]` (plus end-of-turn) after `prompts[i]`."""
         ...
 
 

@@ -11,30 +11,29 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stepladder.domain.errors import DataError
+from stepladder.domain.grader_settings import OpenAIGraderSettings
+from stepladder.domain.settings import Settings as Settings
 
 FactsChange = Literal["never", "yearly", "monthly", "weekly", "daily"]
-
-
-class Settings(BaseModel):
-    """A table of `task.toml`: frozen, and a key nobody knows is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 class DataSettings(Settings):
     """`[data]`: where the examples are."""
 
-    examples: str | None = Field(None, description="File of examples, split by Stepladder; JSONL, CSV or TSV.")
+    examples: str | None = Field(None, description="File (or `datasets` folder) of examples, split by Stepladder.")
     train: str | None = Field(None, description="Your own training file, instead of `examples`.")
     validation: str | None = Field(None, description="Your own validation file (optional beside `train` and `test`).")
     test: str | None = Field(None, description="Your own test file (with `train`).")
     documents: str | None = Field(None, description="Folder of .md, .txt, .html and .pdf files, for retrieval.")
-    input: str | None = Field(None, description="CSV/TSV: the column that holds the input.")
-    reference: str | None = Field(None, description="CSV/TSV: the column that holds the expected output.")
-    id: str | None = Field(None, description="CSV/TSV: the column that holds the row's id.")
+    input: str | None = Field(None, description="Column, or key of the rows, that holds the input.")
+    reference: str | None = Field(None, description="Column, or key of the rows, that holds the expected output.")
+    id: str | None = Field(None, description="Column, or key of the rows, that holds the row's id.")
     recorded: str | None = Field(
         None,
         description="Answers of your present system: a column or key of the rows, or a JSONL file of id and answer.",
+    )
+    accept: tuple[str, ...] = Field(
+        (), description="Codes of blocking findings of `check` to climb in spite of, such as `secret`."
     )
 
     @model_validator(mode="after")
@@ -92,7 +91,7 @@ class NormalisedMatchGrader(Settings):
 
 
 class TokenF1Grader(Settings):
-    """F1 over normalised words, as in SQuAD."""
+    """F1 over normalised words, as in SQuAD; over character bigrams where a script puts no spaces between words."""
 
     type: Literal["token_f1"] = "token_f1"
 
@@ -107,6 +106,7 @@ class RegexGrader(Settings):
     """Right when the pattern matches the whole answer."""
 
     type: Literal["regex"] = "regex"
+    name: str | None = Field(None, min_length=1, description="Name in the report; by default the type.")
     pattern: str = Field(description="Pattern the whole answer must match.")
 
 
@@ -118,6 +118,18 @@ class NumericGrader(Settings):
     relative: float = Field(0.0, ge=0, description="Largest difference as a share of the reference.")
 
 
+class StyleGrader(Settings):
+    """How probably the answer was written in the references' style, by a small model that learned to tell the training
+    references from the base model's untuned answers to the same inputs; it is fitted once a climb, before any rung is scored.
+
+    0 where a number or name of the input is lost that the reference keeps, or the answer is shorter than half of the reference
+    or longer than twice. Ungraded when references and untuned answers cannot be told apart (cross-validated AUC below 0.8).
+    The report adds how well references can be told from the rung's answers (`style_auc`; 50 % = not at all) with its p.
+    """
+
+    type: Literal["style"] = "style"
+
+
 GraderSettings = Annotated[
     LabelsGrader
     | JsonFieldsGrader
@@ -126,7 +138,9 @@ GraderSettings = Annotated[
     | TokenF1Grader
     | ChrfGrader
     | RegexGrader
-    | NumericGrader,
+    | NumericGrader
+    | StyleGrader
+    | OpenAIGraderSettings,
     Field(discriminator="type"),
 ]
 
@@ -140,6 +154,13 @@ class PromptSettings(Settings):
     name: str | None = Field(None, description="Name in the report; by default the file's.")
 
 
+class PriceSettings(Settings):
+    """`[model.prices."NAME"]`: what a compared model charges, NAME as in `compare`."""
+
+    usd_per_million_prompt_tokens: float = Field(ge=0, description="Price of its input.")
+    usd_per_million_completion_tokens: float = Field(ge=0, description="Price of its output.")
+
+
 class ModelSettings(Settings):
     """`[model]`: what answers."""
 
@@ -149,6 +170,19 @@ class ModelSettings(Settings):
     )
     compare: tuple[str, ...] = Field((), description="Larger prompted models, put into the same table.")
     revision: str | None = Field(None, description="Commit of a Hugging Face repository; recorded when left out.")
+    prices: dict[str, PriceSettings] = Field(
+        default_factory=dict,
+        description="What compared models charge, a table each; a hosted one is refused without, unless `[budget] usd = inf`.",
+    )
+
+    @model_validator(mode="after")
+    def _prices_of_compared_models(self) -> ModelSettings:
+        for name in self.prices:
+            if name == self.base:
+                raise ValueError(f"the prices of the base '{name}' stand in `[use]`")
+            if name not in self.compare:
+                raise ValueError(f"`prices` names '{name}', which `compare` does not; they must be spelled alike")
+        return self
 
 
 class UseSettings(Settings):
@@ -159,19 +193,30 @@ class UseSettings(Settings):
     horizon_months: float = Field(12, gt=0, description="Months over which costs are added up.")
     facts_change: FactsChange = Field("never", description="How often the facts behind the answers change.")
     data_may_leave: bool = Field(False, description="Whether hosted engines may see the data.")
-    other_tasks: bool = Field(False, description="Whether the tuned model must keep its general abilities.")
+    other_tasks: bool = Field(False, description="Whether the tuned model must keep its general abilities: then a gate.")
+    probes: str | None = Field(
+        None, description="Your own retention probes (JSONL), asked beside the built-in ones before and after tuning."
+    )
     max_latency_seconds: float | None = Field(None, gt=0, description="Slowest acceptable answer (95th percentile).")
     machine_usd_per_hour: float | None = Field(None, ge=0, description="Price of this machine; without it, seconds.")
     label_usd_each: float | None = Field(
         None, ge=0, description="Price of one more labelled example; paid again whenever the facts change."
     )
-    usd_per_million_prompt_tokens: float | None = Field(None, ge=0, description="Price of a hosted model's input.")
-    usd_per_million_completion_tokens: float | None = Field(None, ge=0, description="Price of its output.")
+    usd_per_million_prompt_tokens: float | None = Field(
+        None, ge=0, description="Price of a hosted base's input; it is refused without, unless `[budget] usd = inf`."
+    )
+    usd_per_million_completion_tokens: float | None = Field(None, ge=0, description="Price of a hosted base's output.")
 
     @model_validator(mode="after")
     def _one_volume(self) -> UseSettings:
         if self.calls_per_month is not None and self.calls_total is not None:
             raise ValueError("give `calls_per_month` or, for a one-off job, `calls_total`")
+        return self
+
+    @model_validator(mode="after")
+    def _both_prices(self) -> UseSettings:
+        if (self.usd_per_million_prompt_tokens is None) != (self.usd_per_million_completion_tokens is None):
+            raise ValueError("`usd_per_million_prompt_tokens` and `usd_per_million_completion_tokens` come together")
         return self
 
     @property
@@ -192,7 +237,12 @@ class BudgetSettings(Settings):
     """`[budget]`: what one climb may use."""
 
     minutes: float = Field(30, gt=0, description="Wall-clock minutes; `plan` says what is dropped to fit.")
-    usd: float = Field(5, ge=0, description="Money for each hosted model; holds only where both prices of `[use]` are given.")
+    usd: float = Field(
+        5,
+        ge=0,
+        description="Money for all hosted models of one climb together, kills and restarts included; `inf` for no limit. "
+        "Each `predict` may spend as much.",
+    )
 
 
 class LoraSettings(Settings):
@@ -268,10 +318,27 @@ class TaskSettings(Settings):
             raise ValueError("two prompts have one name; give each a `name` of its own")
         return value
 
+    @field_validator("graders")
+    @classmethod
+    def _graders_named_apart(cls, value: tuple[GraderSettings, ...]) -> tuple[GraderSettings, ...]:
+        names = [getattr(grader, "name", None) or grader.type for grader in value]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two graders are called '{twice}'; give each a `name` of its own, or leave one out")
+        return value
+
     @field_validator("instruction")
     @classmethod
     def _strip(cls, value: str) -> str:
         return value.strip()
+
+    def use_of(self, model: str) -> UseSettings:
+        """`[use]` with the prices of one model: the base's stand there, a compared model's in `[model.prices]`."""
+        if model == self.model.base:
+            return self.use
+        prices = self.model.prices.get(model)
+        keys = PriceSettings.model_fields
+        return self.use.model_copy(update={key: None if prices is None else getattr(prices, key) for key in keys})
 
     def decided_graders(self) -> tuple[GraderSettings, ...]:
         """The graders in force: the user's, else one by output shape (references that are tool calls: see `build_graders`)."""

@@ -40,7 +40,8 @@ class Cost:
     """What adopting a rung costs over the horizon. Seconds are of this machine; usd None when no price was given.
 
     `labels` are the examples that have to be labelled again over the horizon, because the facts behind them change; those
-    that exist today are paid for. `usd_labels` is their price, 0 when none was given.
+    that exist today are paid for. `usd_labels` is their price, 0 when none was given. `labelled_rows` are the examples the rung
+    is made of, `by_token` says that its calls are charged by the token: with both, the cost can be reckoned anew for another use.
     """
 
     seconds_once: float = 0.0  # choosing and training
@@ -53,6 +54,8 @@ class Cost:
     calls: float = 0.0
     labels: float = 0.0
     usd_labels: float = 0.0
+    labelled_rows: int = 0
+    by_token: bool = False
 
     @property
     def seconds_total(self) -> float:

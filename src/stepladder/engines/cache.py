@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
+from stepladder.domain.errors import EngineError
 from stepladder.domain.prediction import Generation
-from stepladder.domain.protocols import CompletionScore, Decoding, Engine, Prompt
+from stepladder.domain.protocols import CompletionScore, Decoding, Engine, ModelIdentity, Prompt
 from stepladder.engines.adapter import hash_adapter
 from stepladder.engines.wrappers import Wrapped
 from stepladder.files import hash_json, read_lines
@@ -130,6 +131,41 @@ class RecordedEngine(Wrapped):
                     self._scores[str(entry["key"])] = CompletionScore(**entry["score"])
             except (ValueError, TypeError, KeyError):
                 self.bad_lines += 1
+
+
+class SilentEngine:
+    """A model that is not asked: only what it said before is known. Each prompt it would have to answer calls `missed`."""
+
+    def __init__(self, identity: ModelIdentity, can: frozenset[str], missed: Callable[[], None]) -> None:
+        self.identity = identity
+        self.can = can
+        self._missed = missed
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        decoding: Decoding,
+        *,
+        adapter: Path | None = None,
+        on_answer: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        return self._refuse(len(prompts))
+
+    def score(
+        self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]], *, adapter: Path | None = None
+    ) -> list[list[CompletionScore]]:
+        return self._refuse(len(prompts))
+
+    def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
+        return self._refuse(len(prompts))
+
+    def count_text_tokens(self, texts: Sequence[str]) -> list[int]:
+        return self._refuse(len(texts))
+
+    def _refuse(self, count: int) -> NoReturn:
+        for _ in range(count):
+            self._missed()
+        raise EngineError(f"{self.identity.name} is not asked here, and {count} of its answers are not recorded.")
 
 
 def _places_of_unknown(keys: Iterable[str], known: Mapping[str, Any]) -> dict[str, list[int]]:

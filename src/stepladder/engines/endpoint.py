@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from stepladder.domain.output import dump_json
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import CompletionScore, Decoding, Grammar, ModelIdentity, Prompt
 from stepladder.engines.purse import Prices, Purse
+from stepladder.engines.retries import may_be_billed, pause_before_retry
 from stepladder.files import hash_json
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -101,10 +103,11 @@ def _is_loopback(host: str) -> bool:
 
 
 class EndpointEngine:
-    """Asks a server. Retries (429, 5xx, broken connections) are the SDK's, which waits as long as `Retry-After` says.
+    """Asks a server. Calls that failed in passing (429, 5xx, broken connections) are sent again, when `Retry-After` says.
 
     Args:
-        prices, purse: With both, the most a call can cost is set aside before it is sent.
+        max_retries: Attempts beyond the first.
+        prices, purse: With both, the most an attempt can cost is set aside before it is sent.
     """
 
     def __init__(
@@ -124,7 +127,8 @@ class EndpointEngine:
         self._concurrency = concurrency
         self._prices = prices
         self._purse = purse
-        self._client = openai.OpenAI(base_url=self._url, api_key=api_key, timeout=timeout_seconds, max_retries=max_retries)
+        self._max_retries = max_retries
+        self._client = openai.OpenAI(base_url=self._url, api_key=api_key, timeout=timeout_seconds, max_retries=0)
         address = Address(self._url, model, "")
         self._identity = ModelIdentity(name=address.name, engine="endpoint", hosted=address.hosted)
 
@@ -215,22 +219,34 @@ class EndpointEngine:
 
     def _answer(self, prompt: Prompt, decoding: Decoding, extra: Mapping[str, Any]) -> Generation:
         request = self._request(prompt, decoding, extra)
-        reserved = self._most_usd(request, decoding.max_new_tokens)
-        if self._purse is not None:
-            self._purse.reserve(reserved)
-        spent = reserved  # a call that breaks off may have been billed
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return self._attempt(request, prompt, decoding)
+            except openai.APIError as error:
+                pause = pause_before_retry(error, attempt) if attempt <= self._max_retries else None
+                if pause is None:
+                    self._fail(error)
+                time.sleep(pause)
+            except (openai.OpenAIError, ValueError) as error:
+                self._fail(error)
+
+    def _attempt(self, request: Mapping[str, Any], prompt: Prompt, decoding: Decoding) -> Generation:
+        """One call, with money set aside before it is sent."""
+        most = self._most_usd(request, decoding.max_new_tokens)
+        call = self._purse.reserve(most) if self._purse is not None else 0
+        spent = most  # a call that breaks off may have been billed
         try:
             completion, seconds = self._send(request)
             generation = _read(completion, prompt, seconds, decoding.grammar, self._identity.name)
             spent = self._cost_usd(generation)
-        except openai.APIStatusError as error:
-            spent = 0.0
-            self._fail(error)
-        except (openai.OpenAIError, ValueError) as error:
-            self._fail(error)
+        except openai.APIError as error:
+            spent = most if may_be_billed(error) else 0.0
+            raise
         finally:
             if self._purse is not None:
-                self._purse.settle(reserved, spent)
+                self._purse.settle(call, spent)
         return generation
 
     def _request(self, prompt: Prompt, decoding: Decoding, extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,7 +266,7 @@ class EndpointEngine:
         return request
 
     def _send(self, request: Mapping[str, Any]) -> tuple[ChatCompletion, float]:
-        """The reply and the seconds of the call that succeeded, without the waits of earlier attempts."""
+        """The reply and the seconds it took."""
         reply = self._client.chat.completions.with_raw_response.create(**request)
         return reply.parse(), reply.elapsed.total_seconds()
 

@@ -143,6 +143,34 @@ class FakeEngine:
         )
 
 
+class ComparingFakeEngine(FakeEngine):
+    """A fake whose weights can be compared too.
+
+    Args:
+        moved: How far an adapter has moved from the base, 0 = not at all: the share by which the loss on plain texts
+            (1 nat per token) rises, and the divergence in nats per token.
+    """
+
+    def __init__(
+        self,
+        answer: Answer | Mapping[str, str] | None = None,
+        name: str = "fake",
+        context_tokens: int = 4096,
+        *,
+        moved: Callable[[Path], float] = lambda adapter: 0.0,
+    ) -> None:
+        super().__init__(answer, name, context_tokens)
+        self._moved = moved
+
+    def text_nll(self, texts: Sequence[str], *, adapter: Path | None = None) -> list[float]:
+        """Equal for all texts."""
+        return [1.0 + (self._moved(adapter) if adapter is not None else 0.0)] * len(texts)
+
+    def divergence(self, prompts: Sequence[Prompt], answers: Sequence[str], *, adapter: Path) -> list[float]:
+        """Equal for all prompts."""
+        return [self._moved(adapter) for _ in zip(prompts, answers, strict=True)]
+
+
 def _as_function(answer: Answer | Mapping[str, str] | None) -> Answer:
     if callable(answer):
         return answer

@@ -65,6 +65,20 @@ class OneByOne(Wrapped):
         return answers
 
 
+class FirstTokens(Wrapped):
+    """Reads every prompt and generates one token: what warms an engine up at the least cost."""
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        decoding: Decoding,
+        *,
+        adapter: Path | None = None,
+        on_answer: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        return self.engine.generate(prompts, replace(decoding, max_new_tokens=1), adapter=adapter, on_answer=on_answer)
+
+
 class Drawing(Wrapped):
     """Draws at a temperature, by a seed of its own, whatever decoding is asked for."""
 

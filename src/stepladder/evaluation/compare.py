@@ -23,6 +23,7 @@ class Contender:
         scores: Shape (seeds, items) or (items,), nan = ungraded; the items in the same order for every contender.
         cut_share: Share of its answers that were cut at the token limit.
         blocked: Why it may not be recommended whatever it scores (retention), in a sentence; empty when it may.
+        hosted: Its model is not on this machine, so the data leaves it.
     """
 
     rung: str
@@ -33,6 +34,7 @@ class Contender:
     latency_p50_seconds: float = 0.0
     latency_p95_seconds: float = 0.0
     blocked: str = ""
+    hosted: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scores", np.atleast_2d(np.asarray(self.scores, dtype=np.float64)))
@@ -116,10 +118,12 @@ def _best(rungs: Sequence[Contender]) -> Contender | None:
     return max(rungs, key=lambda rung: rung.mean, default=None)  # of equals max keeps the first, the cheapest
 
 
-def why_not_eligible(contender: Contender, max_latency_seconds: float | None) -> str | None:
+def why_not_eligible(contender: Contender, max_latency_seconds: float | None, *, data_may_leave: bool = True) -> str | None:
     """Why this rung cannot be recommended, in a sentence; None when it can."""
     if contender.blocked:
         return f"{contender.rung} is ruled out: {contender.blocked}"
+    if contender.hosted and not data_may_leave:
+        return f"{contender.rung} is ruled out: its model is hosted, and `[use] data_may_leave` is false."
     if max_latency_seconds is not None and contender.latency_p95_seconds > max_latency_seconds:
         return (
             f"{contender.rung} is too slow: its 95th percentile is {contender.latency_p95_seconds:.2g} s, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from stepladder.domain.task import UseSettings
@@ -80,7 +80,23 @@ def adoption_cost(
         calls=use.calls,
         labels=labels,
         usd_labels=labels * (use.label_usd_each or 0.0),
+        labelled_rows=labelled_rows,
+        by_token=hosted,
     )
+
+
+def repriced(cost: Cost, use: UseSettings, *, tuned: bool) -> Cost:
+    """The same measured rung under another use. What a hosted model charges for a call stays as it was."""
+    anew = adoption_cost(
+        use,
+        prompt_tokens_per_call=cost.prompt_tokens_per_call,
+        completion_tokens_per_call=cost.completion_tokens_per_call,
+        seconds_per_call=cost.seconds_per_call,
+        seconds_once=cost.seconds_once,
+        tuned=tuned,
+        labelled_rows=cost.labelled_rows,
+    )
+    return replace(anew, usd_once=cost.usd_once, usd_per_call=cost.usd_per_call, by_token=True) if cost.by_token else anew
 
 
 def hosted_usd(use: UseSettings, prompt_tokens: float, completion_tokens: float) -> float | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -142,11 +143,16 @@ class Haystack:
 
     def __init__(self, text: str) -> None:
         self._text = f" {_plain(text)} "
-        self._numbers = {number for match in _NUMBER.findall(text) if (number := _number(match)) is not None}
+        self.numbers = {number for match in _NUMBER.findall(text) if (number := _number(match)) is not None}
+
+    @property
+    def words(self) -> set[str]:
+        """The text's words, letter case aside."""
+        return set(self._text.split())
 
     def __contains__(self, span: object) -> bool:
         number = _number(str(span))
-        if number is not None and number in self._numbers:
+        if number is not None and number in self.numbers:
             return True
         plain = _plain(str(span))
         return not plain or f" {plain} " in self._text
@@ -176,27 +182,55 @@ def find_facts(
     Returns:
         By example id, only rows that have such spans.
     """
-    training = [(clusters.get(example.id), Haystack(expected_answer(example))) for example in train_examples]
+    training = _Training(train_examples, clusters)
     instruction = Haystack(task.settings.instruction)
     lacking = {}
     for example in examples:
         given = Haystack(example.input.text)
         spans = [span for span in reference_spans(example, task) if span not in given and span not in instruction]
         own = clusters.get(example.id)
-        unseen = tuple(span for span in spans if _clusters_with(span, training, own) < 2)
+        unseen = tuple(span for span in spans if training.clusters_with(span, own) < 2)
         if unseen:
             lacking[example.id] = unseen
     return lacking
 
 
-def _clusters_with(span: str, training: Sequence[tuple[int | None, Haystack]], own: int | None) -> int:
-    seen: set[object] = set()
-    for place, (cluster, text) in enumerate(training):
-        if (cluster is None or cluster != own) and span in text:
-            seen.add(("row", place) if cluster is None else cluster)
-            if len(seen) == 2:
-                break
-    return len(seen)
+class _Training:
+    """References that can be asked in how many clusters a span occurs. An index by word spares reading all of them each time."""
+
+    def __init__(self, examples: Sequence[Example], clusters: Mapping[str, int]) -> None:
+        self._clusters = [clusters.get(example.id) for example in examples]
+        self._texts = [Haystack(expected_answer(example)) for example in examples]
+        self._with_word: dict[str, list[int]] = defaultdict(list)
+        self._with_number: dict[Decimal, list[int]] = defaultdict(list)
+        for place, text in enumerate(self._texts):
+            for word in text.words:
+                self._with_word[word].append(place)
+            for number in text.numbers:
+                self._with_number[number].append(place)
+
+    def clusters_with(self, span: str, own: int | None) -> int:
+        """Clusters other than `own` whose references hold the span, counted up to two; a row without a cluster is its own."""
+        seen: set[object] = set()
+        for place in self._candidates(span):
+            cluster = self._clusters[place]
+            if (cluster is None or cluster != own) and span in self._texts[place]:
+                seen.add(("row", place) if cluster is None else cluster)
+                if len(seen) == 2:
+                    break
+        return len(seen)
+
+    def _candidates(self, span: str) -> Sequence[int]:
+        words = _plain(span).split()
+        if not words:
+            return range(len(self._texts))
+        holding: list[list[int]] = [self._with_word.get(word, []) for word in words]
+        rarest = min(holding, key=len)
+        rows = set(rarest)
+        number = _number(span)
+        if number is not None:
+            rows |= set(self._with_number.get(number, []))
+        return sorted(rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,12 @@ def pass_mark(target: float, n: int, *, cross_fit: bool = False) -> int | None:
     return _least(lambda right: beta_at_least(right / n, effective, target) >= REACHED, 0, n)
 
 
+def chance_to_pass(rate: float, target: float, n: int, *, cross_fit: bool = False) -> float:
+    """Probability that a rung with a true `rate` meets the pass mark of `n` pass/fail rows, exactly."""
+    mark = pass_mark(target, n, cross_fit=cross_fit)
+    return 0.0 if mark is None else float(binom.sf(mark - 1, n, rate))
+
+
 def power(n: int, gain: float, loss_rate: float = 0.05) -> float:
     """Probability that a true `gain` is proved by `n` pass/fail rows (P(better) ≥ .95), exactly.
 
@@ -123,8 +129,5 @@ def false_pass_rate(target: float, n: int, contenders: int, *, shortfall: float 
     Exact for pass/fail answers that are independent between contenders, the worst case: contenders that fail on the same
     rows pass by luck together, hence less often.
     """
-    mark = pass_mark(target, n, cross_fit=cross_fit)
-    if mark is None:
-        return 0.0
-    one = float(binom.sf(mark - 1, n, max(target - shortfall, 0.0)))
+    one = chance_to_pass(max(target - shortfall, 0.0), target, n, cross_fit=cross_fit)
     return 1.0 - (1.0 - one) ** contenders

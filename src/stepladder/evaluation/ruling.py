@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from stepladder.domain.verdict import Gain, Outcome, Route
-from stepladder.evaluation.compare import Contender
+from stepladder.evaluation.compare import Contender, why_not_eligible
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +21,7 @@ class VerdictInputs:
         base_parameters: Size of the base model; None = unknown.
         larger_models_compared: Whether prompted models of `[model] compare` were climbed too.
         why_nothing_tuned: Where no contender is tuned, the reason in a sentence.
+        data_may_leave: Whether a rung on a hosted model may be recommended.
         leaks: Test rows that training rows or demonstrations give away, in words; any makes the verdict invalid.
     """
 
@@ -36,6 +37,11 @@ class VerdictInputs:
     leaks: tuple[str, ...] = ()
     seed: int = 0
     why_nothing_tuned: str = ""
+    data_may_leave: bool = True
+
+    def why_not(self, contender: Contender) -> str | None:
+        """Which limit of the user's this contender breaks, in a sentence; None when it may be recommended."""
+        return why_not_eligible(contender, self.max_latency_seconds, data_may_leave=self.data_may_leave)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betainc, ndtr, ndtri
+from scipy.special import betainc, gammaincinv, ndtr, ndtri
 
 from stepladder.domain.errors import EvaluationError
 from stepladder.domain.verdict import Interval
@@ -89,6 +89,34 @@ def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, floa
     return max(0.0, min(centre - half, rate)), min(1.0, max(centre + half, rate))
 
 
+RARE = 3
+"""Up to so many right (or wrong) rows Wilson's end on their side is taken from Poisson's distribution instead."""
+
+
+def rate_interval(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval with two small corrections, so that no true rate is covered too seldom.
+
+    Where only up to three rows are right or wrong, the end beside 0 or 1 comes from Poisson's distribution: Wilson's own lies
+    so close to the rate that a true rate just beyond it is covered in 84 % of samples, not 95 %. And the interval is wider
+    by the share 1/(2n), 1.7 % at n = 30, which closes the gaps that few rows leave between the intervals of neighbouring counts.
+
+    Source:
+        Brown, Cai & DasGupta (2001), Interval estimation for a binomial proportion, Statistical Science 16 (modified Wilson).
+    """
+    wider = 2 * float(ndtr(ndtri(0.5 + level / 2) * (1 + 1 / (2 * max(n, 1.0))))) - 1
+    low, high = wilson(successes, n, wider)
+    if 0 < successes <= RARE:
+        low = min(low, _rare_end(successes, n, level))
+    if 0 < n - successes <= RARE:
+        high = max(high, 1 - _rare_end(n - successes, n, level))
+    return low, high
+
+
+def _rare_end(count: float, n: float, level: float) -> float:
+    """The rate at which so many or more of `n` rows are seen with probability 1 - level."""
+    return float(gammaincinv(count, 1 - level)) / n
+
+
 def design_effect(values: Floats, clusters: NDArray[np.int64]) -> float:
     """How many times larger clusters make the variance of the mean, ≥ 1; rows divided by it are the effective rows.
 
@@ -119,14 +147,15 @@ def mean_interval(
 ) -> Interval:
     """Mean score with its interval.
 
-    Pass/fail of one seed: Wilson. Other scores: BCa over clusters, or Wilson on the summed scores where few rows differ.
+    Pass/fail of one seed: Wilson (`rate_interval`). Other scores: BCa over clusters, or Wilson on the summed scores where few
+    rows differ.
     Clusters enter Wilson through the design effect; `cross_fit` widens by √1.25.
     """
     rows = graded(scores, clusters)
     value = float(rows.values.mean())
     if rows.pass_fail or few_differ(rows.values):
         effective = effective_rows(rows, cross_fit=cross_fit)
-        low, high = wilson(value * effective, effective, level)
+        low, high = rate_interval(value * effective, effective, level)
         method = "wilson" if rows.pass_fail else "wilson-summed"
     else:
         low, high = bca(rows.values, rows.clusters, level=level, seed=seed)

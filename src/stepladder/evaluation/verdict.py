@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stepladder.domain.errors import EvaluationError
 from stepladder.domain.verdict import Gain, Outcome, Route, Verdict
 from stepladder.evaluation import wording
-from stepladder.evaluation.compare import Contender, Pairing, strongest_untuned, why_not_eligible
+from stepladder.evaluation.compare import Contender, Pairing, strongest_untuned
 from stepladder.evaluation.cost import costs_less, order_for_adoption
 from stepladder.evaluation.gains import PROVED, rows_to_prove
 from stepladder.evaluation.planning import REACHED, false_pass_rate, rows_to_decide
@@ -49,9 +49,7 @@ def decide(inputs: VerdictInputs) -> Verdict:
     faults = _broken(inputs)
     if faults:
         return _invalid(inputs, faults)
-    eligible = order_for_adoption(
-        [rung for rung in inputs.contenders if why_not_eligible(rung, inputs.max_latency_seconds) is None]
-    )
+    eligible = order_for_adoption([rung for rung in inputs.contenders if inputs.why_not(rung) is None])
     if not eligible:
         return _nobody(inputs)
     clusters = None if inputs.clusters is None else np.asarray(inputs.clusters, dtype=np.int64)
@@ -261,7 +259,7 @@ def _matters(tuned: Contender, ruling: Ruling) -> bool:
 
 def _remarks(inputs: VerdictInputs, ruling: Ruling) -> tuple[str, ...]:
     """What a reader should know besides."""
-    out = [why for rung in inputs.contenders if (why := why_not_eligible(rung, inputs.max_latency_seconds))]
+    out = [why for rung in inputs.contenders if (why := inputs.why_not(rung))]
     out += [
         f"{wording.percent(rung.cut_share)} of the answers of {rung.rung} hit the token limit and count as wrong."
         for rung in inputs.contenders
@@ -278,6 +276,6 @@ def _invalid(inputs: VerdictInputs, faults: tuple[str, ...]) -> Verdict:
 
 
 def _nobody(inputs: VerdictInputs) -> Verdict:
-    reasons = tuple(why for rung in inputs.contenders if (why := why_not_eligible(rung, inputs.max_latency_seconds)))
+    reasons = tuple(why for rung in inputs.contenders if (why := inputs.why_not(rung)))
     sentence = "No rung may be recommended: every contender breaks a limit you set or was ruled out."
     return Verdict(Outcome.NOT_REACHED, None, None, "indicative", sentence, reasons=reasons, facts=facts(inputs, None))

@@ -86,9 +86,17 @@ def _cheapest(inputs: VerdictInputs, ruling: Ruling, interval: Interval) -> str:
     proof = ruling.proof
     return (
         f"{start}. Nothing dearer earned its price: {ruling.against.rung} comes nearest ({points(proof.interval.value)}; "
-        f"{changes(proof)}), with odds of {odds(proof.probability_minimum)} of being better by "
-        f"{points(inputs.minimum_gain)} or more."
+        f"{changes(proof)}){_times_the_cost(ruling.against, ruling.rung)}. The odds that it is really better are "
+        f"{odds(proof.probability_better)}, by {points(inputs.minimum_gain)} or more {odds(proof.probability_minimum)}."
     )
+
+
+def _times_the_cost(dearer: Contender, cheaper: Contender) -> str:
+    """How much more a rung costs over the horizon, where that is a sensible number."""
+    more, less = total_cost(dearer.cost), total_cost(cheaper.cost)
+    if more.unit != less.unit or less.value <= 0 or not 1.05 <= more.value / less.value < 1_000:
+        return ""
+    return f" and would cost {more.value / less.value:.2g} times as much over the horizon"
 
 
 def _cheaper_to_run(inputs: VerdictInputs, ruling: Ruling, interval: Interval) -> str:

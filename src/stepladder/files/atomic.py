@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stepladder.files.disk import disk
+
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` by `data` in one step: temporary file beside it, fsync, rename."""
@@ -17,11 +19,10 @@ def write_bytes(path: Path, data: bytes) -> None:
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            disk().write(file, data)
+            disk().sync(file.fileno())
         temporary.chmod(0o644)
-        temporary.replace(path)
+        disk().rename(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -48,32 +49,41 @@ def new_folder(path: Path) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             if file.is_file():
                 with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
+                    disk().sync(handle.fileno())
+        fsync_folder(temporary)
         temporary.chmod(0o755)
-        if path.exists():
-            old = temporary.with_suffix(".old.tmp")
-            path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.rename(path)
+        _take_place(temporary, path)
         fsync_folder(path.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
+def _take_place(temporary: Path, path: Path) -> None:
+    """Rename `temporary` to `path`; the folder that stood there comes back when that fails."""
+    if not path.exists():
+        disk().rename(temporary, path)
+        return
+    old = temporary.with_suffix(".old.tmp")
+    disk().rename(path, old)
+    try:
+        disk().rename(temporary, path)
+    except BaseException:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def append_line(path: Path, line: str) -> None:
     """Add one line to a line file, durably. A torn last line of an earlier kill is ended first, so it harms no other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
+        torn = False
         if file.tell() > 0:
             file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        file.write(line.encode("utf-8") + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+            torn = file.read(1) != b"\n"
+        disk().write(file, (b"\n" if torn else b"") + line.encode("utf-8") + b"\n")
+        disk().sync(file.fileno())
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -92,6 +102,6 @@ def fsync_folder(path: Path) -> None:
         return
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        disk().sync(handle)
     finally:
         os.close(handle)

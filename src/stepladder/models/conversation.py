@@ -58,11 +58,12 @@ def encode_prompt(
     """Token ids up to where the model's turn begins.
 
     Raises:
-        ModelError: The template cannot render the conversation (tools dropped, order of roles, rewritten turns).
+        ModelError: The template cannot render the conversation (tools or words dropped, order of roles, rewritten turns).
     """
     safe = [_mark(message, tokenizer) for message in messages]
     safe_tools = _mark_value(list(tools), tokenizer)
     text = template.render(safe, safe_tools, add_generation_prompt=True)
+    _refuse_dropped_words(template, safe, text)
     turns = _assistant_turns(template, tokenizer, safe, safe_tools, text)
     ids = [id for piece, _ in encode_pieces(tokenizer, text, turns) for id in piece]
     _refuse_doubled_bos(tokenizer, ids, template.model)
@@ -80,6 +81,7 @@ def encode_conversation(template: ChatTemplate, tokenizer: Tokenizer, conversati
         safe = [_mark(message, tokenizer) for message in conversation.messages]
         safe_tools = _mark_value(list(conversation.tools), tokenizer)
         text = template.render(safe, safe_tools, add_generation_prompt=False)
+        _refuse_dropped_words(template, safe, text)
         turns = _assistant_turns(template, tokenizer, safe, safe_tools, text)
         pieces = encode_pieces(tokenizer, text, turns)
     except ModelError as error:
@@ -184,6 +186,17 @@ def _one_turn(
     if ending not in bare:
         raise ModelError(f"the chat template of {template.model} leaves a turn without its end {ending!r}.", "Use another model.")
     return _Turn(len(before), len(before) + bare.rindex(ending) + len(ending), message.weight != 0), after
+
+
+def _refuse_dropped_words(template: ChatTemplate, messages: Sequence[Message], text: str) -> None:
+    """Raise a `ModelError` when an instruction or a question is not in the rendering: the model would never see it."""
+    for number, message in enumerate(messages, 1):
+        if message.role in ("system", "user") and message.content.strip() not in text:
+            raise ModelError(
+                f"the chat template of {template.model} drops words of turn {number} ({message.role}): the model would never "
+                "see them.",
+                "Move them to a turn that it shows, or use another model.",
+            )
 
 
 def _rewrites(template: ChatTemplate, number: int) -> ModelError:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 
 from stepladder.domain.climb import ClimbRecord, RungResult, RungStatus
 from stepladder.domain.errors import BudgetError, DataError, EngineError, EvaluationError, MissingExtra, ModelError, UsageError
 from stepladder.domain.protocols import Choices, Engine, Recipe, Technique
+from stepladder.domain.retention import Retention
 from stepladder.domain.task import Task
 from stepladder.domain.verdict import Verdict
 from stepladder.evaluation.records import inputs_to_json
 from stepladder.service import wiring
+from stepladder.service.check import to_json
 from stepladder.service.contest import hold_contest
+from stepladder.service.figures import usd_text
+from stepladder.service.judging import judge_remarks, keep_judgements
 from stepladder.service.plan import COMPARED, Plan
 from stepladder.service.planning import plan_climb, reason_no_four_bits
 from stepladder.service.record import make_record
 from stepladder.service.refusal import tuning_refusals
 from stepladder.service.report import write_report
+from stepladder.service.retention import Guard
 from stepladder.service.rung_run import RungRun, run_rung, validation_interval
 from stepladder.service.setup import (
     FOUR_BIT_RUNGS,
@@ -37,9 +43,10 @@ from stepladder.service.setup import (
     record_engine,
     runs_folder,
 )
-from stepladder.service.shipping import ship
+from stepladder.service.shipping import plain_name, refit_rung, ship_champion
 from stepladder.service.show import html_fragment, interval_text, ladder_lines, ladder_table
 from stepladder.service.speeds import remember_training
+from stepladder.service.style import check_decider, with_fitted_graders
 from stepladder.service.worlds import World, build_worlds
 from stepladder.storage.run_folder import RunFolder
 from stepladder.techniques.ladder import LADDER, technique
@@ -98,9 +105,10 @@ class Ascent:
         return 60 * (self.base.options.budget_minutes or self.base.task.settings.budget.minutes)
 
     @property
-    def seconds_left(self) -> float:
-        """Of the budget; what is left over is spent on replaying test rows one by one."""
-        return max(0.0, self.budget_seconds - self.seconds)
+    def deadline(self) -> float:
+        """When (of `time.monotonic`) no more should be asked than must be; the last refit of cross-fitting still follows."""
+        refit = max(map(self.planned_seconds, self.plan.seconds), default=0.0) if _is_cross(self.base) else 0.0
+        return self.started + self.budget_seconds - refit
 
     def planned_seconds(self, rung: str) -> float:
         """What a rung takes in one world, by the plan."""
@@ -141,26 +149,28 @@ def climb(
     options = ClimbOptions(budget_minutes, device, seed, tune_anyway, fresh)
     task = task if isinstance(task, Task) else Task.load(task)
     _check_skipped(task)
-    base = make_base(task, options, watcher, tools=tools)
-    compared = {name: wiring.build_engine(name, base.task, device=device) for name in base.task.settings.model.compare}
+    purse = wiring.build_purse(task)
+    base = make_base(task, options, watcher, tools=tools, purse=purse)
+    compared = {
+        name: wiring.build_engine(name, base.task, device=device, purse=purse) for name in base.task.settings.model.compare
+    }
     for engine in compared.values():
         check_tools(base.data, engine)
-    _warn_about_money(base, compared.values())
     run = open_run(base, runs_folder(base.task))
     with run.locked():
+        purse.keep_in(run.money_path)
+        run.write_checks(to_json(base.checked))
         plan = keep_plan(run, plan_climb(base))
-        for line in plan.lines:
+        for line in (*plan.lines, *judge_remarks(base.task, base.marker.graders, base.data.examples)):
             watcher.say(line)
         recorded = {name: record_engine(engine, run) for name, engine in compared.items()}
         ascent = Ascent(base, run, plan, record_engine(base.engine, run), dict(recorded))
-        return _ascend(ascent)
-
-
-def _warn_about_money(base: Base, compared: Iterable[Engine]) -> None:
-    use = base.task.settings.use
-    priced = use.usd_per_million_prompt_tokens is not None and use.usd_per_million_completion_tokens is not None
-    if not priced and any(engine.identity.hosted for engine in (base.engine, *compared)):
-        base.watcher.say("No prices stand in `[use]`, so `[budget] usd` cannot hold a hosted model's spending back.")
+        try:
+            return _ascend(ascent)
+        finally:
+            if purse.spent_usd:
+                limit = f" of {usd_text(purse.budget_usd)}" if isfinite(purse.budget_usd) else ""
+                watcher.say(f"Hosted models: {usd_text(purse.spent_usd)}{limit} spent in this run.")
 
 
 def _check_skipped(task: Task) -> None:
@@ -179,20 +189,51 @@ def _ascend(ascent: Ascent) -> Climb:
     base, run = ascent.base, ascent.run
     worlds = build_worlds(base.task, base.data.examples, base.data.splits, folds=ascent.choices.folds)
     for world in worlds:
+        check_decider(_fitted(ascent, world))  # in every world, before any rung is asked
+    for world in worlds:
         for finished in _climb_world(ascent, world):
             ascent.runs.append(finished)
             run.replace_rows(row for ran in ascent.runs for row in ran.rows)
             base.watcher.say(_rung_line(finished, world, len(worlds)))
     if not any(ran.status is RungStatus.RAN for ran in ascent.runs):
         raise EvaluationError("no rung could be climbed.", "See the reason of each above; `[rungs] skip` may name too many.")
-    openings = open_test(base, run)
-    contest = hold_contest(base, run, ascent.runs, openings=openings, cross_fit=_is_cross(base), seconds_left=ascent.seconds_left)
+    guard = Guard.of(base, run, ascent.runs, deadline=ascent.deadline)
+    ascent.runs, retention = guard.keep_abilities(ascent.runs)  # the last choice: what answers the test rows is what ships
+    opened = open_test(base, run)
+    contest = hold_contest(
+        base,
+        run,
+        ascent.runs,
+        opened,
+        cross_fit=_is_cross(base),
+        deadline=ascent.deadline,
+        retention=retention,
+    )
     run.replace_rows([*(row for ran in ascent.runs for row in ran.rows), *contest.rows])
     record = make_record(base, run, ascent.plan, ascent.runs, contest, seconds=ascent.seconds)
-    ship(base, run, {"": ascent.engine, **ascent.compared}, ascent.choices, ascent.runs, record, refit=_is_cross(base))
+    refit = _refit_winner(ascent, guard, record) if _is_cross(base) else ()
+    record = replace(record, retention=(*retention, *refit))
+    ship_champion(run, ascent.runs, record)
     write_report(record, run.report_path)
+    keep_judgements(base.task, run)
     run.write_verdict(record, inputs_to_json(contest.inputs))
     return Climb(record, run.path)
+
+
+def _fitted(ascent: Ascent, world: World) -> Base:
+    """The base of one world: graders that learn have learned from its training rows."""
+    return with_fitted_graders(ascent.base, world, ascent.engine, ascent.run, ascent.choices)
+
+
+def _refit_winner(ascent: Ascent, guard: Guard, record: ClimbRecord) -> tuple[Retention, ...]:
+    """Fit the recommended rung on all rows; what a tuned one kept is measured anew, since these are other weights."""
+    winner = plain_name(record.verdict.rung)
+    if winner is None:
+        return ()
+    fitted = refit_rung(ascent.base, ascent.run, {"": ascent.engine, **ascent.compared}, ascent.choices, winner)
+    if not fitted or not fitted[-1].technique.tuned:
+        return ()
+    return (guard.guard(fitted[-1], fitted, refit=True)[1],)
 
 
 def _is_cross(base: Base) -> bool:
@@ -201,6 +242,7 @@ def _is_cross(base: Base) -> bool:
 
 def _climb_world(ascent: Ascent, world: World) -> Iterator[RungRun]:
     """Every rung in ladder order, untuned ones of compared models after this model's own untuned ones."""
+    ascent = replace(ascent, base=_fitted(ascent, world))
     base = ascent.base
     recipes: dict[str, Recipe] = {}
     untuned = [rung for rung in LADDER if not rung.tuned]

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stepladder.domain.climb import GradedRow, RungStatus
-from stepladder.domain.protocols import Predictor
+from stepladder.domain.errors import BudgetError
+from stepladder.domain.protocols import ModelIdentity, Predictor
+from stepladder.domain.retention import Retention
+from stepladder.domain.sealed import Opened
 from stepladder.domain.verdict import Cost, Verdict
 from stepladder.evaluation.compare import Contender, Contenders, name_contenders
 from stepladder.evaluation.cost import adoption_cost, order_for_adoption
 from stepladder.evaluation.ruling import VerdictInputs
 from stepladder.evaluation.statistics import noise_floor, seed_disagreement
 from stepladder.evaluation.verdict import decide
+from stepladder.service.figures import REPLAYED_OF
 from stepladder.service.labelling import rows_to_label_again
 from stepladder.service.leaks import find_leaks
 from stepladder.service.replay import Replay, replay_alone
@@ -60,20 +64,24 @@ class Seat:
 
 
 def hold_contest(
-    base: Base, run: RunFolder, runs: Sequence[RungRun], *, openings: int, cross_fit: bool, seconds_left: float
+    base: Base,
+    run: RunFolder,
+    runs: Sequence[RungRun],
+    opened: Opened,
+    *,
+    cross_fit: bool,
+    deadline: float,
+    retention: Sequence[Retention] = (),
 ) -> Contest:
-    """Name the contenders, let them answer, replay some rows alone, decide."""
-    seats = name_seats(base, runs)
-    rows: list[GradedRow] = []
-    replays: dict[str, Replay] = {}
-    contenders: list[Contender] = []
-    for seat in seats:
-        base.watcher.progress.start(f"test: {seat.name}")
-        answered = _answer_test(base, seat)
-        base.watcher.progress.finish()
-        rows += answered
-        replays[seat.name] = replay_alone(base, run, seat.name, seat.runs[0], answered, seconds=seconds_left / len(seats))
-        contenders.append(_contender(base, seat, answered, replays[seat.name]))
+    """Name the contenders, let them answer, replay some rows alone (with time to spare, until `deadline`), decide."""
+    seats = name_seats(base, runs, retention)
+    answers = {seat.name: _answer_test(base, seat, opened) for seat in seats}
+    rows = [row for answered in answers.values() for row in answered]
+    replays = replay_alone(base, run, {seat.name: seat.runs for seat in seats}, rows, opened, deadline=deadline)
+    contenders = [
+        _contender(base, seat, answers[seat.name], replays.get(seat.name, Replay()), blocked=_blocked(base, seat, retention))
+        for seat in seats
+    ]
     ids = [row.id for row in rows if row.rung == seats[0].name and row.seed == 0]
     clusters = np.asarray([base.data.clusters[row] for row in ids], dtype=np.int64)
     settings = base.task.settings
@@ -84,13 +92,14 @@ def hold_contest(
         minimum_gain=settings.minimum_gain,
         clusters=tuple(int(cluster) for cluster in clusters),
         cross_fit=cross_fit,
-        openings=openings,
+        openings=opened.openings,
         base_parameters=base.engine.identity.parameters,
         larger_models_compared=bool(settings.model.compare),
         max_latency_seconds=settings.use.max_latency_seconds,
         leaks=find_leaks(base.data, [ran.world for ran in runs]),
         seed=base.options.seed,
         why_nothing_tuned=_why_nothing_tuned(runs, contenders),
+        data_may_leave=settings.use.data_may_leave,
     )
     return Contest(
         decide(inputs),
@@ -101,17 +110,18 @@ def hold_contest(
         tuple(rows),
         clusters,
         cross_fit,
-        _noise(contenders, replays),
+        {**replay_noise(replays, len(ids)), **_seed_noise(contenders)},
     )
 
 
-def name_seats(base: Base, runs: Sequence[RungRun]) -> list[Seat]:
+def name_seats(base: Base, runs: Sequence[RungRun], retention: Sequence[Retention] = ()) -> list[Seat]:
     """Who holds which role, from the validation rows of each world alone."""
     by_world: dict[int | None, list[RungRun]] = {}
     for ran in runs:
         if ran.status is RungStatus.RAN:
             by_world.setdefault(ran.world.fold, []).append(ran)
-    named = {fold: name_validated(base, ran) for fold, ran in by_world.items()}
+    blocked = {fold: {one.rung: one.blocked for one in retention if one.fold == fold} for fold in by_world}
+    named = {fold: name_validated(base, ran, blocked[fold]) for fold, ran in by_world.items()}
     holders: dict[str, tuple[RungRun, ...]] = {}
     for role, attribute in zip(ROLES, ("zero_shot", "nominee", "best_untuned", "tuned"), strict=True):
         names = {fold: getattr(chosen, attribute) for fold, chosen in named.items()}
@@ -128,11 +138,21 @@ def name_seats(base: Base, runs: Sequence[RungRun]) -> list[Seat]:
     return result
 
 
-def name_validated(base: Base, runs: Sequence[RungRun]) -> Contenders:
-    """The contenders by these rungs' validation rows."""
+def name_validated(base: Base, runs: Sequence[RungRun], blocked: Mapping[str, str] | None = None) -> Contenders:
+    """The contenders by these rungs' validation rows.
+
+    `blocked` says by name why a rung may not be recommended. Where that leaves no tuned rung, the best of them answers all the
+    same: it is shown with its score, and ruled out by the verdict.
+    """
+    validated = [_validated(base, ran) for ran in runs if ran.status is RungStatus.RAN]
+    named = _named(base, [replace(one, blocked=(blocked or {}).get(one.rung, "")) for one in validated])
+    return named if named.tuned is not None else replace(named, tuned=_named(base, validated).tuned)
+
+
+def _named(base: Base, validated: Sequence[Contender]) -> Contenders:
     settings = base.task.settings
     return name_contenders(
-        [_validated(base, ran) for ran in runs if ran.status is RungStatus.RAN],
+        validated,
         target=settings.target,
         minimum_gain=settings.minimum_gain,
         max_latency_seconds=settings.use.max_latency_seconds,
@@ -160,15 +180,29 @@ def _find(runs: Sequence[RungRun], name: str) -> RungRun:
     return next(ran for ran in runs if ran.name == name)
 
 
-def _answer_test(base: Base, seat: Seat) -> list[GradedRow]:
-    """Test answers of a contender over all worlds and all its seeds, graded."""
+def _answer_test(base: Base, seat: Seat, opened: Opened) -> list[GradedRow]:
+    """Test answers of a contender over all worlds and all its seeds, graded.
+
+    Raises:
+        BudgetError: The money does not last. No verdict is made of the rest, since whom to leave out is a choice.
+    """
     rows: list[GradedRow] = []
+    base.watcher.progress.start(f"test: {seat.name}")
     for ran in seat.runs:
-        inputs = [example.input for example in ran.world.test]
+        marker = ran.marker or base.marker
+        examples = ran.world.test.open(opened)
+        inputs = [example.input for example in examples]
         for seed, predictor in enumerate(_seeds(ran)):
-            answers = predictor.predict(inputs)
-            graded = base.marker.rows(ran.name, "test", ran.world.test, answers, fold=ran.world.fold, seed=seed)
+            try:
+                answers = predictor.predict(inputs)
+            except BudgetError as error:
+                raise BudgetError(
+                    f"'{seat.name}' could not answer all test rows. {error.problem}",
+                    "Raise `[budget] usd` and climb again: this run is continued, and what is paid for is kept.",
+                ) from error
+            graded = marker.rows(ran.name, "test", examples, answers, fold=ran.world.fold, seed=seed)
             rows += renamed(graded, seat.name)
+    base.watcher.progress.finish()
     return rows
 
 
@@ -181,7 +215,7 @@ def _seeds(ran: RungRun) -> list[Predictor]:
     return list(of_seeds())
 
 
-def _contender(base: Base, seat: Seat, rows: Sequence[GradedRow], replay: Replay) -> Contender:
+def _contender(base: Base, seat: Seat, rows: Sequence[GradedRow], replay: Replay, *, blocked: str) -> Contender:
     seeds = sorted({row.seed for row in rows})
     latencies = replay.latencies or tuple(row.latency_seconds for row in rows)
     return Contender(
@@ -192,15 +226,20 @@ def _contender(base: Base, seat: Seat, rows: Sequence[GradedRow], replay: Replay
         cut_share=_cut_share(rows),
         latency_p50_seconds=float(np.quantile(latencies, 0.5)),
         latency_p95_seconds=float(np.quantile(latencies, 0.95)),
-        blocked=_blocked(base, tuned=seat.runs[0].technique.tuned),
+        blocked=blocked,
+        hosted=_identity(base, seat.runs[0]).hosted and any(row.prompt_tokens for row in rows),
     )
 
 
-def _blocked(base: Base, *, tuned: bool) -> str:
-    """A tuned model that has other tasks as well is not recommended while nobody has measured what it forgot."""
-    if tuned and base.task.settings.use.other_tasks:
+def _blocked(base: Base, seat: Seat, retention: Sequence[Retention]) -> str:
+    """Why a tuned seat may not be recommended: in some world its model forgot too much, or nobody could look."""
+    if not seat.runs[0].technique.tuned:
+        return ""
+    known = {(one.rung, one.fold): one for one in retention}
+    found = [known.get((ran.name, ran.world.fold)) for ran in seat.runs]
+    if any(one is None for one in found) and base.task.settings.use.other_tasks:
         return "`[use] other_tasks` is true, and its general abilities were not measured."
-    return ""
+    return next((one.blocked for one in found if one is not None and one.blocked), "")
 
 
 def _why_nothing_tuned(runs: Sequence[RungRun], contenders: Sequence[Contender]) -> str:
@@ -217,17 +256,24 @@ def _why_nothing_tuned(runs: Sequence[RungRun], contenders: Sequence[Contender])
 
 def measured_cost(base: Base, ran: RungRun, rows: Sequence[GradedRow], seconds: float | None = None) -> Cost:
     """What adopting a rung costs, from the tokens and seconds of its own answers."""
-    identity = ran.context.engine.identity if ran.context is not None else base.engine.identity
+    identity = _identity(base, ran)
+    settings = base.task.settings
+    use = settings.use_of(ran.name.partition(" @ ")[2] or settings.model.base)
+    charged = identity.engine == "endpoint" and use.usd_per_million_prompt_tokens is not None  # also by a server on this machine
     return adoption_cost(
-        base.task.settings.use,
+        use,
         prompt_tokens_per_call=_mean([row.prompt_tokens for row in rows]),
         completion_tokens_per_call=_mean([row.completion_tokens for row in rows]),
         seconds_per_call=_mean([row.latency_seconds for row in rows]),
         seconds_once=(ran.seconds if seconds is None else seconds) + _borrowed_seconds(ran),
         tuned=ran.technique.tuned,
-        hosted=identity.hosted,
+        hosted=identity.hosted or charged,
         labelled_rows=rows_to_label_again(ran),
     )
+
+
+def _identity(base: Base, ran: RungRun) -> ModelIdentity:
+    return ran.context.engine.identity if ran.context is not None else base.engine.identity
 
 
 def _borrowed_seconds(ran: RungRun) -> float:
@@ -236,13 +282,24 @@ def _borrowed_seconds(ran: RungRun) -> float:
     return trained if trained > ran.seconds else 0.0
 
 
-def _noise(contenders: Sequence[Contender], replays: Mapping[str, Replay]) -> dict[str, float]:
-    """How far answers move when nothing that matters is changed: batch size, training seed."""
-    replayed = sum(replay.rows for replay in replays.values())
-    noise = {
-        "replayed_rows": float(replayed),
-        "changed_by_batching": sum(replay.changed for replay in replays.values()) / replayed if replayed else 0.0,
+def replay_noise(replays: Mapping[str, Replay], test_rows: int) -> dict[str, float]:
+    """How far answers move when only the batch changes, over all contenders that were asked again."""
+    rows = sum(replay.rows for replay in replays.values())
+    if rows == 0:
+        return {}
+    scores = sum(replay.changed_scores for replay in replays.values()) / rows
+    return {
+        "replayed_rows": float(rows),
+        "answers_changed_by_batching": sum(replay.changed_answers for replay in replays.values()) / rows,
+        "scores_changed_by_batching": scores,
+        "batching_floor": noise_floor(scores, test_rows),
+        **{f"{REPLAYED_OF}{name}": float(replay.rows) for name, replay in replays.items()},
     }
+
+
+def _seed_noise(contenders: Sequence[Contender]) -> dict[str, float]:
+    """How far scores move when only the training seed changes."""
+    noise = {}
     for contender in contenders:
         if contender.seeds > 1:
             disagreement = seed_disagreement(contender.scores)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Mapping
 
 from stepladder.domain.verdict import Cost, Interval
 
 NOTHING = "–"
 CALLS = 1000  # costs are shown for this many calls
+REPLAYED_OF = "replayed_rows "
+"""Noise figures of single contenders: this, then the name."""
 
 _PICTURES = {code: 0x2400 + code for code in range(32)} | {0x7F: 0x2421}
 _VISIBLE = {code: sign for code, sign in _PICTURES.items() if code not in (0x09, 0x0A)}
@@ -133,6 +136,21 @@ def number_text(value: float) -> str:
 def counted(count: int, noun: str) -> str:
     """ "1 row", "12 rows"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def replay_line(noise: Mapping[str, float]) -> str:
+    """What asking test rows again one by one has shown, with the count behind it; empty when none were."""
+    rows = noise.get("replayed_rows", 0.0)
+    if not rows >= 1:
+        return ""
+    each = [
+        f"{one_line(key.removeprefix(REPLAYED_OF))} {number_text(noise[key])}" for key in noise if key.startswith(REPLAYED_OF)
+    ]
+    answers, scores = noise.get("answers_changed_by_batching"), noise.get("scores_changed_by_batching")
+    return (
+        f"Noise: {number_text(rows)} test rows asked again one by one ({', '.join(each)}): "
+        f"{rate_text(answers)} of answers and {rate_text(scores)} of scores changed."
+    )
 
 
 def _bound_text(rate: float) -> str:

@@ -29,7 +29,7 @@ def find_leaks(data: TaskData, worlds: Sequence[World]) -> tuple[str, ...]:
         worlds: All of the climb; one that stands here several times is looked at once.
     """
     different = list({world.fold: world for world in worlds}.values())
-    rows = list({row.id: row for world in different for row in world.test}.values())
+    rows = list({row.id: row for world in different for row in world.test.for_leak_check()}.values())
     questions = _questions(data.examples, rows)
     return (
         *_in_prompts(data.task, rows, questions),
@@ -102,7 +102,7 @@ def _in_learned_rows(clusters: Mapping[str, int], worlds: Sequence[World]) -> It
     """A last look at what the split promises: no cluster both learns or chooses and confirms."""
     for world in worlds:
         learned = {clusters[row.id] for row in (*world.train, *world.validation, *world.tune_rows, *world.held_out)}
-        found = [row.id for row in world.test if clusters[row.id] in learned]
+        found = [name for name in world.test.ids if clusters[name] in learned]
         if found:
             yield f"{_named(found)}: near-duplicates of rows that learn or choose. Take them out of the data."
 

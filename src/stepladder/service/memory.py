@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from stepladder.domain.protocols import Choices, ModelIdentity
+from stepladder.models.prefix.rows import LOGITS_AT_ONCE
 from stepladder.models.shape import ModelShape
 from stepladder.service.workload import PASSAGE_TOKENS, Workload
 from stepladder.training.presets import BYTES_PER_TOKEN_LAYER_WIDTH, TrainSettings
@@ -17,6 +18,9 @@ TRAINED_PARAMETER_BYTES = 16
 """An adapter's parameter in fp32, its gradient, and AdamW's two moments."""
 LOGIT_BYTES = 12
 """A logit in the model's format, in fp32, and its gradient."""
+
+
+BYTES_IN_BF16 = 2
 
 
 class Limits(Protocol):
@@ -126,7 +130,7 @@ def _answering(shape: ModelShape, limits: Limits, work: Workload, shared: float,
 
 
 def _training(shape: ModelShape, work: Workload, choices: Choices, rungs: tuple[str, ...], settings: TrainSettings) -> int:
-    """Activations of the longest pass and of the shared prefix, logits of the learned tokens, the adapter with its optimizer."""
+    """Activations of the fullest pass and of the prefix kept beside it, one piece of logits, the adapter with its optimizer."""
     own = work.longest_input_tokens + work.longest_answer_tokens
     if "lora+nearest" in rungs:
         own += min(choices.shots) * work.demonstration_tokens
@@ -134,7 +138,9 @@ def _training(shape: ModelShape, work: Workload, choices: Choices, rungs: tuple[
         own += max(choices.passages) * PASSAGE_TOKENS
     if "dpo" in rungs:
         own += work.longest_answer_tokens  # both answers of a pair stay in one pass
-    rows = max(1, min(settings.batch_size, int(settings.tokens_per_pass // own)))
-    activations = (rows * own + work.shared_tokens) * shape.layers * shape.hidden * BYTES_PER_TOKEN_LAYER_WIDTH
-    logits = rows * work.longest_answer_tokens * shape.vocabulary * LOGIT_BYTES
-    return int(activations + logits + shape.adapter_parameters(settings.rank) * TRAINED_PARAMETER_BYTES)
+    tokens = min(settings.batch_size * own, max(settings.tokens_per_pass, own)) + work.shared_tokens
+    widths = BYTES_PER_TOKEN_LAYER_WIDTH * shape.bytes_per_number / BYTES_IN_BF16
+    learned = settings.batch_size * work.longest_answer_tokens
+    logits = min(learned * shape.vocabulary, LOGITS_AT_ONCE) * (shape.bytes_per_number + 4)
+    adapter = shape.adapter_parameters(settings.rank) * TRAINED_PARAMETER_BYTES
+    return int(tokens * shape.layers * shape.hidden * widths + logits + adapter)

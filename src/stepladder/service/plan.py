@@ -8,7 +8,7 @@ from math import ceil
 
 from stepladder.domain.protocols import Choices
 from stepladder.domain.task import TaskSettings
-from stepladder.evaluation.planning import more_rows_for, pass_mark, smallest_provable_gain
+from stepladder.evaluation.planning import chance_to_pass, more_rows_for, pass_mark, smallest_provable_gain
 from stepladder.service.memory import Memory
 from stepladder.service.money import Money
 from stepladder.service.speeds import Speeds
@@ -20,6 +20,10 @@ KEPT_TO_THE_LAST = ("prompt", "constrained", "few-shot", "nearest", "rag", "lora
 """What a ladder is for; the dear combinations give way first."""
 COMPARED = ("prompt", "few-shot")
 """Rungs that models of `[model] compare` climb."""
+
+
+CLEARLY_BETTER = 0.05
+"""How far above the target the rung lies whose chance to pass a plan states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ def make_plan(
     confirmation = estimate_confirmation(sized, choices, speeds, tuned=any(rung in TUNED_RUNGS for rung in kept))
     trained = {rung: count * choices.folds for rung, count in trainings(choices, kept).items()}
     lines = [
-        *_power_lines(settings, work),
+        *power_lines(settings, work.test_rows * work.worlds, cross_fit=work.worlds > 1),
         *_training_lines(work, trained, refit=refit),
         *_time_lines(seconds_of(choices, kept), budget_minutes, dropped, over),
     ]
@@ -147,26 +151,34 @@ def _next_to_leave_out(rungs: tuple[str, ...], seconds: dict[str, float]) -> str
     return max(rest, key=lambda rung: seconds[rung]) if rest else None
 
 
-def _power_lines(settings: TaskSettings, work: Workload) -> Iterator[str]:
-    """What the test rows can show (design §5, "before spending")."""
-    rows = work.test_rows * work.worlds
-    cross_fit = work.worlds > 1
+def power_lines(settings: TaskSettings, rows: int, *, cross_fit: bool) -> Iterator[str]:
+    """What so many test rows can show (design §5, "before spending")."""
     if settings.target is not None:
         needed = pass_mark(settings.target, rows, cross_fit=cross_fit)
         if needed is None:
             yield f"Pass mark: {rows} test rows cannot show {settings.target:.0%}, even if all are right."
         else:
-            yield f"Pass mark: {needed} of {rows} must be right to show {settings.target:.0%}."
+            better = min(1.0, settings.target + CLEARLY_BETTER)
+            chance = chance_to_pass(better, settings.target, rows, cross_fit=cross_fit)
+            yield (
+                f"Pass mark: {needed} of {rows} must be right to show {settings.target:.0%}; "
+                f"a rung that truly has {better:.0%} right gets there in {chance:.0%} of all climbs."
+            )
     gain = smallest_provable_gain(rows, cross_fit=cross_fit)
     if gain is None:
         yield f"Gains: with {rows} test rows no gain can be proved; label more."
     else:
-        yield f"Gains: with {rows} test rows only gains of about {100 * gain:.0f} points or more can be proved."
-    more = more_rows_for(rows, 0.05, cross_fit=cross_fit)
-    if more:
+        harder = smallest_provable_gain(rows, 0.10, cross_fit=cross_fit)
+        more = "none" if harder is None else f"{100 * harder:.0f}"
+        yield (
+            f"Gains: with {rows} test rows only gains of about {100 * gain:.0f} points or more can be proved "
+            f"where 5% of the rows get worse, {more} where 10% do."
+        )
+    missing = more_rows_for(rows, 0.05, cross_fit=cross_fit)
+    if missing:
         each = settings.use.label_usd_each
-        price = f" (${more * each:,.0f} to label)" if each else ""
-        yield f"To show a gain of 5 points: about {more:,} more test rows{price}."
+        price = f" (${missing * each:,.0f} to label)" if each else ""
+        yield f"To show a gain of 5 points: about {missing:,} more test rows{price}."
 
 
 def _training_lines(work: Workload, trained: dict[str, int], *, refit: bool) -> Iterator[str]:

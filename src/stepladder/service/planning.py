@@ -7,15 +7,17 @@ from dataclasses import replace
 
 from stepladder.domain.answer import expected_answer, wants_tool_calls
 from stepladder.domain.messages import Message
-from stepladder.domain.protocols import Choices, Prompt
+from stepladder.domain.protocols import Choices, Comparing, Prompt
 from stepladder.models.hardware import memory_available_bytes
 from stepladder.service import wiring
+from stepladder.service.judging import plan_remark
 from stepladder.service.leaks import find_leaks
 from stepladder.service.memory import Local, Memory, memory_lines, predict_memory
 from stepladder.service.money import label_lines, money_lines, predict_money
 from stepladder.service.plan import COMPARED, FREE_RUNGS, TUNED_RUNGS, Plan, make_plan
 from stepladder.service.setup import CHARACTERS_PER_TOKEN, FOUR_BIT_RUNGS, Base, new_token_limit
 from stepladder.service.speeds import Speeds, measure_speeds
+from stepladder.service.style import untuned_answers
 from stepladder.service.workload import Workload
 from stepladder.service.worlds import World, build_worlds
 from stepladder.techniques.ladder import LADDER
@@ -37,9 +39,9 @@ def plan_climb(base: Base) -> Plan:
     if not _wants_four_bits(base, work):
         rungs = tuple(rung for rung in rungs if rung not in FOUR_BIT_RUNGS)
     plan = make_plan(settings, work, speeds, rungs, budget_minutes=minutes, refit=len(worlds) > 1)
-    return _with_needs(
-        base, plan, work, [f"Leak, the verdict would be invalid: {leak}" for leak in find_leaks(base.data, worlds)]
-    )
+    remarks = [f"Leak, the verdict would be invalid: {leak}" for leak in find_leaks(base.data, worlds)]
+    judged = plan_remark(base.task)
+    return _with_needs(base, plan, work, [*remarks, *([judged] if judged else [])])
 
 
 def _with_needs(base: Base, plan: Plan, work: Workload, leaks: Sequence[str]) -> Plan:
@@ -152,6 +154,9 @@ def _workload(base: Base, worlds: Sequence[World]) -> Workload:
         labels=0 if wants_tool_calls(base.data.examples) else len(settings.output.labels),
         longest_input_tokens=max(input_counts, default=0),
         longest_answer_tokens=max(answer_counts, default=0),
+        latency_decides=settings.use.max_latency_seconds is not None,
+        graded_rows=0 if world.chooses_on_train else untuned_answers(base.marker, world),  # else `prompt` asks for them anyway
+        compares=isinstance(base.engine, Comparing),
     )
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stepladder import files
-from stepladder.data.readers import read_examples, read_inputs
+from stepladder.data.readers import line_of_input, read_examples, read_inputs
 from stepladder.domain.answer import parse_arguments, read_answer, wants_tool_calls
 from stepladder.domain.errors import DataError, RunError, UsageError
 from stepladder.domain.messages import Input
 from stepladder.domain.prediction import Prediction
-from stepladder.domain.protocols import Predictor, Recipe
+from stepladder.domain.protocols import Engine, Predictor, Recipe
 from stepladder.domain.task import Task
 from stepladder.service import wiring
 from stepladder.service.open_run import find_run
@@ -32,6 +32,7 @@ from stepladder.service.setup import (
 from stepladder.service.shipping import STANDS_ON, plain_name, refit_rung
 from stepladder.service.worlds import World, build_worlds, whole_world
 from stepladder.storage.run_folder import RunFolder
+from stepladder.techniques.forms import form_of
 from stepladder.techniques.ladder import technique
 
 ROWS_AT_ONCE = 32
@@ -57,7 +58,7 @@ def predict(
     device: str = "auto",
     watcher: Watcher | None = None,
 ) -> Answered:
-    """Answer every input of a JSONL, CSV or TSV file; one JSON line each, in order, into `output`.
+    """Answer every input of a file; one JSON line each, in order, into `output`.
 
     Inputs that `output` already answers (by id, with the same rung and the same input) are left as they are, so a
     broken-off call continues.
@@ -86,7 +87,7 @@ def predict(
     waiting = [item for item in inputs if item.id not in done]
     cut = sum(bool(line.get("cut")) for line in done.values())
     if waiting:
-        predictor = restore_rung(folder, name, device=device, watcher=watcher)
+        predictor = restore_rung(folder, name, device=device, watcher=watcher, check=_LengthCheck(Path(file), waiting))
         watcher.progress.start(f"{name} answers", len(waiting))
         for start in range(0, len(waiting), ROWS_AT_ONCE):
             batch = waiting[start : start + ROWS_AT_ONCE]
@@ -100,9 +101,46 @@ def predict(
     return Answered(name, len(inputs), len(waiting), cut)
 
 
-def restore_rung(folder: RunFolder, name: str, *, device: str = "auto", watcher: Watcher | None = None) -> Predictor:
+@dataclass(frozen=True)
+class _LengthCheck:
+    """Refuses new inputs that do not fit into the context, before the first is answered."""
+
+    file: Path
+    inputs: Sequence[Input]
+
+    def __call__(self, task: Task, engine: Engine, recipe: Recipe, room: int) -> None:
+        """Rungs that ask no model have no `form` and take any length.
+
+        Raises:
+            DataError: An input is too long; its line, length and the limit are named.
+        """
+        context = engine.identity.context_tokens
+        if not context or "count" not in engine.can or "form" not in recipe:
+            return
+        form = form_of(recipe)
+        counts = engine.count_tokens([form.render(task, item) for item in self.inputs])
+        for item, count in zip(self.inputs, counts, strict=True):
+            if count + room > context:
+                problem = (
+                    f"the prompt of the input '{item.id}' has {count} tokens and its answer needs room for {room}, "
+                    f"but {engine.identity.name} has a context of {context}."
+                )
+                line = line_of_input(self.file, task.settings.data, item.id)
+                raise DataError(self.file, line, problem, "Shorten the input, or drop the line.")
+
+
+def restore_rung(
+    folder: RunFolder,
+    name: str,
+    *,
+    device: str = "auto",
+    watcher: Watcher | None = None,
+    check: Callable[[Task, Engine, Recipe, int], None] | None = None,
+) -> Predictor:
     """A fitted rung of a finished run, ready to answer.
 
+    Args:
+        check: Asked with the task, the engine, the rung's recipe and the limit on new tokens, before anything is answered.
     Raises:
         RunError: The run holds no such rung.
     """
@@ -126,6 +164,8 @@ def restore_rung(folder: RunFolder, name: str, *, device: str = "auto", watcher:
     recipes: dict[str, Recipe] = {lower: result["recipe"] for lower, result in below.items() if result is not None}
     context = fit_context(base, world, engine, choices, folder.rung_folder(name, None), recipes)
     context = context_of_rung(base, bare, context, folder)
+    if check is not None:
+        check(base.task, engine, recorded["recipe"], context.max_new_tokens)
     return technique(bare).restore(recorded["recipe"], context)
 
 

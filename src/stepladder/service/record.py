@@ -13,11 +13,15 @@ from stepladder.domain.answer import expected_answer
 from stepladder.domain.climb import ChangedRow, ClimbRecord, GradedRow, RungResult, RungStatus
 from stepladder.domain.protocols import TrainPoint
 from stepladder.evaluation.graders import metrics
+from stepladder.service.check import brief_lines
 from stepladder.service.contest import Contest, measured_cost
+from stepladder.service.diagnosis import mistakes_of, slices_of
 from stepladder.service.figures import rate_text
+from stepladder.service.judging import judge_remarks
 from stepladder.service.plan import Plan
 from stepladder.service.rung_run import RungRun, validation_interval
 from stepladder.service.setup import Base, versions
+from stepladder.service.style import style_figures, style_remark
 from stepladder.storage.run_folder import RunFolder
 
 WORST_REGRESSIONS = 10
@@ -31,6 +35,8 @@ def make_record(
     settings = base.task.settings
     pair = _pair_to_show(contest)
     changed = _changed_rows(base, contest, *pair) if pair is not None else []
+    broken = [row for row in changed if row.candidate_score < row.baseline_score]
+    fixed = [row for row in reversed(changed) if row.candidate_score > row.baseline_score]
     return ClimbRecord(
         run=run.name,
         task=settings.name,
@@ -44,11 +50,17 @@ def make_record(
         target=settings.target,
         minimum_gain=settings.minimum_gain,
         plan=plan.lines,
-        notes=base.data.notes,
+        notes=(*base.data.notes, *brief_lines(base.checked.report)),
+        judges=judge_remarks(base.task, base.marker.graders, base.data.examples),
         noise=contest.noise,
-        regressions=tuple([row for row in changed if row.candidate_score < row.baseline_score][:WORST_REGRESSIONS]),
-        fixed=sum(row.candidate_score > row.baseline_score for row in changed),
-        broken=sum(row.candidate_score < row.baseline_score for row in changed),
+        regressions=tuple(broken[:WORST_REGRESSIONS]),
+        improvements=tuple(fixed[:WORST_REGRESSIONS]),
+        fixed=len(fixed),
+        broken=len(broken),
+        fixed_rows=tuple(row.id for row in fixed),
+        broken_rows=tuple(row.id for row in broken),
+        mistakes=mistakes_of(base, contest),
+        slices=slices_of(base, contest),
         versions=versions(),
         machine=f"{platform.machine()} {platform.system()}, {_processor()}",
         seconds=seconds,
@@ -80,7 +92,7 @@ def _result(base: Base, runs: Sequence[RungRun], contest: Contest) -> RungResult
         reason=" ".join(_remarks(runs, finished)),
         model=_model(base, first),
         validation=validation_interval(rows),
-        metrics=_metrics(base, rows, "validation"),
+        metrics=_metrics(base, finished, rows, "validation"),
         cost=measured_cost(base, finished[0], rows, float(np.mean([ran.seconds for ran in finished]))),
         cut_share=float(np.mean([row.cut for row in rows])) if rows else 0.0,
         seconds=sum(ran.seconds for ran in finished),
@@ -107,11 +119,13 @@ def _with_test(base: Base, result: RungResult, contest: Contest) -> RungResult:
     if contender is None:
         return result
     rows = [row for row in contest.rows if row.rung == result.name and row.seed == 0]
+    found = {**result.metrics, **_metrics(base, contest.runs[result.name], rows, "test")}
     return replace(
         result,
+        reason=f"{result.reason} {style_remark(found)}".strip(),
         role=", ".join(contest.roles[result.name]),
         test=contender.interval(contest.clusters, cross_fit=contest.cross_fit, seed=base.options.seed),
-        metrics={**result.metrics, **_metrics(base, rows, "test")},
+        metrics=found,
         cost=contender.cost,
         latency_p50_seconds=contender.latency_p50_seconds,
         latency_p95_seconds=contender.latency_p95_seconds,
@@ -119,8 +133,8 @@ def _with_test(base: Base, result: RungResult, contest: Contest) -> RungResult:
     )
 
 
-def _metrics(base: Base, rows: Sequence[GradedRow], split: str) -> dict[str, float]:
-    """Further aggregates: what the deciding grader adds, and the means of the other graders."""
+def _metrics(base: Base, runs: Sequence[RungRun], rows: Sequence[GradedRow], split: str) -> dict[str, float]:
+    """Further aggregates: what the deciding grader and fitted ones add, and the means of the other graders."""
     examples = {example.id: example for example in base.data.examples}
     shown = [examples[row.id] for row in rows]
     found = metrics(base.marker.graders[0], shown, [row.answer for row in rows])
@@ -128,6 +142,7 @@ def _metrics(base: Base, rows: Sequence[GradedRow], split: str) -> dict[str, flo
         values = [row.others[name] for row in rows if row.others[name] is not None]
         if values:
             found[name] = float(np.mean(np.asarray(values, dtype=np.float64)))
+    found |= style_figures({ran.world.fold: ran.marker for ran in runs if ran.marker is not None}, rows, examples)
     return {f"{split}/{name}": value for name, value in found.items()}
 
 

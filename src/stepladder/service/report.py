@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, partial
@@ -15,9 +15,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from stepladder.domain.climb import ChangedRow, ClimbRecord, RungResult, RungStatus
+from stepladder.domain.review import Review
 from stepladder.domain.verdict import Outcome, Route
 from stepladder.files import write_text
-from stepladder.service import charts, show
+from stepladder.service import charts, findings, show
 from stepladder.service.figures import (
     cost_text,
     gain_text,
@@ -30,6 +31,7 @@ from stepladder.service.figures import (
     setting_text,
     visible,
 )
+from stepladder.service.retention_text import measure_rows, retention_line, tried_line
 
 WIDE, HALF, NARROW = 1020, 490, 340  # widths of drawings, in the pixels they get on a desk, beside another, on a phone
 SHORT_TEXT = 420  # characters; a longer text is folded behind its beginning
@@ -63,12 +65,12 @@ class Curve:
     drawings: list[tuple[str, Markup]]  # style class and SVG
 
 
-def write_report(record: ClimbRecord, path: Path) -> None:
+def write_report(record: ClimbRecord, path: Path, reviews: Sequence[Review] = ()) -> None:
     """Write the report to `path`, whole or not at all."""
-    write_text(path, render_report(record))
+    write_text(path, render_report(record, reviews))
 
 
-def render_report(record: ClimbRecord) -> str:
+def render_report(record: ClimbRecord, reviews: Sequence[Review] = ()) -> str:
     """The report as HTML text. Whatever the record's texts hold arrives as text, control characters as their pictures."""
     verdict = record.verdict
     marks: charts.Marks = {"chosen": verdict.rung, "target": record.target}
@@ -81,18 +83,35 @@ def render_report(record: ClimbRecord) -> str:
         route=ROUTES[verdict.route] if verdict.route and verdict.outcome is Outcome.SUFFICIENT else "",
         needed=show.needed_line(verdict),
         fixed=show.fixed_line(record),
+        reviews=reviews,
+        retentions=[(one, retention_line(one), tried_line(one), measure_rows(one)) for one in record.retention],
         winner=next((rung for rung in record.rungs if rung.name == verdict.rung), None),
         rungs=list(zip(record.rungs, show.ladder_rows(record), strict=True)),
         models=sorted({rung.model for rung in record.rungs if rung.model}),
         forest=_both_widths(lambda width: charts.forest(record.rungs, width=width, **marks)),
         against_cost=_both_widths(lambda width: charts.score_against_cost(record.rungs, width=width, **marks)),
         curves=_curves(record.rungs),
-        regressions=record.regressions[:REGRESSIONS],
-        hidden_regressions=max(0, len(record.regressions) - REGRESSIONS),
+        mistakes=findings.mistake_lines(record),
+        slices=record.slices,
+        worse=findings.slice_lines(record),
+        changed=[part for part in (("Fixed", record.fixed_rows), ("Broken", record.broken_rows)) if part[1]],
+        changes=[*_shown_changes(record)],
         recipes=[(rung.name, _passage(recipe_text(rung.recipe))) for rung in record.rungs if rung.recipe],
         model=_model_facts(record),
         run=_run_facts(record),
     )
+
+
+def _shown_changes(record: ClimbRecord) -> Iterator[tuple[str, str, str, Sequence[ChangedRow], int]]:
+    """Anchor, title, lead, the rows shown, and how many are not, of the rows that became worse and better."""
+    worse = "Test rows that became worse, worst first. Read them before you switch."
+    better = "Test rows that became better, the largest step first."
+    for anchor, title, lead, rows in (
+        ("regressions", "Worst regressions", worse, record.regressions),
+        ("improvements", "Largest improvements", better, record.improvements),
+    ):
+        if rows:
+            yield anchor, title, lead, rows[:REGRESSIONS], max(0, len(rows) - REGRESSIONS)
 
 
 @cache

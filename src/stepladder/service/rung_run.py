@@ -12,7 +12,7 @@ from stepladder.domain.messages import Example
 from stepladder.domain.prediction import Grade, Prediction, Score, Ungraded
 from stepladder.domain.protocols import FitContext, Predictor, Recipe, Technique
 from stepladder.domain.verdict import Interval
-from stepladder.evaluation.graders import Grader
+from stepladder.evaluation.graders import Grader, prepare
 from stepladder.evaluation.statistics import mean_interval
 from stepladder.service.worlds import World
 from stepladder.storage.run_folder import RunFolder
@@ -31,6 +31,7 @@ class RungRun:
     context: FitContext | None = None
     rows: tuple[GradedRow, ...] = ()
     seconds: float = 0.0
+    marker: Marker | None = None  # who graded it in this world; None when it did not run
 
     @property
     def recipe(self) -> Recipe:
@@ -50,7 +51,13 @@ class Marker:
     def scorer(self, examples: Sequence[Example]) -> Callable[[Sequence[Prediction]], list[Grade]]:
         """What a technique may use to choose: grades by input id, references kept out of its sight."""
         by_id = {example.id: example for example in examples}
-        return lambda predictions: [self.grade(by_id[prediction.input_id], prediction) for prediction in predictions]
+
+        def score(predictions: Sequence[Prediction]) -> list[Grade]:
+            asked = [by_id[prediction.input_id] for prediction in predictions]
+            self._prepare(self.graders[:1], asked, predictions)
+            return [self.grade(example, prediction) for example, prediction in zip(asked, predictions, strict=True)]
+
+        return score
 
     def rows(
         self,
@@ -63,10 +70,17 @@ class Marker:
         seed: int = 0,
     ) -> tuple[GradedRow, ...]:
         """Every answer with its grades, as it is recorded."""
+        self._prepare(self.graders, examples, predictions)
         return tuple(
             self._row(rung, split, example, prediction, fold, seed)
             for example, prediction in zip(examples, predictions, strict=True)
         )
+
+    def _prepare(self, graders: Sequence[Grader], examples: Sequence[Example], predictions: Sequence[Prediction]) -> None:
+        """Let model judges read all answers at once; cut ones are not judged."""
+        whole = [(one, said.text) for one, said in zip(examples, predictions, strict=True) if not said.cut]
+        for grader in graders:
+            prepare(grader, [example for example, _ in whole], [text for _, text in whole])
 
     def _row(self, rung: str, split: str, example: Example, prediction: Prediction, fold: int | None, seed: int) -> GradedRow:
         decided = self.grade(example, prediction)
@@ -113,7 +127,7 @@ def run_rung(name: str, technique: Technique, world: World, context: FitContext,
     if recorded is None:
         run.write_result(name, world.fold, {"recipe": predictor.recipe, "seconds": seconds})
     rows = marker.rows(name, "validation", examples, predictions, fold=world.fold)
-    return RungRun(name, technique, world, RungStatus.RAN, "", predictor, context, rows, seconds)
+    return RungRun(name, technique, world, RungStatus.RAN, "", predictor, context, rows, seconds, marker)
 
 
 def _value(grade: Grade) -> float | None:

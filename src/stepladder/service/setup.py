@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -14,25 +14,33 @@ from pathlib import Path
 import numpy as np
 
 from stepladder import files
+from stepladder.data.probes import load_probes
 from stepladder.data.split import record_opening
 from stepladder.domain.answer import expected_answer
 from stepladder.domain.errors import DataError, ModelError, RunError
 from stepladder.domain.messages import Example
-from stepladder.domain.prediction import Ungraded
 from stepladder.domain.protocols import Choices, Embedder, Engine, FitContext, Progress, Recipe, SilentProgress, Tuner
+from stepladder.domain.sealed import Opened
 from stepladder.domain.task import Task
 from stepladder.engines.cache import RecordedEngine
-from stepladder.evaluation.graders import build_graders
+from stepladder.engines.purse import Purse
+from stepladder.evaluation.graders import Grader, build_graders, cannot_judge
+from stepladder.evaluation.graders.style import Style
+from stepladder.models.catalog import is_remote
 from stepladder.service import wiring
+from stepladder.service.check import Checked, brief_lines, check_accepted, refuse_blocked, run_on
+from stepladder.service.judging import check_judges
 from stepladder.service.plan import Plan
 from stepladder.service.rung_run import Marker
 from stepladder.service.task_data import TaskData, load_task_data, task_files
 from stepladder.service.worlds import World
 from stepladder.storage.records import from_json, to_json
 from stepladder.storage.run_folder import RunFolder
-from stepladder.techniques.forms import own_forms
+from stepladder.techniques.forms import PLAIN, bank_of, own_forms
 
 FOUR_BIT_RUNGS = ("qlora",)
+GRADING = ("sacrebleu", "rapidfuzz", "nltk", "pydantic-monty", "google-re2")
+"""Packages that grades may come from."""
 CHARACTERS_PER_TOKEN = 3.0
 """For engines that cannot count before sending: few enough that the limit on new tokens is not too low."""
 
@@ -62,14 +70,16 @@ class Watcher:
 
 @dataclass(frozen=True)
 class Tools:
-    """What answers, trains and embeds. Without any given, `wiring` makes them from the names in task.toml.
+    """What answers, trains, embeds and judges. Without any given, `wiring` makes them from the names in task.toml.
 
-    `four_bit` loads the same model with its weights in 4 bits, when that is first wanted; None where it cannot be had.
+    `judges` are engines of model judges by the model's name; those not given are made from it. `four_bit` loads the same
+    model with its weights in 4 bits, when that is first wanted; None where it cannot be had.
     """
 
     engine: Engine
     tuner: Tuner | None
     embedder: Embedder
+    judges: Mapping[str, Engine] = field(default_factory=dict)
     four_bit: Callable[[], Tools] | None = None
 
 
@@ -84,6 +94,7 @@ class Base:
     marker: Marker
     options: ClimbOptions
     watcher: Watcher
+    checked: Checked
     four_bit: Callable[[], Tools] | None = None
 
     @property
@@ -99,40 +110,99 @@ def make_base(
     tools: Tools | None = None,
     write_split: bool = True,
     four_bit: bool = False,
+    purse: Purse | None = None,
 ) -> Base:
-    """Read the data first (cheap, and where most faults are), then load the model, in 4 bits if so wanted."""
+    """Read the data first (cheap, and where most faults are), then load the model, in 4 bits if so wanted, and check the rows.
+
+    Raises:
+        DataError: The data cannot be read, or a check blocks and the split shall be written; nothing is written then.
+    """
     wiring.set_threads()
+    check_accepted(task)
     embedder = tools.embedder if tools is not None else wiring.build_embedder()
     data = load_task_data(task, embedder, seed=options.seed, write=False)
-    marker = Marker(build_graders(data.task, data.examples))
+    judges = tools.judges if tools is not None else {}
+    grader_tools = wiring.grader_tools(data.task, embedder, judges, device=options.device, purse=purse)
+    marker = Marker(build_graders(data.task, grader_tools, examples=data.examples))
     check_task(data, marker)
     for note in data.notes:
         watcher.say(note)
-    tools = tools or build_tools(data.task, options, embedder, four_bit=four_bit)
+    tools = tools or build_tools(data.task, options, embedder, purse, four_bit=four_bit)
     check_tools(data, tools.engine)
+    check_lengths(data, tools.engine)
+    checked = Checked(task, run_on(task, embedder, engine=tools.engine))
+    for line in brief_lines(checked.report):
+        watcher.say(line)
     if write_split:
+        refuse_blocked(checked)
         data = load_task_data(task, embedder, seed=options.seed)
-    return Base(data, tools.engine, tools.tuner, tools.embedder, marker, options, watcher, tools.four_bit)
+    return Base(data, tools.engine, tools.tuner, tools.embedder, marker, options, watcher, checked, tools.four_bit)
 
 
 def check_task(data: TaskData, marker: Marker) -> None:
     """Find, before anything is written or asked, what would break the climb later.
 
     Raises:
-        DataError: An own prompt cannot be read, or a grader cannot judge a reference.
-        PrivacyError: A compared model is hosted and the data may not leave.
+        DataError: An own prompt or probe cannot be read, or a grader cannot judge a reference.
+        PrivacyError: A compared model or a judge is hosted and the data may not leave.
     """
+    check_judges(data.task)
     own_forms(data.task)
+    load_probes(data.task)
     for name in data.task.settings.model.compare:
-        wiring.check_may_leave(name, data.task.settings.use)
-    settings = data.task.settings.data
-    where = data.task.path(settings.examples or settings.train or "")
-    for example in data.examples:
-        for grader in marker.graders:
-            grade = grader.grade(example, expected_answer(example))
-            if isinstance(grade, Ungraded):
-                problem = f"grader '{grader.name}' cannot judge this reference: {grade.reason}."
-                raise DataError(where, example.line, problem, "Choose another grader in task.toml, or correct the row.")
+        if is_remote(name):
+            wiring.check_hosted(name, data.task)
+    check_references(data.examples, data.file_of, marker.graders)
+
+
+def check_references(examples: Sequence[Example], file_of: Mapping[str, Path], graders: Sequence[Grader]) -> None:
+    """Every grader must be able to judge every reference.
+
+    Raises:
+        DataError: One cannot; its file and line are named.
+    """
+    for example in examples:
+        for grader in graders:
+            if isinstance(grader, Style):
+                continue  # it cannot judge before it has learned
+            fault = cannot_judge(grader, example)
+            if fault is not None:
+                problem = f"grader '{grader.name}' cannot judge this reference: {fault.reason}."
+                raise DataError(
+                    file_of[example.id], example.line, problem, "Choose another grader in task.toml, or correct the row."
+                )
+
+
+def check_lengths(data: TaskData, engine: Engine) -> None:
+    """Every row must fit into the model's context with the instruction and room for an answer; nothing is ever cut to fit.
+
+    Raises:
+        DataError: The first row that does not; its file, line, length and the limit are named, and how many others there are.
+    """
+    context = engine.identity.context_tokens
+    if not context or "count" not in engine.can or not data.examples:
+        return  # the engine says so itself when it is asked
+    room = new_token_limit(data.examples, engine)
+    counts = engine.count_tokens([PLAIN.render(data.task, example.input) for example in data.examples])
+    longest = data.examples[counts.index(max(counts))]
+    forms = [*own_forms(data.task), *bank_of(data.task)]
+    extra = max(engine.count_tokens([form.render(data.task, longest.input) for form in forms])) - max(counts)
+    answers = engine.count_text_tokens([expected_answer(example) for example in data.examples])
+    long = [
+        (example, count + extra)
+        for example, count, answer in zip(data.examples, counts, answers, strict=True)
+        if count + extra + max(room, answer) > context
+    ]
+    if not long:
+        return
+    example, count = long[0]
+    others = f" Rows too long: {len(long)}." if len(long) > 1 else ""
+    problem = (
+        f"in its longest prompt the row '{example.id}' has {count} tokens and answers need room for {room}, "
+        f"but {engine.identity.name} has a context of {context}.{others}"
+    )
+    hint = "Shorten or drop the row, or choose a model with a longer context in `[model] base`."
+    raise DataError(data.file_of[example.id], example.line, problem, hint)
 
 
 def check_tools(data: TaskData, engine: Engine) -> None:
@@ -158,20 +228,22 @@ def check_tools(data: TaskData, engine: Engine) -> None:
     )
 
 
-def build_tools(task: Task, options: ClimbOptions, embedder: Embedder, *, four_bit: bool = False) -> Tools:
+def build_tools(
+    task: Task, options: ClimbOptions, embedder: Embedder, purse: Purse | None = None, *, four_bit: bool = False
+) -> Tools:
     """Engine and tuner behind `[model] base`."""
     name = task.settings.model.base
-    engine = wiring.build_engine(name, task, device=options.device, four_bit=four_bit)
+    engine = wiring.build_engine(name, task, device=options.device, purse=purse, four_bit=four_bit)
     tuner = wiring.build_tuner(name, task, device=options.device, four_bit=four_bit)
     other = None if tuner is None else partial(build_tools, task, options, embedder, four_bit=True)
-    return Tools(engine, tuner, embedder, other)
+    return Tools(engine, tuner, embedder, four_bit=other)
 
 
 def open_run(base: Base, runs: Path) -> RunFolder:
     """The unfinished run of the same data, split, settings and weights, or a new one."""
     key = files.hash_json(
         {
-            "settings": base.task.settings.model_dump(mode="json"),
+            "settings": base.task.settings.model_dump(mode="json", exclude={"budget": {"usd"}}),  # more money continues a run
             "data": base.data.fingerprint,
             "files": _hash_files(base.task),
             "splits": {**base.data.splits.split_of, **base.data.splits.fold_of},
@@ -182,7 +254,9 @@ def open_run(base: Base, runs: Path) -> RunFolder:
     run = None if base.options.fresh else RunFolder.unfinished(runs, key)
     if run is not None:
         base.watcher.say(f"Continuing {run.path}: finished answers are not asked again.")
-        if not (run.task_folder / "task.toml").exists():  # killed before the copy was whole
+        copy = run.task_folder / "task.toml"
+        whole = copy.exists()  # else killed before it was
+        if not whole or copy.read_bytes() != (base.task.folder / "task.toml").read_bytes():  # its budget was raised
             run.keep_task(base.task.folder, task_files(base.task))
         return run
     state = {"key": key, "created": datetime.now(UTC).isoformat(timespec="seconds"), "options": asdict(base.options)}
@@ -193,7 +267,7 @@ def open_run(base: Base, runs: Path) -> RunFolder:
 
 def _hash_files(task: Task) -> dict[str, str]:
     """Contents of everything beside task.toml that answers depend on: documents, prompts, schema."""
-    paths = [task.folder / name for name in task_files(task) if name != "splits.json"]
+    paths = [task.folder / name for name in task_files(task) if name not in ("task.toml", "splits.json")]
     found = [inner for path in paths for inner in (sorted(path.rglob("*")) if path.is_dir() else [path]) if inner.is_file()]
     return {path.relative_to(task.folder).as_posix(): files.hash_file(path) for path in found}
 
@@ -267,14 +341,14 @@ def new_token_limit(train: tuple[Example, ...], engine: Engine) -> int:
     return int(ceil(limit / 8) * 8)
 
 
-def open_test(base: Base, run: RunFolder) -> int:
-    """Note in the ledger that the test rows are opened for this run; how often they have been by now."""
+def open_test(base: Base, run: RunFolder) -> Opened:
+    """Note in the ledger that the test rows are opened for this run; the proof that opens them."""
     openings = len(record_opening(base.task, run.name))
     if openings >= 5:
         base.watcher.say(
             f"These test rows have now been opened {openings} times; each opening makes a lucky winner likelier. Add new rows."
         )
-    return openings
+    return Opened(run.name, openings)
 
 
 def versions() -> dict[str, str]:
@@ -290,7 +364,7 @@ def versions() -> dict[str, str]:
         "openai",
         "numpy",
         "scipy",
-        "sacrebleu",
+        *GRADING,
     ):
         try:
             found[name] = version(name)

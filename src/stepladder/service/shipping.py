@@ -9,7 +9,8 @@ from stepladder import files
 from stepladder.domain.climb import ClimbRecord, RungStatus
 from stepladder.domain.protocols import Choices, Engine, Recipe
 from stepladder.service.rung_run import RungRun
-from stepladder.service.setup import Base, context_of_rung, fit_context
+from stepladder.service.setup import Base, context_of_rung, fit_context, record_engine
+from stepladder.service.style import with_fitted_graders
 from stepladder.service.worlds import whole_world
 from stepladder.storage.run_folder import RunFolder
 from stepladder.techniques.ladder import LADDER, technique
@@ -29,20 +30,8 @@ STANDS_ON = {
 """Which lower rungs' choices a rung builds on."""
 
 
-def ship(
-    base: Base,
-    run: RunFolder,
-    engines: Mapping[str, Engine],
-    choices: Choices,
-    runs: Sequence[RungRun],
-    record: ClimbRecord,
-    *,
-    refit: bool,
-) -> None:
-    """Make the recommended rung answerable by `predict`, and put the tuned champion's adapter where it is looked for."""
-    winner = plain_name(record.verdict.rung)
-    if refit and winner is not None:
-        refit_rung(base, run, engines, choices, winner)
+def ship_champion(run: RunFolder, runs: Sequence[RungRun], record: ClimbRecord) -> None:
+    """Put the tuned champion's adapter where it is looked for."""
     champion = next((rung.name for rung in record.rungs if "tuned champion" in rung.role), None)
     if champion is not None:
         _ship_adapter(run, plain_name(champion) or champion, runs)
@@ -55,8 +44,10 @@ def plain_name(contender: str | None) -> str | None:
     return contender.partition(" (")[2].removesuffix(")").split(" or ")[0]
 
 
-def refit_rung(base: Base, run: RunFolder, engines: Mapping[str, Engine], choices: Choices, winner: str) -> None:
-    """Fit a rung, and what it stands on, once on every row. Its own score stays unknown: no row is left to measure it.
+def refit_rung(base: Base, run: RunFolder, engines: Mapping[str, Engine], choices: Choices, winner: str) -> list[RungRun]:
+    """Fit a rung, and what it stands on, once on every row; the rungs fitted, the winner last.
+
+    Its own score stays unknown: no row is left to measure it.
 
     Args:
         engines: By name of a compared model; "" is the task's own.
@@ -64,6 +55,7 @@ def refit_rung(base: Base, run: RunFolder, engines: Mapping[str, Engine], choice
     winner, separator, compared = winner.partition(" @ ")
     engine = engines[compared]
     world = whole_world(base.task, base.data.examples, base.data.splits)
+    base = with_fitted_graders(base, world, engines.get("") or record_engine(base.engine, run), run, choices)
     recipes: dict[str, Recipe] = {}
     measured = run.read_result("lora", 0)
     if winner in ("lora+nearest", "lora+rag", "qlora") and measured is not None:
@@ -72,6 +64,7 @@ def refit_rung(base: Base, run: RunFolder, engines: Mapping[str, Engine], choice
         base.watcher.say(
             f"Fitting '{winner}' once more on all {len(world.train)} rows; that fit is shipped, not itself measured."
         )
+    fitted: list[RungRun] = []
     wanted = {*STANDS_ON.get(winner, ()), winner}
     for name in [rung.name for rung in LADDER if rung.name in wanted]:
         rung = technique(name)
@@ -85,7 +78,10 @@ def refit_rung(base: Base, run: RunFolder, engines: Mapping[str, Engine], choice
         predictor = rung.fit(context) if recorded is None else rung.restore(recorded["recipe"], context)
         base.watcher.progress.finish()
         recipes[name] = predictor.recipe
-        run.write_result(label, None, {"recipe": predictor.recipe, "seconds": 0.0, "measured": False})
+        if recorded is None:
+            run.write_result(label, None, {"recipe": predictor.recipe, "seconds": 0.0, "measured": False})
+        fitted.append(RungRun(label, rung, world, RungStatus.RAN, "", predictor, context))
+    return fitted
 
 
 def _ship_adapter(run: RunFolder, name: str, runs: Sequence[RungRun]) -> None:

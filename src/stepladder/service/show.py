@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from stepladder.domain.climb import ClimbRecord, RungResult, RungStatus
+from stepladder.domain.review import Review
 from stepladder.domain.verdict import Outcome, Verdict
 from stepladder.service.figures import (
     NOTHING,
@@ -21,10 +22,13 @@ from stepladder.service.figures import (
     number_text,
     one_line,
     probability_text,
+    replay_line,
     seconds_text,
     setting_text,
     tokens_text,
 )
+from stepladder.service.findings import changed_lines, mistake_lines, slice_lines
+from stepladder.service.retention_text import retention_line
 
 __all__ = ["cost_text", "fixed_line", "html_fragment", "interval_text", "ladder_lines", "ladder_rows", "ladder_table"]
 
@@ -134,9 +138,22 @@ def _compared(record: ClimbRecord) -> tuple[str, str] | None:
 
 
 def remarks(record: ClimbRecord) -> list[str]:
-    """What has to be said about rungs that ran ("Ran in 4 of 5 folds."), one line each."""
+    """What has to be said about judges, rungs that ran ("Ran in 4 of 5 folds."), what tuning forgot, and what batching moved."""
     ran = [rung for rung in record.rungs if rung.status is RungStatus.RAN and rung.reason.strip()]
-    return [f"{one_line(rung.name)}: {one_line(rung.reason)}" for rung in ran]
+    noise = replay_line(record.noise)
+    remarks = [*map(one_line, record.judges), *(f"{one_line(rung.name)}: {one_line(rung.reason)}" for rung in ran)]
+    return [*remarks, *map(retention_line, record.retention), *([noise] if noise else [])]
+
+
+def review_line(review: Review) -> str:
+    """What a person preferred, on one line."""
+    rows, equal = review.preferred.items, review.ties + review.identical
+    halves = f", {counted(equal, 'tie')} as halves" if equal else ""
+    better = probability_text(review.probability_better)
+    return (
+        f"Judged blind by a person: {one_line(review.rung)} preferred to {one_line(review.against)} in"
+        f" {interval_text(review.preferred)} of {counted(rows, 'test row')}{halves}; probability that it is better: {better}."
+    )
 
 
 def needed_line(verdict: Verdict) -> str:
@@ -166,7 +183,9 @@ def ladder_lines(record: ClimbRecord) -> list[str]:
     lines += [f"- {one_line(reason)}" for reason in record.verdict.reasons]
     if record.verdict.would_change:
         lines += ["What would change it:", *(f"- {one_line(change)}" for change in record.verdict.would_change)]
-    return lines + [line for line in (needed_line(record.verdict), fixed_line(record)) if line]
+    lines += [line for line in (needed_line(record.verdict), fixed_line(record), *changed_lines(record)) if line]
+    head, *kinds = mistake_lines(record) or [""]
+    return lines + ([head, *(f"- {line}" for line in kinds)] if head else []) + slice_lines(record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +237,12 @@ class _VerdictPanel:
             body += [Text(), *(_bullet(reason) for reason in verdict.reasons)]
         if verdict.would_change:
             body += [Text(), Text("What would change it", style="dim"), *(_bullet(change) for change in verdict.would_change)]
-        body += [Text(), *(Text(line) for line in (needed_line(verdict), fixed_line(self.record)) if line)]
+        counts = (needed_line(verdict), fixed_line(self.record), *changed_lines(self.record))
+        body += [Text(), *(Text(line) for line in counts if line)]
+        head, *kinds = mistake_lines(self.record) or [""]
+        if head:
+            body += [Text(), Text(head, style="dim"), *(_bullet(line) for line in kinds)]
+        body += [Text(line) for line in slice_lines(self.record)]
         title = Text(f"Verdict: {verdict_title(verdict)}", style="bold", overflow="ellipsis", no_wrap=True)
         width = min(WIDTH, options.max_width)
         yield Panel(Group(*body), title=title, title_align="left", border_style=COLOURS[verdict.outcome], width=width)
@@ -298,6 +322,12 @@ def html_fragment(record: ClimbRecord) -> str:
     )
 
 
+def _fragment_findings(record: ClimbRecord) -> str:
+    head, *kinds = mistake_lines(record) or [""]
+    said = f'<p style="margin:.4em 0 0">{_safe(head)}</p>{_fragment_list(kinds)}' if head else ""
+    return said + _fragment_list(slice_lines(record))
+
+
 def _fragment_row(row: LadderRow, verdict: Verdict) -> str:
     name = f"<bdi>{_safe(row.name)}</bdi>"
     if row.chosen:
@@ -320,7 +350,7 @@ def _fragment_verdict(record: ClimbRecord) -> str:
     if verdict.would_change:
         parts += ['<p style="margin:.4em 0 0">What would change it:</p>', _fragment_list(verdict.would_change)]
     parts += [f'<p style="margin:.4em 0">{_safe(line)}</p>' for line in (needed_line(verdict), fixed_line(record)) if line]
-    return "".join(parts)
+    return "".join([*parts, _fragment_findings(record)])
 
 
 def _fragment_list(items: Sequence[str]) -> str:

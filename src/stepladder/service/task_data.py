@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from stepladder.data.documents import load_documents
 from stepladder.data.duplicates import cluster
 from stepladder.data.fingerprint import fingerprint
+from stepladder.data.language import foreign_evidence
 from stepladder.data.readers import read_examples
 from stepladder.data.split import Splits, load_or_make, split_given
+from stepladder.domain.grader_settings import grader_files
 from stepladder.domain.messages import Chunk, Example
 from stepladder.domain.protocols import Embedder
 from stepladder.domain.task import PromptSettings, Task
 from stepladder.evaluation.planning import rows_to_show
+from stepladder.models.catalog import STARTER_EMBEDDER
+
+MOSTLY = 0.5
+"""Share of inputs in other languages from which on the English embedder is warned about."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,7 @@ class TaskData:
     chunks: tuple[Chunk, ...]
     fingerprint: str
     notes: tuple[str, ...]
+    file_of: Mapping[str, Path]  # example id -> the file it stands in
 
     @property
     def clusters(self) -> Mapping[str, int]:
@@ -49,7 +57,7 @@ def load_task_data(task: Task, embedder: Embedder, *, seed: int = 0, write: bool
         clusters = cluster(read.examples, embedder)
         splits, said = load_or_make(task, read.examples, clusters, seed=seed, rows_needed=rows_to_show, write=write)
         examples, notes = read.examples, (*read.notes, *said)
-        instruction = read.shared_instruction
+        instruction, file_of = read.shared_instruction, dict(read.file_of)
     else:
         parts = {name: read_examples(task, name) for name in ("train", "validation", "test") if getattr(data, name)}
         examples = tuple(example for part in parts.values() for example in part.examples)
@@ -59,17 +67,42 @@ def load_task_data(task: Task, embedder: Embedder, *, seed: int = 0, write: bool
         )
         notes = (*(note for part in parts.values() for note in part.notes), *said)
         instruction = next(iter(parts.values())).shared_instruction
+        file_of = {name: path for part in parts.values() for name, path in part.file_of.items()}
     task, notes = _with_instruction(task, instruction, notes)
-    return TaskData(task, examples, splits, chunks, fingerprint(examples), notes)
+    notes = (*notes, *_language_notes(examples, embedder))
+    return TaskData(task, examples, splits, chunks, fingerprint(examples), notes, file_of)
+
+
+def read_task_rows(task: Task) -> tuple[Task, tuple[Example, ...]]:
+    """A task and its rows without clusters and split, for grading again; no model and no embedder is needed."""
+    data = task.settings.data
+    names = [None] if data.examples is not None else [name for name in ("train", "validation", "test") if getattr(data, name)]
+    parts = [read_examples(task, name) for name in names]
+    task, _ = _with_instruction(task, parts[0].shared_instruction, ())
+    return task, tuple(example for part in parts for example in part.examples)
 
 
 def _with_instruction(task: Task, shared: str | None, notes: tuple[str, ...]) -> tuple[Task, tuple[str, ...]]:
     """A system turn that all rows share is the instruction. Where it differs from task.toml's, it is tried as it stands."""
-    if shared is None or shared.strip() == task.settings.instruction:
+    if not shared or not shared.strip() or shared.strip() == task.settings.instruction:
         return task, notes
     note = "All rows share a system message that differs from `instruction`; the rows' own is used as the instruction."
     settings = task.settings.model_copy(update={"instruction": shared.strip()})
     return task.model_copy(update={"settings": settings}), (*notes, note)
+
+
+def _language_notes(examples: Sequence[Example], embedder: Embedder) -> list[str]:
+    """A warning where the starter embedder meets data it has no words for."""
+    if embedder.name != STARTER_EMBEDDER.name:
+        return []
+    found = foreign_evidence([example.input.text for example in examples])
+    if found.share <= MOSTLY:
+        return []
+    return [
+        f"{found.share:.0%} of the inputs do not look English ({found.told_by}), but the starter embedder knows English only. "
+        "What rests on it will be weaker than it could be: near-duplicates in the split, the classifier, the choice of "
+        "demonstrations, and retrieval by meaning. Prompts, grammars and LoRA do not rest on it, and scores stay comparable."
+    ]
 
 
 def own_prompt_files(prompts: tuple[PromptSettings, ...]) -> list[str]:
@@ -82,5 +115,8 @@ def task_files(task: Task) -> list[str]:
     settings = task.settings
     data = settings.data
     named = [data.examples, data.train, data.validation, data.test, data.documents, settings.output.json_schema]
+    named.append(settings.use.probes)
     recorded = data.recorded if data.recorded and (task.folder / data.recorded).is_file() else None
-    return ["task.toml", "splits.json", *[name for name in [*named, recorded] if name], *own_prompt_files(settings.prompts)]
+    graders = [name for grader in settings.graders for name in grader_files(grader)]
+    found = [name for name in [*named, recorded, *graders] if name]
+    return ["task.toml", "splits.json", *dict.fromkeys(found), *own_prompt_files(settings.prompts)]

@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from stepladder.domain.errors import MissingExtra, PrivacyError, UsageError
-from stepladder.domain.protocols import Embedder, Engine, Tuner
-from stepladder.domain.task import Task, UseSettings
+from stepladder import files
+from stepladder.domain.errors import DataError, MissingExtra, PrivacyError, UsageError
+from stepladder.domain.protocols import Embedder, Engine, ModelIdentity, Tuner
+from stepladder.domain.task import Task
+from stepladder.engines.purse import Prices, Purse
 from stepladder.models.catalog import cache_folder, is_remote
 
+if TYPE_CHECKING:
+    from stepladder.engines.endpoint import Address  # needs the openai SDK, which takes long to import
+    from stepladder.evaluation.graders import GraderTools
 
-def build_engine(name: str, task: Task, *, device: str = "auto", four_bit: bool = False) -> Engine:
+JUDGEMENTS = "judgements.jsonl"
+"""What judges have said, under a task's runs/."""
+JUDGES = "judges.json"
+"""Who they were, beside it: what their judgements are found by."""
+
+
+def build_purse(task: Task) -> Purse:
+    """The money that hosted models may spend together."""
+    return Purse(task.settings.budget.usd)
+
+
+def build_engine(name: str, task: Task, *, device: str = "auto", purse: Purse | None = None, four_bit: bool = False) -> Engine:
     """The engine behind a model name: the shipped fake, an OpenAI-shaped server, or transformers on this machine.
 
     Args:
+        purse: What a model with prices draws on; a purse of its own when none is given.
         four_bit: Hold a local model's weights in 4 bits.
     Raises:
         PrivacyError: The engine is hosted and `[use] data_may_leave` is false.
+        DataError: The engine is hosted and nothing says what it charges.
         MissingExtra: The parts for local models are not installed.
     """
     if name == "fake" or name.startswith("fake:"):
@@ -26,7 +49,7 @@ def build_engine(name: str, task: Task, *, device: str = "auto", four_bit: bool 
 
         return FakeEngine(name=name)
     if is_remote(name):
-        return _build_endpoint(name, task)
+        return _build_endpoint(name, task, purse or build_purse(task))
     try:
         from stepladder.engines.transformers.engine import TransformersEngine
         from stepladder.models.loading import load
@@ -35,21 +58,17 @@ def build_engine(name: str, task: Task, *, device: str = "auto", four_bit: bool 
     return TransformersEngine(load(name, device=device, revision=task.settings.model.revision, four_bit=four_bit))
 
 
-def _build_endpoint(name: str, task: Task) -> Engine:
-    from stepladder.engines.endpoint import EndpointEngine, parse_model
-    from stepladder.engines.purse import Prices, Purse
+def _build_endpoint(name: str, task: Task, purse: Purse) -> Engine:
+    from stepladder.engines.endpoint import EndpointEngine
 
-    address = parse_model(name)
-    if address is None:
-        raise UsageError(f"'{name}' is not served by anything that speaks OpenAI's protocol.", "Write openai:NAME or URL NAME.")
-    use = task.settings.use
+    address = check_hosted(name, task)  # before the key is asked for
+    use = task.settings.use_of(name)
     prices = None
     if use.usd_per_million_prompt_tokens is not None and use.usd_per_million_completion_tokens is not None:
         prices = Prices(use.usd_per_million_prompt_tokens, use.usd_per_million_completion_tokens)
-    purse = Purse(task.settings.budget.usd) if prices is not None else None
-    if address.hosted:
-        _refuse_hosted(address.name, use)  # before the key is asked for
-    return EndpointEngine(address.url, address.model, address.api_key(), prices=prices, purse=purse)
+    return EndpointEngine(
+        address.url, address.model, address.api_key(), prices=prices, purse=purse if prices is not None else None
+    )
 
 
 def build_tuner(name: str, task: Task, *, device: str = "auto", four_bit: bool = False) -> Tuner | None:
@@ -71,30 +90,79 @@ def build_embedder() -> Embedder:
     return load_embedder()
 
 
+def grader_tools(
+    task: Task, embedder: Embedder | None, judges: Mapping[str, Engine], *, device: str = "auto", purse: Purse | None = None
+) -> GraderTools:
+    """What graders may ask: model judges by name, each with a memory on disk, so that nothing is judged twice.
+
+    `judges` are engines given by the caller, by model name; others are built when they are first asked. The memory is shared
+    by all runs of the task, so that a continued climb, and the next one, find the same grades. Without an `embedder`
+    the starter's is loaded when a grader asks for it.
+    """
+    from stepladder.evaluation.graders import GraderTools
+
+    asked: dict[str, Engine] = {}
+
+    def engine(name: str) -> Engine:
+        from stepladder.engines.cache import RecordedEngine
+
+        if name not in asked:
+            given = judges.get(name) or build_engine(name, _for_model(name, task), device=device, purse=purse)
+            asked[name] = RecordedEngine(given, task.folder / "runs" / JUDGEMENTS)
+            _remember_judge(task.folder / "runs" / JUDGES, name, given)
+        return asked[name]
+
+    return GraderTools(engine=engine, embedder=lambda: embedder or build_embedder(), folder=task.folder)
+
+
+def _remember_judge(path: Path, name: str, engine: Engine) -> None:
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    entry = {"identity": asdict(engine.identity), "can": sorted(engine.can)}
+    if known.get(name) != entry:
+        files.write_text(path, json.dumps({**known, name: entry}, indent=2, ensure_ascii=False) + "\n")
+
+
+def recorded_judges(run: Path, missed: Callable[[], None]) -> GraderTools:
+    """What graders may ask when nothing may run: judges that only repeat what the run folder holds of them.
+
+    `missed` is called for every judgement that is not there.
+    """
+    from stepladder.engines.cache import RecordedEngine, SilentEngine
+    from stepladder.evaluation.graders import GraderTools
+
+    path = run / JUDGES
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def engine(name: str) -> Engine:
+        entry = known.get(name, {"identity": {"name": name, "engine": "unknown"}, "can": []})
+        silent = SilentEngine(ModelIdentity(**entry["identity"]), frozenset(entry["can"]), missed)
+        return RecordedEngine(silent, run / JUDGEMENTS)
+
+    return GraderTools(engine=engine, embedder=build_embedder, folder=run / "task")
+
+
+def _for_model(name: str, task: Task) -> Task:
+    """The task without `[model] revision` for any model but its base, whose commit that is."""
+    model = task.settings.model
+    if name == model.base or model.revision is None:
+        return task
+    settings = task.settings.model_copy(update={"model": model.model_copy(update={"revision": None})})
+    return task.model_copy(update={"settings": settings})
+
+
 def speeds_path() -> Path:
     """Where measured speeds are remembered."""
     return cache_folder() / "speeds.json"
 
 
 def set_threads() -> None:
-    """Threads that wait for each other sleep instead of spinning, unless the user has said otherwise.
+    """Tokenizing runs beside torch's own threads, not in more of its own.
 
-    Spinning threads hold each other up when another process wants the same cores; `benchmarks/threads.py` measures by how
-    much. Counts only when torch has not been imported yet.
+    torch's threads spin while they wait for each other, as they come: with the machine to itself a climb answers faster so
+    (`benchmarks/threads.py`). Who shares the machine can set GOMP_SPINCOUNT=5000.
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it asks for a kernel that is fetched from a hub
-
-
-def check_may_leave(name: str, use: UseSettings) -> None:
-    """Refuse a hosted model by its name alone, before it is asked or its key is needed.
-
-    Raises:
-        PrivacyError: It is hosted and `[use] data_may_leave` is false.
-    """
-    if is_hosted(name):
-        _refuse_hosted(name, use)
 
 
 def is_hosted(name: str) -> bool:
@@ -107,9 +175,34 @@ def is_hosted(name: str) -> bool:
     return address is None or address.hosted
 
 
-def _refuse_hosted(name: str, use: UseSettings) -> None:
-    if not use.data_may_leave:
+def check_hosted(name: str, task: Task) -> Address:
+    """Where a served model is found. Refuses, before it is asked or its key is needed, a hosted one that must not be asked.
+
+    Raises:
+        PrivacyError: `[use] data_may_leave` is false.
+        DataError: It has no prices, so that `[budget] usd` could not hold its spending back.
+        UsageError: It is no server's model.
+    """
+    from stepladder.engines.endpoint import parse_model
+
+    address = parse_model(name)
+    if address is None:
+        raise UsageError(f"'{name}' is not served by anything that speaks OpenAI's protocol.", "Write openai:NAME or URL NAME.")
+    settings = task.settings
+    if not address.hosted:
+        return address
+    if not settings.use.data_may_leave:
         raise PrivacyError(
             f"'{name}' is hosted, and `[use] data_may_leave` is false.",
             "Set `data_may_leave = true` in task.toml if the examples may be sent there, or remove the model.",
         )
+    if settings.use_of(name).usd_per_million_prompt_tokens is None and math.isfinite(settings.budget.usd):
+        table = "[use]" if name == settings.model.base else f'[model.prices."{name}"]'
+        raise DataError(
+            task.path("task.toml"),
+            None,
+            f"'{name}' is hosted and has no prices, so `[budget] usd` cannot hold its spending back.",
+            f"Under `{table}`, give `usd_per_million_prompt_tokens` and `usd_per_million_completion_tokens` (0 for a server of "
+            "your own), or set `[budget] usd = inf` for no limit.",
+        )
+    return address

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from math import ceil, log2
 
 from stepladder.domain.protocols import Choices
-from stepladder.service.speeds import Speeds
+from stepladder.service.speeds import PROBE_PROMPTS, Speeds
 
 FIRST_RACE_ROWS = 12
 PASSAGE_TOKENS = 230
 """A passage of 120-200 words in tokens, about."""
 MOST_EPOCHS_EXPECTED = 6
 """Epochs after which a training has usually stopped by itself, however many it is allowed."""
-REPLAY_ROWS = 30
-ALONE_SLOWDOWN = 4
-"""How many times longer an answer takes alone than in a batch; our estimate."""
+REPLAYED_ROWS = 30
+FEWEST_REPLAYED_EACH = 8
+PROBED_READ, PROBED_WRITTEN = 14_000, 3_000
+"""Tokens that the built-in retention probes take of one set of weights, read at once and written in answers, about."""
 SLOWER_THAN_THE_PROBE = 1.6
 """How many times longer answers take than the probe's short prompts suggest (longer contexts, batches that empty, less shared).
 
@@ -69,7 +70,7 @@ class Effort:
     def seconds(self, speeds: Speeds) -> float:
         """How long it takes on this machine."""
         answers = SLOWER_THAN_THE_PROBE * (self.read / speeds.prompt + self.written / speeds.completion)
-        alone = ALONE_SLOWDOWN * self.alone / speeds.completion
+        alone = PROBE_PROMPTS * self.alone / speeds.completion  # a step for one row takes about as long as for a batch
         return answers + alone + self.scored / speeds.prompt + self.trained / speeds.training
 
 
@@ -92,6 +93,9 @@ class Workload:
     labels: int = 0
     longest_input_tokens: float = 0.0  # of the rows looked at; memory follows from these, time from the means
     longest_answer_tokens: float = 0.0
+    latency_decides: bool = False  # `[use] max_latency_seconds` is given
+    graded_rows: int = 0  # training rows answered zero-shot for a grader that learns from them
+    compares: bool = False  # the engine can lay tuned weights beside their base, so retention is measured
 
     @property
     def demonstration_tokens(self) -> float:
@@ -109,20 +113,32 @@ def estimate_rungs(work: Workload, choices: Choices, speeds: Speeds, *, rungs: t
 
 
 def confirmation_effort(work: Workload, choices: Choices, *, tuned: bool) -> Effort:
-    """The contenders' test answers and the replay at batch 1."""
+    """The contenders' test answers, the replay at batch 1 and, before them, the retention probes."""
     contenders = 4 if tuned else 3
     few_shot = _answers(work, work.test_rows, own=3 * work.demonstration_tokens, tuned=False)
     plain = _answers(work, work.test_rows, own=0, tuned=True)
     seeds = plain * ((choices.seeds - 1) if tuned else 0)
-    replayed = contenders * min(REPLAY_ROWS, work.test_rows)
+    share = replay_share(contenders, latency_decides=work.latency_decides)
+    replayed = contenders * min(share, work.worlds * work.test_rows)
     prompt = work.shared_tokens + work.input_tokens + 1.5 * work.demonstration_tokens  # between a plain and a few-shot one
-    replay = Effort(sent=replayed * prompt, alone=replayed * work.answer_tokens)
-    return ((few_shot + plain) * (contenders / 2) + seeds) * work.worlds + replay
+    replay = Effort(sent=replayed * prompt, read=replayed * prompt, alone=replayed * work.answer_tokens)
+    probed = _retention(work) if tuned and work.compares else Effort()
+    return ((few_shot + plain) * (contenders / 2) + seeds) * work.worlds + replay + probed
 
 
 def estimate_confirmation(work: Workload, choices: Choices, speeds: Speeds, *, tuned: bool) -> float:
     """Seconds for the contenders' test answers and the replay at batch 1."""
     return confirmation_effort(work, choices, tuned=tuned).seconds(speeds)
+
+
+def _retention(work: Workload) -> Effort:
+    """The retention probes: the base once, one adapter a world. Remedies are not foreseen."""
+    return Effort(sent=PROBED_READ, read=PROBED_READ, written=PROBED_WRITTEN) * (1 + work.worlds)
+
+
+def replay_share(contenders: int, *, latency_decides: bool) -> int:
+    """Test rows each of some contenders answers again, one by one: 30 together, 8 each; 30 each where latency decides."""
+    return REPLAYED_ROWS if latency_decides else max(FEWEST_REPLAYED_EACH, ceil(REPLAYED_ROWS / contenders))
 
 
 def trainings(choices: Choices, rungs: tuple[str, ...]) -> dict[str, int]:
@@ -144,7 +160,7 @@ def _prompt(work: Workload, choices: Choices) -> Effort:
     rounds = max(1, ceil(log2(max(2, work.validation_rows / FIRST_RACE_ROWS))))
     raced = min(choices.forms * min(FIRST_RACE_ROWS, work.validation_rows) * rounds, choices.forms * work.validation_rows)
     scored = Effort(scored=work.validation_rows * work.labels * 3)  # a label is a few tokens
-    return _answers(work, raced + work.validation_rows, own=0, tuned=False) + scored
+    return _answers(work, raced + work.validation_rows + work.graded_rows, own=0, tuned=False) + scored
 
 
 def _constrained(work: Workload, choices: Choices) -> Effort:

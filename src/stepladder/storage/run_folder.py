@@ -1,12 +1,18 @@
 """One folder a run: everything a verdict stands on, readable without this program.
 
 task/             copy of the task's settings, schema, prompts and split, as they were
+checks.json       what the data checks found before the climb
 climb.json        what was asked for: key, seed, choices, plan, model, versions
 generations.jsonl every model answer, written as it came (kept by `engines.cache`)
+money.jsonl       what hosted models may have cost: each call's reservation, then its settlement (kept by `engines.purse`)
 rungs/NAME/       recipe.json, adapters
+graders/          graders that were fitted in this run
 rows.jsonl        every graded answer
 verdict.json      the record of the climb
 report.html       the same for people
+review.jsonl      what a person chose between answers, blind; review.json what it came to
+judgements.jsonl  what model judges said about answers, and judges.json who they were: copied from the task's runs/
+receipt.json      size and hash of every file, so that a changed byte is found
 """
 
 from __future__ import annotations
@@ -24,6 +30,8 @@ from typing import Any
 from stepladder import files
 from stepladder.domain.climb import ClimbRecord, GradedRow
 from stepladder.domain.errors import RunError
+from stepladder.domain.review import Review
+from stepladder.storage.receipt import renew_receipt, write_receipt
 from stepladder.storage.records import from_json, to_json, to_line
 
 ADJECTIVES = ("quiet", "brisk", "amber", "clear", "steady", "early", "plain", "bright", "calm", "keen", "mild", "swift")
@@ -91,6 +99,10 @@ class RunFolder:
         return self.path / "generations.jsonl"
 
     @property
+    def money_path(self) -> Path:
+        return self.path / "money.jsonl"
+
+    @property
     def verdict_path(self) -> Path:
         return self.path / "verdict.json"
 
@@ -98,15 +110,52 @@ class RunFolder:
     def report_path(self) -> Path:
         return self.path / "report.html"
 
+    def write_report(self, html: str) -> None:
+        """Replace the report; in a finished run its place in the receipt too, since reports are written again."""
+        files.write_text(self.report_path, html)
+        if self.verdict_path.exists():
+            renew_receipt(self.path, self.report_path.name)
+
+    @property
+    def reviews_journal_path(self) -> Path:
+        return self.path / "review.jsonl"
+
+    def write_review(self, review: Review) -> None:
+        """Add a finished review; an earlier one of the same pair of answers is replaced."""
+        others = [one for one in self.read_reviews() if (one.rung, one.against) != (review.rung, review.against)]
+        content = {"reviews": [to_json(one) for one in (*others, review)]}
+        files.write_text(self.path / "review.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def read_reviews(self) -> tuple[Review, ...]:
+        """Finished reviews by a person; none when nobody has reviewed the run.
+
+        Raises:
+            RunError: The file is broken.
+        """
+        path = self.path / "review.json"
+        if not path.exists():
+            return ()
+        try:
+            return tuple(from_json(Review, one) for one in self._read_json(path)["reviews"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{path} is broken.", "Delete it and run `stepladder review` again: the choices are kept.") from error
+
     def rung_folder(self, rung: str, fold: int | None) -> Path:
         """Where a rung keeps what it made; one folder a fold in cross-fitting."""
         return self.path / "rungs" / (_file_name(rung) if fold is None else f"{_file_name(rung)}-fold{fold}")
+
+    def grader_path(self, grader: str, fold: int | None) -> Path:
+        """Where a grader that was fitted in this run is kept; one file a fold in cross-fitting."""
+        return self.path / "graders" / f"{grader if fold is None else f'{grader}-fold{fold}'}.json"
 
     def write_state(self, state: Mapping[str, Any]) -> None:
         files.write_text(self.path / "climb.json", json.dumps(state, indent=2, ensure_ascii=False) + "\n")
 
     def read_state(self) -> dict[str, Any]:
         return self._read_json(self.path / "climb.json")
+
+    def write_checks(self, checks: Mapping[str, Any]) -> None:
+        files.write_text(self.path / "checks.json", json.dumps(checks, indent=2, ensure_ascii=False) + "\n")
 
     def write_result(self, rung: str, fold: int | None, result: Mapping[str, Any]) -> None:
         """A rung's outcome (recipe, status, seconds); its presence says that the rung is finished."""
@@ -127,7 +176,23 @@ class RunFolder:
     def write_verdict(self, record: ClimbRecord, inputs: Mapping[str, Any]) -> None:
         """Write the record, and beside it (`inputs`) all that the verdict can be derived from again."""
         content = {"record": to_json(record), "inputs": inputs}
-        files.write_text(self.verdict_path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        # The verdict comes last: a run that has one is finished, its receipt included.
+        write_receipt(self.path, {self.verdict_path.name: text.encode("utf-8")})
+        files.write_text(self.verdict_path, text)
+
+    def read_inputs(self) -> dict[str, Any]:
+        """What the verdict was derived from, as it was written.
+
+        Raises:
+            RunError: The climb is not finished, or its file is broken.
+        """
+        if not self.verdict_path.exists():
+            raise RunError(f"{self.path} has no verdict yet.", "Run `stepladder climb` again; it continues.")
+        inputs = self._read_json(self.verdict_path).get("inputs")
+        if not isinstance(inputs, dict):
+            raise RunError(f"{self.verdict_path} is broken: it has no inputs.", "Restore it, or climb again.")
+        return inputs
 
     def read_verdict(self) -> ClimbRecord:
         """The record of a finished climb.

@@ -9,9 +9,8 @@ from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import logsumexp
 
+from stepladder.data.logistic import LogisticRegression
 from stepladder.domain.answer import wants_tool_calls
 from stepladder.domain.messages import Example, Input
 from stepladder.domain.prediction import Prediction
@@ -22,44 +21,6 @@ from stepladder.techniques.shots import Cluster, cluster_of, own_clusters
 
 STRENGTHS = (10.0, 1.0, 100.0)  # inverse of the L2 penalty; the first wins a tie
 FOLDS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class LogisticRegression:
-    """Multinomial logistic regression. `weights`: shape (features + 1, classes), the last row the intercepts."""
-
-    weights: NDArray[np.float64]
-
-    @classmethod
-    def fit(cls, features: NDArray[np.float64], classes: NDArray[np.int64], count: int, strength: float) -> LogisticRegression:
-        """Minimise strength · Σ −log p(class) + ½‖W‖², intercepts unpenalised, by conjugate gradients.
-
-        Args:
-            features: Shape (rows, dimensions).
-            classes: Shape (rows,), from 0 to `count` − 1.
-        """
-        inputs = np.hstack([features, np.ones((len(features), 1))])
-        targets = np.eye(count)[classes]
-        penalised = np.ones((inputs.shape[1], 1))
-        penalised[-1] = 0.0
-
-        def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            weights = flat.reshape(inputs.shape[1], count)
-            logits = inputs @ weights
-            log_p = logits - logsumexp(logits, axis=1, keepdims=True)
-            value = -strength * float((targets * log_p).sum()) + 0.5 * float((penalised * weights**2).sum())
-            gradient = strength * inputs.T @ (np.exp(log_p) - targets) + penalised * weights
-            return value, gradient.ravel()
-
-        # SciPy's L-BFGS-B starts BLAS threads for tiny matrices: twenty times slower on a busy two-core machine.
-        start = np.zeros(inputs.shape[1] * count)
-        found = minimize(loss, start, jac=True, method="CG", options={"maxiter": 1000, "gtol": 1e-4})
-        return cls(found.x.reshape(inputs.shape[1], count))
-
-    def probabilities(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Shape (rows, classes)."""
-        logits = np.hstack([features, np.ones((len(features), 1))]) @ self.weights
-        return np.asarray(np.exp(logits - logsumexp(logits, axis=1, keepdims=True)), dtype=np.float64)
 
 
 @dataclass(frozen=True)

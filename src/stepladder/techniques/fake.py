@@ -11,12 +11,14 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from stepladder.domain.answer import expected_answer
 from stepladder.domain.messages import Chunk, Example, Input, Message, ToolCall
 from stepladder.domain.prediction import Grade, Prediction, Score
 from stepladder.domain.protocols import Choices, Conversation, Engine, FitContext, Preference, Progress, TrainPoint, Tuned
 from stepladder.domain.task import DpoSettings, LoraSettings, Task, TaskSettings
+from stepladder.files import hash_file
 
 Kind = Literal["labels", "json", "text", "calls"]
 
@@ -97,7 +99,7 @@ class FakeTuner:
         progress: Progress,
     ) -> Tuned:
         """Leave a folder whose content depends on the start, the chosen answers and the seed."""
-        begun = {**settings.model_dump(), "start": (start / "adapter_model.safetensors").read_text(encoding="utf-8")}
+        begun = {**settings.model_dump(), "start": hash_file(start / "adapter_model.safetensors")}
         return self._leave([row.chosen for row in rows], [row.chosen for row in held_out], begun, folder, seed)
 
     def _leave(
@@ -112,12 +114,17 @@ class FakeTuner:
         folder.mkdir(parents=True, exist_ok=True)
         content = json.dumps([seed, settings, [[message.as_chat() for message in row.messages] for row in rows]])
         (folder / "adapter_config.json").write_text(content, encoding="utf-8")
-        (folder / "adapter_model.safetensors").write_text(content, encoding="utf-8")  # stands for weights: has a hash of its own
+        digest = hashlib.sha256(content.encode()).digest()
+        weights = {  # a real, tiny file: it has a hash of its own, and can be scaled
+            "layer.lora_A.weight": np.frombuffer(digest, dtype=np.uint8).astype(np.float32),
+            "layer.lora_B.weight": np.ones(4, dtype=np.float32),
+        }
+        save_file(weights, folder / "adapter_model.safetensors")
         (folder / "stepladder.json").write_text('{"pins": {}}', encoding="utf-8")
         losses = tuple(self.nll(row) for row in held_out)
         point = TrainPoint(step=1, epoch=1.0, learning_rate=1e-3, loss=1.0, held_out_nll=float(np.mean(losses)))
-        digest = hashlib.sha256(content.encode()).hexdigest()
-        return Tuned(folder, digest, losses, (point,), best_step=1, steps=1, seconds=1.0, tokens=len(content))
+        adapter_sha256 = hash_file(folder / "adapter_model.safetensors")
+        return Tuned(folder, adapter_sha256, losses, (point,), best_step=1, steps=1, seconds=1.0, tokens=len(content))
 
 
 def fake_context(folder: Path, engine: Engine, kind: Kind = "labels", *, clusters: int = 24, **changes: Any) -> FitContext:

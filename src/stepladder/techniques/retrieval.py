@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -11,6 +10,7 @@ import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
+from stepladder.data.words import words
 from stepladder.domain.messages import Chunk, Example, Input
 from stepladder.domain.protocols import Embedder
 from stepladder.domain.task import Task
@@ -20,8 +20,6 @@ RANK_CONSTANT = 60
 SHORTEST_REFERENCE = 3  # characters; a shorter answer stands in passages by chance
 
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # it asks for its debug lines to be shown as soon as it is imported
-
-_WORD = re.compile(r"\w+")
 
 
 class Retriever:
@@ -48,20 +46,20 @@ class Retriever:
         return found
 
     def _fuse(self, query: str, similarity: NDArray[np.float32]) -> list[int]:
-        words = self._word_scores(query)
-        fused = _reciprocal_ranks(similarity) + np.where(words > 0, _reciprocal_ranks(words), 0.0)
+        matches = self._word_scores(query)
+        fused = _reciprocal_ranks(similarity) + np.where(matches > 0, _reciprocal_ranks(matches), 0.0)
         return [int(index) for index in np.argsort(-fused, kind="stable")]
 
     def _word_scores(self, query: str) -> NDArray[np.float32]:
-        words = _words(query)
-        if not words:
+        asked = words(query)
+        if not asked:
             return np.zeros(len(self.chunks), dtype=np.float32)
-        return np.asarray(self._index.get_scores(words), dtype=np.float32)
+        return np.asarray(self._index.get_scores(asked), dtype=np.float32)
 
     @cached_property
     def _index(self) -> bm25s.BM25:
         index = bm25s.BM25()
-        index.index([_words(_searchable(chunk)) for chunk in self.chunks], show_progress=False)
+        index.index([words(_searchable(chunk)) for chunk in self.chunks], show_progress=False)
         return index
 
     @cached_property
@@ -112,13 +110,9 @@ def _searchable(chunk: Chunk) -> str:
     return f"{chunk.heading}\n{chunk.text}" if chunk.heading else chunk.text
 
 
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
-
-
 def _plain(text: str) -> str:
     """Lower-case words between single spaces, with a space at either end, so that whole words can be looked for."""
-    return f" {' '.join(_words(text))} "
+    return f" {' '.join(words(text))} "
 
 
 def _reciprocal_ranks(scores: NDArray[np.float32]) -> NDArray[np.float64]:

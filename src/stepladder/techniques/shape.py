@@ -78,7 +78,7 @@ def remind(task: Task) -> str:
 def sketch(schema: Mapping[str, Any], root: Mapping[str, Any] | None = None, depth: int = 0) -> str:
     """A schema in the form of the value it describes, on one line: `{"size": "small" | "large", "count": integer}`."""
     root = schema if root is None else root
-    schema = _resolve(schema, root)
+    schema = resolve(schema, root)
     if "const" in schema:
         return json.dumps(schema["const"], ensure_ascii=False)
     if "enum" in schema:
@@ -103,7 +103,7 @@ def _sketch_kind(kind: str, schema: Mapping[str, Any], root: Mapping[str, Any], 
     return f"string like {schema['pattern']}" if kind == "string" and "pattern" in schema else kind
 
 
-def _resolve(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
+def resolve(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
     """Follow `$ref` inside the same document; a reference elsewhere stays as it is and shows as `any`."""
     seen: set[str] = set()
     while isinstance(reference := schema.get("$ref"), str) and reference.startswith("#/") and reference not in seen:
@@ -116,6 +116,6 @@ def _resolve(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str,
 
 
 def _field_line(key: str, value: Mapping[str, Any], root: Mapping[str, Any]) -> str:
-    resolved = _resolve(value, root)
+    resolved = resolve(value, root)
     description = str(value.get("description") or resolved.get("description") or "").strip()
     return f"- {key}: {sketch(value, root, 1)}" + (f" ({description})" if description else "")

@@ -13,6 +13,7 @@ from stepladder.domain.errors import ModelError
 from stepladder.domain.messages import Example, Input, Message
 from stepladder.domain.prediction import Prediction
 from stepladder.domain.protocols import Conversation, FitContext, Grammar, Prompt, Recipe, Tuned
+from stepladder.models.adapter_scale import write_scaled
 from stepladder.techniques.asking import Asked, ModelPredictor, Prompter, say_dropped, step
 from stepladder.techniques.decode import Decode, choose_decode
 from stepladder.techniques.forms import reference_turn
@@ -134,6 +135,27 @@ def borrowed_adapters(context: FitContext, rung: str) -> list[dict[str, Any]]:
     recipe = context.recipes[rung]
     home = context.folder.parent / recipe["folder_name"]
     return [{**record, "folder": _relative(home / record["folder"], context.folder)} for record in recipe["adapters"]]
+
+
+def scaled_recipe(context: FitContext, recipe: Recipe, scale: float) -> dict[str, Any]:
+    """The recipe with every adapter's effect times `scale`: written beside the trained ones, which stay as they are.
+
+    Raises:
+        ModelError: An adapter cannot be scaled.
+    """
+    return {
+        **recipe,
+        "adapters": [_scaled(context, record, scale) for record in recipe["adapters"]],
+        "adapter_scale": scale,
+        "priors": None,  # they belonged to the weights before; the label scorer measures its own
+    }
+
+
+def _scaled(context: FitContext, record: Mapping[str, Any], scale: float) -> dict[str, Any]:
+    source = adapter_folder(context, record)
+    target = source.with_name(f"{source.name}-scaled-{scale:g}")
+    digest = write_scaled(source, target, scale)
+    return {**record, "folder": _relative(target, context.folder), "adapter_sha256": digest, "scale": scale}
 
 
 def choose_tuned_decode(context: FitContext, prompter: Prompter, adapters: Sequence[Mapping[str, Any]]) -> Decode:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,26 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import Linear
 
 from stepladder.domain.errors import ModelError
-from stepladder.files import write_text
 from stepladder.training.presets import TrainSettings
-from stepladder.training.record import SIDE_FILE
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-)
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
 SCORE_BYTES = 8  # of one attention score in an eager pass: kept in bf16 and in fp32, and a mask
 SCORE_BUDGET_BYTES = 2**30
 
@@ -61,16 +51,38 @@ def adapted(model: Any, settings: TrainSettings) -> Iterator[Any]:
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ModelError(f"{model.name_or_path or 'the model'} has an adapter loaded.", "Unload it before tuning.")
     _check_targets(model, settings.target_modules)
+    with _left_as_it_is(model):
+        with torch.random.fork_rng(), _quiet_peft():
+            torch.manual_seed(settings.seed)
+            wrapped: Any = get_peft_model(model, lora_config(settings), autocast_adapter_dtype=True)
+        wrapped.eval()  # no dropout of the base model either; gradients flow all the same
+        try:
+            yield wrapped
+        finally:
+            wrapped.unload()
+
+
+@contextmanager
+def reloaded(model: Any, folder: Path) -> Iterator[Any]:
+    """`model` with the adapter of `folder` as plain PEFT loads it, as its users will; gone again after the block."""
+    with _left_as_it_is(model):
+        with torch.random.fork_rng(), _quiet_peft():  # PEFT draws fresh weights before it reads the saved ones
+            wrapped: Any = PeftModel.from_pretrained(model, str(folder))
+        wrapped.eval()
+        try:
+            yield wrapped.get_base_model()
+        finally:
+            wrapped.unload()
+
+
+@contextmanager
+def _left_as_it_is(model: Any) -> Iterator[None]:
+    """Afterwards the model's parameters want gradients, and its modules are in the mode, as before."""
     trained_before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     training_before = model.training
-    with torch.random.fork_rng(), _quiet_peft():
-        torch.manual_seed(settings.seed)
-        wrapped: Any = get_peft_model(model, lora_config(settings), autocast_adapter_dtype=True)
-    wrapped.eval()  # no dropout of the base model either; gradients flow all the same
     try:
-        yield wrapped
+        yield
     finally:
-        wrapped.unload()
         for parameter, trained in trained_before:
             parameter.requires_grad_(trained)
             parameter.grad = None
@@ -140,34 +152,44 @@ def set_adapter_tensors(wrapped: Any, tensors: Mapping[str, Tensor]) -> None:
         ModelError: The names are not exactly those of the adapter (a partly restored adapter must not go on training).
     """
     own = adapter_tensors(wrapped)
-    if own.keys() != tensors.keys():
+    fitting = [name for name in own.keys() & tensors.keys() if own[name].shape == tensors[name].shape]
+    if not len(own) == len(tensors) == len(fitting):
         raise ModelError(
-            f"the checkpoint fits {len(own.keys() & tensors.keys())} of {len(own)} adapter tensors.",
-            "Delete the folder '….checkpoints' beside the adapter to train from the start.",
+            f"the checkpoint fits {len(fitting)} of {len(own)} adapter tensors.",
+            "Move the folder '….checkpoints' beside the adapter away to train from the start.",
         )
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(tensors[name])
 
 
-def write_weights(folder: Path, wrapped: Any) -> None:
-    """The adapter as plain `PeftModel.from_pretrained` loads it: its configuration and its weights."""
+@contextmanager
+def silenced(wrapped: Any) -> Iterator[None]:
+    """The base as it is without its adapter, for the time of the block: every B is zero."""
+    matrices = [value for name, value in adapter_tensors(wrapped).items() if ".lora_B." in name]
+    before = [value.detach().clone() for value in matrices]
+    with torch.no_grad():
+        for value in matrices:
+            value.zero_()
+        try:
+            yield
+        finally:
+            for value, kept in zip(matrices, before, strict=True):
+                value.copy_(kept)
+
+
+def adapter_files(wrapped: Any, base_name: str) -> dict[str, bytes]:
+    """The adapter as plain `PeftModel.from_pretrained` loads it, by file name: its configuration and its weights.
+
+    Args:
+        base_name: What the configuration calls the base; PEFT itself would write where the base lies on this machine.
+    """
     with _quiet_peft():
-        wrapped.save_pretrained(str(folder), save_embedding_layers=False)  # "auto" may ask a hub
-    path = folder / "adapter_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["target_modules"] = sorted(config["target_modules"])  # a set in PEFT: another order in every process
-    write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-def write_papers(folder: Path, *, tokenizer_folder: Path | None, side: Mapping[str, Any], card: str) -> None:
-    """What belongs beside the weights: the tokenizer with its template, the model card, the side file last."""
-    for name in TOKENIZER_FILES if tokenizer_folder is not None else ():
-        source = Path(tokenizer_folder or "") / name
-        if source.is_file():
-            shutil.copyfile(source, folder / name)
-    write_text(folder / "README.md", card)
-    write_text(folder / SIDE_FILE, json.dumps(side, indent=2, ensure_ascii=False) + "\n")
+        tensors: dict[str, Tensor] = get_peft_model_state_dict(wrapped, save_embedding_layers=False)  # "auto" may ask a hub
+    config = {**wrapped.peft_config["default"].to_dict(), "inference_mode": True, "base_model_name_or_path": base_name}
+    config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    weights = save({name: value.contiguous() for name, value in tensors.items()}, metadata={"format": "pt"})
+    return {CONFIG: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode("utf-8"), WEIGHTS: weights}
 
 
 @contextmanager

@@ -3,28 +3,29 @@
 A checkpoint is a folder `step-000040` with the adapter, the optimizer's moments, what happened so far, and a manifest with the
 hash of each, written last. The folder is filled aside and renamed, so one that carries its name and matches its manifest is
 complete. The order of the rows is a pure function of seed and step, and nothing else is random (no dropout): the step is
-the cursor.
+the cursor. A checkpoint also needs the adapters of the earlier steps that may still be the one to keep; its manifest names them.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from stepladder.domain.errors import RunError
 from stepladder.domain.protocols import TrainPoint
-from stepladder.files import hash_file, new_folder, write_text
+from stepladder.files import hash_bytes, hash_file, new_folder, write_bytes, write_text
 
 MANIFEST = "manifest.json"
 ADAPTER, OPTIMIZER, STATE = "adapter.safetensors", "optimizer.safetensors", "state.json"
-FORMAT = 1
+FORMAT = 2
 NEWEST_KEPT = 2
 
 
@@ -38,31 +39,52 @@ class Progressed:
     tokens: int = 0
     seconds: float = 0.0
 
+    @property
+    def evaluated(self) -> bool:
+        """Whether the evaluation that may be due after its step is done."""
+        return self.step in (self.evaluations or {})
+
 
 def save_checkpoint(
     folder: Path, progressed: Progressed, adapter: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, binding: str
 ) -> None:
-    """Write the checkpoint of `progressed.step` into `folder`. `binding`: hash of settings, data and base it belongs to."""
+    """Write the checkpoint of `progressed.step` into `folder`. `binding`: hash of settings, data and base it belongs to.
+
+    Raises:
+        OSError: The disk is full or fails; every earlier checkpoint is as it was, and none is half there.
+    """
+    contents = {
+        ADAPTER: save({name: value.detach().contiguous() for name, value in adapter.items()}),
+        OPTIMIZER: save(_moments(optimizer)),
+        STATE: json.dumps(_as_json(progressed)).encode("utf-8"),
+    }
+    manifest = {
+        "format": FORMAT,
+        "step": progressed.step,
+        "evaluated": progressed.evaluated,
+        "needs": sorted({*(progressed.evaluations or {})} - {progressed.step}),
+        "binding": binding,
+        "files": {name: hash_bytes(content) for name, content in contents.items()},
+    }
     with new_folder(_path(folder, progressed.step)) as fresh:
-        save_file({name: value.detach().contiguous() for name, value in adapter.items()}, fresh / ADAPTER)
-        save_file(_moments(optimizer), fresh / OPTIMIZER)
-        write_text(fresh / STATE, json.dumps(_as_json(progressed)))
-        files = {name: hash_file(fresh / name) for name in (ADAPTER, OPTIMIZER, STATE)}
-        manifest = {"format": FORMAT, "step": progressed.step, "binding": binding, "files": files}
+        for name, content in contents.items():
+            write_bytes(fresh / name, content)
         write_text(fresh / MANIFEST, json.dumps(manifest, indent=2))
 
 
 def newest_checkpoint(folder: Path, binding: str, note: Callable[[str], None]) -> Progressed | None:
     """The newest complete checkpoint in `folder` whose kept steps are complete too; broken ones are named and passed over."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    found = sorted(folder.glob("step-*"), reverse=True)
+    for path in found:
         fault = _fault(path, binding)
         if fault is None:
-            progressed = _from_json(json.loads((path / STATE).read_text(encoding="utf-8")))
-            needed = [_path(folder, step) for step in progressed.evaluations or ()]
+            needed = [_path(folder, step) for step in _manifest(path)["needs"]]
             fault = next((f"it needs {other.name}: {why}" for other in needed if (why := _fault(other, binding))), None)
-            if fault is None:
-                return progressed
+        if fault is None:
+            return _from_json(json.loads((path / STATE).read_text(encoding="utf-8")))
         note(f"Checkpoint {path.name} cannot be used ({fault}); going back to the one before.")
+    if found:
+        note("No checkpoint can be used: the training starts from the beginning.")
     return None
 
 
@@ -73,38 +95,88 @@ def load_adapter(folder: Path, step: int) -> dict[str, Tensor]:
 
 
 def restore_optimizer(folder: Path, step: int, optimizer: torch.optim.Optimizer) -> None:
-    """Put the moments of a checkpoint into an optimizer over the same parameters."""
+    """Put the moments of a checkpoint into an optimizer over the same parameters.
+
+    Raises:
+        RunError: They are not those of exactly these parameters after exactly `step` steps.
+    """
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in load_file(_path(folder, step) / OPTIMIZER).items():
         number, key = name.split("/")
         moments.setdefault(int(number), {})[key] = value
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    fitting = [
+        number
+        for number, parameter in enumerate(parameters)
+        if all(
+            value.shape == parameter.shape
+            for key, value in moments.get(number, {"none": torch.empty(0)}).items()
+            if key != "step"
+        )
+    ]
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    if len(moments) != len(parameters) or len(fitting) != len(parameters) or steps_taken(optimizer) != step:
+        raise RunError(
+            f"the optimizer of checkpoint step-{step:06d} fits {len(fitting)} of {len(parameters)} tensors and says that "
+            f"{steps_taken(optimizer)} steps were taken.",
+            f"Move the folder {folder.parent.name} away to train from the start.",
+        )
 
 
-def prune(folder: Path, kept: Sequence[int]) -> None:
-    """Delete the checkpoints that are neither among the `kept` steps nor among the two newest."""
-    steps = sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
-    for step in steps[:-NEWEST_KEPT]:
-        if step not in kept:
-            shutil.rmtree(_path(folder, step))
+def steps_taken(optimizer: torch.optim.Optimizer) -> int | None:
+    """Steps by the optimizer's own counters, which it raises before it touches a parameter; None when they disagree."""
+    counters = {int(values["step"]) for values in optimizer.state.values()}
+    if not counters:
+        return 0
+    return counters.pop() if len(counters) == 1 else None
+
+
+def prune(folder: Path, step: int) -> None:
+    """Delete the checkpoints up to `step` that no way back needs.
+
+    Kept are the two newest, the two newest with an evaluation, and what these need: one damaged file, whichever, costs some
+    steps and not the training. Those beyond `step`, and those that cannot be read, were found broken; they stay.
+    """
+    known = {int(path.name.removeprefix("step-")): path for path in sorted(folder.glob("step-*"), reverse=True)}
+    manifests = {number: found for number, path in known.items() if number <= step and (found := _manifest(path))}
+    newest = list(manifests)[:NEWEST_KEPT]
+    evaluated = [number for number, manifest in manifests.items() if manifest.get("evaluated")][:NEWEST_KEPT]
+    kept = {*newest, *evaluated}
+    kept |= {need for number in kept for need in manifests[number].get("needs", ())}
+    for number in manifests.keys() - kept:
+        shutil.rmtree(known[number], ignore_errors=True)
 
 
 def _path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06d}"
 
 
-def _fault(path: Path, binding: str) -> str | None:
-    """What is wrong with a checkpoint, in a few words; None when it is whole."""
+def _manifest(path: Path) -> dict[str, Any]:
+    """A checkpoint's manifest; empty when it cannot be read."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def _fault(path: Path, binding: str) -> str | None:
+    """What is wrong with a checkpoint, in a few words; None when it is whole."""
+    manifest = _manifest(path)
+    if not manifest:
+        return f"its {MANIFEST} cannot be read"
+    try:
         files: dict[str, str] = manifest["files"]
         if manifest["format"] != FORMAT:
             return "another version wrote it"
         if manifest["binding"] != binding:
             return "it belongs to other settings or data"
         damaged = [name for name in (ADAPTER, OPTIMIZER, STATE) if hash_file(path / name) != files[name]]
+        misplaced = _path(path.parent, manifest["step"]) != path or not isinstance(manifest["needs"], list)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"it is incomplete: {type(error).__name__}"
+    if misplaced:
+        return "its manifest is another checkpoint's"
     return f"{damaged[0]} is damaged" if damaged else None
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,33 +13,24 @@ from typing import Any
 import torch
 
 from stepladder.domain.errors import ModelError
-from stepladder.domain.protocols import ModelIdentity, Progress, TrainPoint, Tuned
+from stepladder.domain.protocols import ModelIdentity, Progress, Tuned
 from stepladder.domain.task import LoraSettings
-from stepladder.files import hash_file, hash_json, new_folder
+from stepladder.files import hash_bytes, new_folder, write_bytes
 from stepladder.models.prefix.paths import Path as ComputePath
 from stepladder.models.prefix.rows import EncodedRow, common_prefix_length
-from stepladder.training.adapters import (
-    adapted,
-    adapter_tensors,
-    fast_attention,
-    set_adapter_tensors,
-    write_papers,
-    write_weights,
-)
-from stepladder.training.checkpoint import (
-    Progressed,
-    load_adapter,
-    newest_checkpoint,
-    prune,
-    restore_optimizer,
-    save_checkpoint,
-)
-from stepladder.training.loop import Evaluation, TrainStep, build_optimizer, train
+from stepladder.training.adapters import WEIGHTS, adapted, adapter_files, fast_attention, set_adapter_tensors, silenced
+from stepladder.training.binding import Binding, bind, refuse_others
+from stepladder.training.checkpoint import Progressed, load_adapter
+from stepladder.training.failures import disk_named, memory_named
+from stepladder.training.follow import SAVE_EVERY_SECONDS, LiveTraining, follow
+from stepladder.training.loop import build_optimizer
 from stepladder.training.masks import Decode, check_rows, learned_shares, masked_examples
+from stepladder.training.memory import reused_memory
 from stepladder.training.objectives import Objective, Sft
 from stepladder.training.presets import TrainSettings, choose_settings
-from stepladder.training.record import WEIGHTS, model_card, pins, read_finished, side_file
-from stepladder.training.stopping import candidates, learned_by_heart, settled
+from stepladder.training.proof import STOPPING_ALARM, Proof, Stopping, check_saved, measure_stopping, probe_logits, shortest
+from stepladder.training.record import model_card, pins, read_finished, side_file, write_papers
+from stepladder.training.stopping import candidates
 from stepladder.training.verify import choose_path
 
 
@@ -64,16 +54,28 @@ def tune_rows(
     folder: Path,
     seed: int,
     progress: Progress,
+    anew: bool = False,
+    save_every_seconds: float = SAVE_EVERY_SECONDS,
 ) -> Tuned:
     """Fine-tune on `rows`: see `train_adapter`, with the preset for so many rows.
 
     Raises:
-        ModelError: No rows; and as `train_adapter`.
+        ModelError: No rows; and as `train_adapter`. RunError, KeyboardInterrupt: As `train_adapter`.
     """
     if not rows:
         raise ModelError("there are no rows to train on.", "Add examples, or lower the share that is held out.")
     settings = settings_for(base, wanted, len(rows), seed)
-    return train_adapter(base, rows, held_out, settings, Sft(settings.label_smoothing), folder=folder, progress=progress)
+    return train_adapter(
+        base,
+        rows,
+        held_out,
+        settings,
+        Sft(settings.label_smoothing),
+        folder=folder,
+        progress=progress,
+        anew=anew,
+        save_every_seconds=save_every_seconds,
+    )
 
 
 def train_adapter(
@@ -85,6 +87,8 @@ def train_adapter(
     *,
     folder: Path,
     progress: Progress,
+    anew: bool = False,
+    save_every_seconds: float = SAVE_EVERY_SECONDS,
     shown: bool = True,
 ) -> Tuned:
     """Train an adapter on `rows`, keep the step `held_out` chooses (the last without such rows), and leave it at `folder`.
@@ -93,22 +97,31 @@ def train_adapter(
     from its newest checkpoint in `<folder>.checkpoints` and ends, in fp32 on a CPU, with the same bits.
 
     Args:
+        anew: Train although `folder` or its checkpoints belong to other data, settings or another base; the adapter there
+            is replaced in the end, the other training's checkpoints stay.
+        save_every_seconds: Longest time between two checkpoints, but for a single step that takes longer.
         shown: Whether the settings and some rows with their masks are said first.
     Raises:
-        ModelError: A row that cannot be learned from (named); the training diverged; the model cannot be tuned.
+        ModelError: A row that cannot be learned from (named); the training diverged (`loop.Diverged`); the memory is used up;
+            the model cannot be tuned; the saved adapter is not the trained one, or changes nothing.
+        RunError: `folder` or its checkpoints belong to something else (with the difference); the disk is full or fails.
+        KeyboardInterrupt: The process was told to stop, after the last step was saved.
     """
     check_rows(rows, what="training", max_tokens=settings.max_tokens, stop_ids=base.stop_ids)
     check_rows(held_out, what="held-out", max_tokens=settings.max_tokens, stop_ids=base.stop_ids)
     pinned = {**pins(base.identity, settings, rows, held_out), **objective.pins}
-    checkpoints = folder.with_name(folder.name + ".checkpoints") / hash_json(pinned)[:16]
-    finished = read_finished(folder, pinned)
+    binding = bind(pinned, rows, held_out)
+    all_checkpoints = folder.with_name(folder.name + ".checkpoints")
+    checkpoints = all_checkpoints / binding.digest[:16]
+    finished = read_finished(folder, binding, anew=anew)
     if not isinstance(finished, Tuned):
         if finished is not None:
             progress.note(f"The adapter at {folder.name} is trained again: {finished}.")
+        if not anew:
+            refuse_others(all_checkpoints, binding)
         if shown:
             introduce(base, rows, settings, objective, progress)
-        weighted = [row.with_prompt_weight(settings.prompt_loss_weight) for row in rows]
-        finished = _train(base, weighted, held_out, settings, objective, folder, checkpoints, pinned, progress)
+        finished = _train(base, rows, held_out, settings, objective, folder, checkpoints, binding, progress, save_every_seconds)
     _remove(checkpoints)
     return finished
 
@@ -151,125 +164,73 @@ def _train(
     objective: Objective,
     folder: Path,
     checkpoints: Path,
-    pinned: dict[str, Any],
+    binding: Binding,
     progress: Progress,
+    save_every_seconds: float,
 ) -> Tuned:
     longest = max(len(row) for row in (*rows, *held_out))
     with (
+        reused_memory(),
+        memory_named(f"training {base.identity.name}", _memory_advice(base, rows, held_out, settings)),
         fast_attention(base.model, longest=longest, tokens_per_pass=settings.tokens_per_pass),
-        adapted(base.model, settings) as wrapped,
     ):
-        objective.prepare(wrapped)
-        path = choose_path(wrapped.get_base_model(), rows, progress.note)
-        objective = objective.begin(path, [*rows, *held_out], tokens_per_pass=settings.tokens_per_pass)
-        run = _Run(wrapped, build_optimizer(wrapped, settings), checkpoints, hash_json(pinned))
-        progressed = run.restore(progress.note)
-        progressed = _follow(run, progressed, rows, held_out, settings, objective, path, progress)
-        return _finish(base, run, progressed, folder, pinned, progress)
+        weighted = [row.with_prompt_weight(settings.prompt_loss_weight) for row in rows]
+        answers, unseen = rows[:: objective.loss.together], held_out[:: objective.loss.together]  # of a pair, the better one
+        with adapted(base.model, settings) as wrapped:
+            objective.prepare(wrapped)
+            path = choose_path(wrapped.get_base_model(), weighted, progress.note)
+            objective = objective.begin(path, [*rows, *held_out], tokens_per_pass=settings.tokens_per_pass)
+            live = LiveTraining(wrapped, build_optimizer(wrapped, settings), checkpoints, binding)
+            progressed = live.restore(progress.note)
+            progressed = follow(
+                live,
+                progressed,
+                weighted,
+                held_out,
+                settings,
+                path=path,
+                objective=objective,
+                progress=progress,
+                save_every_seconds=save_every_seconds,
+            )
+            kept = _keep(base, live, progressed, answers, unseen, settings, path, progress)
+        return _publish(base, kept, shortest(answers), folder, binding)
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
-    """A training's live state and where its checkpoints lie."""
+class _Kept:
+    """The chosen step's adapter: its files, and what it says while it is still in memory."""
 
-    wrapped: Any
-    optimizer: torch.optim.Optimizer
-    checkpoints: Path
-    binding: str
-
-    def restore(self, note: Callable[[str], None]) -> Progressed:
-        """Go back to the newest whole checkpoint, or to the start."""
-        found = newest_checkpoint(self.checkpoints, self.binding, note)
-        if found is None:
-            return Progressed()
-        set_adapter_tensors(self.wrapped, load_adapter(self.checkpoints, found.step))
-        restore_optimizer(self.checkpoints, found.step, self.optimizer)
-        note(f"Continuing the training behind step {found.step}.")
-        return found
-
-    def save(self, progressed: Progressed) -> None:
-        tensors = adapter_tensors(self.wrapped)
-        save_checkpoint(self.checkpoints, progressed, tensors, self.optimizer, self.binding)
-        prune(self.checkpoints, tuple(progressed.evaluations or ()))
+    tuned: Tuned
+    files: Mapping[str, bytes]
+    logits: Sequence[torch.Tensor]  # on the shortest training rows
+    stopping: Stopping | None
 
 
-def _follow(
-    run: _Run,
+def _keep(
+    base: Base,
+    live: LiveTraining,
     progressed: Progressed,
     rows: Sequence[EncodedRow],
     held_out: Sequence[EncodedRow],
     settings: TrainSettings,
-    objective: Objective,
     path: ComputePath,
     progress: Progress,
-) -> Progressed:
-    """Run the loop to its end: show every step, save every evaluation, stop when the rows are learned by heart."""
-    if _enough(progressed):  # killed between its last evaluation and its end
-        return progressed
-    steps, from_step = settings.steps(len(rows) // objective.loss.together), progressed.step
-    before, started = progressed.seconds, time.perf_counter()
-    progress.start("training", steps)
-    if from_step:
-        progress.advance(from_step)
-    model = run.wrapped.get_base_model()
-    training = train(model, run.optimizer, rows, held_out, settings, path=path, objective=objective, after_step=from_step)
-    for event in training:
-        elapsed = time.perf_counter() - started
-        progressed = replace(_after(progressed, event), seconds=before + elapsed)
-        if isinstance(event, TrainStep):
-            left = elapsed / (event.step - from_step) * (steps - event.step)
-            progress.advance(detail=f"loss {event.loss:.3f}, at most {_duration(left)} left")
-            continue
-        run.save(progressed)
-        enough = _enough(progressed)
-        if enough:
-            progress.note(f"Stopped at step {event.step}: {enough}.")
-            break
-    progress.finish()
-    return progressed
-
-
-def _enough(progressed: Progressed) -> str:
-    """Why the training can end here, in words; empty when it goes on. Follows from the record alone, so a resume agrees."""
-    evaluations = progressed.evaluations or {}
-    if not evaluations or not all(evaluations.values()):
-        return ""
-    if learned_by_heart(progressed.history):
-        return "the rows are learned by heart and the held-out loss rises"
-    if settled(progressed.history, candidates(evaluations)[0]):
-        return "the held-out loss no longer falls by more than its noise"
-    return ""
-
-
-def _after(progressed: Progressed, event: TrainStep | Evaluation) -> Progressed:
-    """What is known after one more event."""
-    if isinstance(event, TrainStep):
-        point = TrainPoint(event.step, event.epoch, event.learning_rate, event.loss)
-        return replace(progressed, step=event.step, history=(*progressed.history, point), tokens=progressed.tokens + event.tokens)
-    if not event.held_out_nll:  # nothing to choose by: the newest is the one to keep
-        return replace(progressed, evaluations={event.step: ()})
-    known = {**(progressed.evaluations or {}), event.step: event.held_out_nll}
-    last = replace(progressed.history[-1], held_out_nll=fmean(event.held_out_nll))
-    kept = {*candidates(known), event.step}
-    evaluations = {step: nll for step, nll in known.items() if step in kept}
-    return replace(progressed, history=(*progressed.history[:-1], last), evaluations=evaluations)
-
-
-def _finish(base: Base, run: _Run, progressed: Progressed, folder: Path, pinned: dict[str, Any], progress: Progress) -> Tuned:
-    """Write the adapter of the chosen step to `folder`, whole or not at all."""
+) -> _Kept:
+    """Choose the step, bring its adapter back and measure it."""
     evaluations = progressed.evaluations or {}
     nll = evaluations[progressed.step]
     step = candidates(evaluations)[0] if nll else progressed.step
-    set_adapter_tensors(run.wrapped, load_adapter(run.checkpoints, step))
+    set_adapter_tensors(live.wrapped, load_adapter(live.checkpoints, step))
     untuned = progressed.history[0].loss
-    alike = not (pinned["settings"]["prompt_loss_weight"] or pinned["settings"]["label_smoothing"])  # losses of one kind
+    alike = not (settings.prompt_loss_weight or settings.label_smoothing)  # losses of one kind
     if nll and alike and fmean(evaluations[step]) > untuned:
         progress.note(
             f"The held-out loss ({fmean(evaluations[step]):.3f}) ended above the loss before training ({untuned:.3f}): "
             "the learning rate is too high, or the held-out rows are of another kind."
         )
     tuned = Tuned(
-        folder=folder,
+        folder=live.checkpoints,
         adapter_sha256="",
         held_out_nll=evaluations[step],
         history=progressed.history,
@@ -278,11 +239,60 @@ def _finish(base: Base, run: _Run, progressed: Progressed, folder: Path, pinned:
         seconds=progressed.seconds,
         tokens=progressed.tokens,
     )
-    with new_folder(folder) as fresh:
-        write_weights(fresh, run.wrapped)
-        tuned = replace(tuned, adapter_sha256=hash_file(fresh / WEIGHTS))
-        write_papers(fresh, tokenizer_folder=base.tokenizer_folder, side=side_file(pinned, tuned), card=model_card(pinned, tuned))
+    stopping = _stopping(base, live, rows, held_out, settings, path, progress)
+    files = adapter_files(live.wrapped, base.identity.name)
+    return _Kept(tuned, files, probe_logits(live.wrapped.get_base_model(), shortest(rows)), stopping)
+
+
+def _stopping(
+    base: Base,
+    live: LiveTraining,
+    rows: Sequence[EncodedRow],
+    held_out: Sequence[EncodedRow],
+    settings: TrainSettings,
+    path: ComputePath,
+    progress: Progress,
+) -> Stopping | None:
+    """How surely the tuned model ends its turn; where it often does not, the untuned one is asked too."""
+
+    def measure() -> Stopping | None:
+        return measure_stopping(path, rows, held_out, stop_ids=base.stop_ids, tokens_per_pass=settings.tokens_per_pass)
+
+    tuned = measure()
+    if tuned is None or tuned.share >= STOPPING_ALARM:
+        return tuned
+    with silenced(live.wrapped):
+        untuned = measure()
+    tuned = replace(tuned, untuned_share=None if untuned is None else untuned.share)
+    if untuned is not None and tuned.share <= untuned.share:
+        progress.note(
+            f"The tuned model is sure to end its turn on {tuned.share:.0%} of {tuned.rows} {tuned.part} rows, the untuned one on "
+            f"{untuned.share:.0%}: its answers may run on. Look whether each answer's end of turn is learned, or raise "
+            "[rungs.lora] epochs."
+        )
     return tuned
+
+
+def _publish(base: Base, kept: _Kept, probe: Sequence[EncodedRow], folder: Path, binding: Binding) -> Tuned:
+    """Write the adapter to `folder`, proved and whole, or not at all. The base carries no adapter now."""
+    tuned = replace(kept.tuned, folder=folder, adapter_sha256=hash_bytes(kept.files[WEIGHTS]))
+    with disk_named("the adapter", folder), new_folder(folder) as fresh:
+        for name, content in kept.files.items():
+            write_bytes(fresh / name, content)
+        proof = Proof(*check_saved(base.model, fresh, probe, kept.logits), kept.stopping)
+        side, card = side_file(binding, tuned, proof), model_card(binding.pins, tuned, proof)
+        write_papers(fresh, tokenizer_folder=base.tokenizer_folder, side=side, card=card)
+    return tuned
+
+
+def _memory_advice(base: Base, rows: Sequence[EncodedRow], held_out: Sequence[EncodedRow], settings: TrainSettings) -> str:
+    """What would lower the memory of this training, most effective first."""
+    longest = max((*rows, *held_out), key=len)
+    halve = "set STEPLADDER_DTYPE=bfloat16, which halves the weights; " if base.identity.dtype == "float32" else ""
+    return (
+        f"To lower it: {halve}shorten or drop the longest rows (row {longest.id} has {len(longest):,} tokens); lower "
+        f"[rungs.lora] rank (it is {settings.rank}); or take a smaller [model] base. What was saved is whole, and it continues."
+    )
 
 
 def _remove(checkpoints: Path) -> None:
@@ -290,7 +300,3 @@ def _remove(checkpoints: Path) -> None:
     shutil.rmtree(checkpoints, ignore_errors=True)
     with suppress(OSError):
         checkpoints.parent.rmdir()
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

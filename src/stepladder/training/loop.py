@@ -15,6 +15,9 @@ from stepladder.models.prefix.rows import EncodedRow
 from stepladder.training.objectives import Objective, Sft
 from stepladder.training.presets import TrainSettings
 
+LEARNS_FROM_STEP = {1: ("lora_B", "first"), 2: ("lora_A", "second")}
+NAMES_SHOWN = 3
+
 
 @dataclass(frozen=True, slots=True)
 class TrainStep:
@@ -45,6 +48,7 @@ def train(
     path: Path,
     objective: Objective = Sft(),  # noqa: B008 - a frozen value
     after_step: int = 0,
+    evaluated: bool = True,
 ) -> Iterator[TrainStep | Evaluation]:
     """Train the parameters of `optimizer` on `rows`, continuing behind `after_step`.
 
@@ -53,13 +57,17 @@ def train(
 
     Between two yields nothing is half done: parameters and optimizer belong to the step last yielded.
 
+    Args:
+        evaluated: Whether the evaluation due after `after_step`, if any, is done; if not, it comes first.
     Raises:
-        ModelError: The loss or its gradient is not a number, or the first step does not reach a part of the adapter.
+        ModelError: The loss or its gradient is not a number, or the first two steps do not reach a part of the adapter.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     together = objective.loss.together
     groups = len(rows) // together
     steps, per_epoch = settings.steps(groups), settings.steps_per_epoch(groups)
+    if after_step and not evaluated and settings.evaluates_after(after_step, groups):
+        yield evaluate(path, held_out, settings, after_step, objective)
     for step, batch in settings.batches(groups, after_step=after_step):
         rate = settings.learning_rate_at(step, steps)
         for group in optimizer.param_groups:
@@ -68,15 +76,19 @@ def train(
         loss = path.backward_loss(chosen, tokens_per_pass=settings.tokens_per_pass, loss=objective.loss)
         norm = torch.nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
         if not (math.isfinite(loss) and math.isfinite(norm.item())):
-            raise _diverged(step, loss, chosen, rate)
-        if step == 1:
-            check_every_part_learns(model)
+            raise _broken(step, loss, chosen, rate, path.row_nll(chosen, tokens_per_pass=settings.tokens_per_pass))
+        if step in LEARNS_FROM_STEP:
+            check_every_part_learns(model, step)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         yield TrainStep(step, step / per_epoch, rate, loss, sum(map(len, chosen)))
         if settings.evaluates_after(step, groups):
-            losses = objective.judge(path, held_out, tokens_per_pass=settings.tokens_per_pass)
-            yield Evaluation(step, tuple(losses))
+            yield evaluate(path, held_out, settings, step, objective)
+
+
+def evaluate(path: Path, held_out: Sequence[EncodedRow], settings: TrainSettings, step: int, objective: Objective) -> Evaluation:
+    """The held-out losses after `step`."""
+    return Evaluation(step, tuple(objective.judge(path, held_out, tokens_per_pass=settings.tokens_per_pass)))
 
 
 def build_optimizer(model: Any, settings: TrainSettings) -> torch.optim.AdamW:
@@ -87,32 +99,46 @@ def build_optimizer(model: Any, settings: TrainSettings) -> torch.optim.AdamW:
     )
 
 
-def check_every_part_learns(model: Any) -> None:
-    """Whether each B matrix got a gradient (A's is zero at first, since B starts at zero): an inert adapter learns nothing.
+def check_every_part_learns(model: Any, step: int = 1) -> None:
+    """Whether each B matrix got a gradient in step 1, each A matrix in step 2: an inert adapter learns nothing.
+
+    B starts at zero, so that A's gradient is zero until B has moved.
 
     Raises:
         ModelError: Some got none; named.
     """
+    matrix, which = LEARNS_FROM_STEP[step]
     inert = [
-        name.replace(".lora_B.default.weight", "")
+        name.replace(f".{matrix}.default.weight", "")
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad and ".lora_B." in name and (parameter.grad is None or not parameter.grad.any())
+        if parameter.requires_grad and f".{matrix}." in name and (parameter.grad is None or not parameter.grad.any())
     ]
     if inert:
-        shown = ", ".join(inert[:3]) + (f" and {len(inert) - 3} more" if len(inert) > 3 else "")
         raise ModelError(
-            f"after the first step the adapter has no gradient at {shown}.",
+            f"after the {which} step the adapter has no gradient at {_listed(inert)} (matrix {matrix[-1]}).",
             "This architecture does not train this way; please report it with the model's name.",
         )
 
 
 class Diverged(ModelError):
-    """The loss or its gradient is no number any more."""
+    """The loss or its gradient is no number any more, or far above where it began."""
 
 
-def _diverged(step: int, loss: float, rows: Sequence[EncodedRow], rate: float) -> Diverged:
-    names = ", ".join(row.id for row in rows[:8])
+def worst_rows(rows: Sequence[EncodedRow], nll: Sequence[float]) -> list[EncodedRow]:
+    """The rows whose loss is not a number; where all are numbers, the one of the highest loss."""
+    broken = [row for row, nats in zip(rows, nll, strict=True) if not math.isfinite(nats)]
+    return broken or [max(zip(rows, nll, strict=True), key=lambda pair: pair[1])[0]]
+
+
+def _broken(step: int, loss: float, rows: Sequence[EncodedRow], rate: float, nll: Sequence[float]) -> Diverged:
+    worst = worst_rows(rows, nll)
+    what, these = ("row", "this row") if len(worst) == 1 else ("rows", "these rows")
     return Diverged(
-        f"training broke at step {step}: the loss is {loss:g} or its gradient is not finite (rows {names}).",
-        f"Lower [rungs.lora] learning_rate (it is {rate:.2g} here), or look at these rows.",
+        f"training broke at step {step}: the loss is {loss:g} or its gradient is not finite "
+        f"({what} {_listed([row.id for row in worst])}).",
+        f"Lower [rungs.lora] learning_rate (it is {rate:.2g} here), or look at {these}.",
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else "")

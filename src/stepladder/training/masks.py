@@ -42,7 +42,7 @@ def check_rows(rows: Sequence[EncodedRow], *, what: str, max_tokens: int, stop_i
     """Whether every row can be learned from as it is; nothing is ever cut or left out.
 
     Raises:
-        ModelError: A row is too long, has nothing to learn, or does not end its answer with a stop token; or every token
+        ModelError: A row is too long, has nothing to learn, or does not end an answer with one stop token; or every token
             but the first of all rows is learned, so that the prompts would be too. The row is named.
     """
     for row in rows:
@@ -56,16 +56,30 @@ def check_rows(rows: Sequence[EncodedRow], *, what: str, max_tokens: int, stop_i
                 f"{what} row {row.id} has nothing to learn: no assistant turn of weight 1.",
                 "Give one of its assistant turns weight 1, or drop the row.",
             )
-        if stop_ids and not any(row.token_ids[place] in stop_ids for place in row.labelled):
-            raise ModelError(
-                f"{what} row {row.id} never learns to stop: no end-of-turn token is among its learned tokens.",
-                "The chat template does not end assistant turns with a token the model stops at; use one that does.",
-            )
+        if stop_ids:
+            _check_ends(row, what, stop_ids)
     if rows and all(len(row.labelled) == len(row) - 1 for row in rows):
         raise ModelError(
             f"every token of all {len(rows)} {what} rows would be learned, the prompts included.",
             "The chat template does not tell the prompt from the answer; use one that opens the assistant's turn.",
         )
+
+
+def _check_ends(row: EncodedRow, what: str, stop_ids: Collection[int]) -> None:
+    """Whether every learned answer ends with one stop token, itself learned."""
+    for place in row.labelled:
+        stops = row.token_ids[place] in stop_ids
+        goes_on = place + 1 < len(row) and row.weights[place + 1] > 0
+        if not stops and not goes_on:
+            raise ModelError(
+                f"{what} row {row.id} never learns to stop: no end-of-turn token is learned where an answer ends.",
+                "The chat template does not end assistant turns with a token the model stops at; use one that does.",
+            )
+        if stops and goes_on and row.token_ids[place + 1] in stop_ids:
+            raise ModelError(
+                f"{what} row {row.id} learns two end-of-turn tokens in a row.",
+                "Remove the end-of-turn token from the data, or the second one from the chat template.",
+            )
 
 
 def _marked(row: EncodedRow, decode: Decode) -> str:

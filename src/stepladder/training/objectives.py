@@ -6,6 +6,7 @@ Everything else (tries, passes, checkpoints, stopping) is shared.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
@@ -32,6 +33,11 @@ class Objective(Protocol):
     @property
     def pins(self) -> Mapping[str, Any]:
         """What the adapter depends on besides rows, base and settings; `objective` names this one."""
+        ...
+
+    @property
+    def loss_at_start(self) -> float | None:
+        """The loss of every group before the first step, where it is known without asking the model."""
         ...
 
     def prepare(self, wrapped: Any) -> None:
@@ -63,6 +69,10 @@ class Sft:
     @property
     def pins(self) -> Mapping[str, Any]:
         return {"objective": "sft"}
+
+    @property
+    def loss_at_start(self) -> None:
+        return None
 
     def prepare(self, wrapped: Any) -> None: ...
 
@@ -119,6 +129,10 @@ class Dpo:
     @property
     def pins(self) -> Mapping[str, Any]:
         return {"objective": "dpo", "beta": self.beta, "start_sha256": hash_file(self.start / WEIGHTS_FILE)}
+
+    @property
+    def loss_at_start(self) -> float:
+        return math.log(2)  # policy and reference are one
 
     def prepare(self, wrapped: Any) -> None:
         fill(wrapped, self.start)

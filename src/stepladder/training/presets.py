@@ -23,8 +23,9 @@ LOWEST_DPO_RATE = 5e-6
 SEARCH_FACTORS = (1.0, 1 / 3, 3.0)
 SEARCH_STEPS = 20  # of a short run, about; whole epochs are run
 STABILISED_ALPHA = 16.0  # the scale of rank-stabilised LoRA falls with √rank only, so one alpha serves every rank
-ACTIVATION_BYTES = 2**31  # for one pass; what a pass needs beyond the weights
-BYTES_PER_TOKEN_LAYER_WIDTH = 100  # an estimate for llama shapes with PEFT's adapters; generous rather than exact
+ACTIVATION_BYTES = 2**30  # for one pass; what a pass needs beyond the weights
+BYTES_PER_TOKEN_LAYER_WIDTH = 40  # kept of a llama shape in bf16 for the backward pass, attention weights included
+TOKENS_PER_PASS_AT_LEAST = 512  # fewer rows leave the matrix products waiting for the weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def choose_settings(
         epochs=epochs_for(wanted, rows),
         batch_size=batch_size_for(wanted, rows),
         max_tokens=min(limits, default=0),
-        tokens_per_pass=max(256, ACTIVATION_BYTES // (layers * hidden * BYTES_PER_TOKEN_LAYER_WIDTH)),
+        tokens_per_pass=max(TOKENS_PER_PASS_AT_LEAST, ACTIVATION_BYTES // (layers * hidden * BYTES_PER_TOKEN_LAYER_WIDTH)),
         seed=seed,
         rank_stabilised=wanted.rank_stabilised,
         target_modules=wanted.target_modules,

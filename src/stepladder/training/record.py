@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from stepladder.domain.errors import RunError
 from stepladder.domain.protocols import ModelIdentity, TrainPoint, Tuned
-from stepladder.files import hash_file, hash_json
+from stepladder.files import hash_file, hash_json, write_bytes, write_text
 from stepladder.models.prefix.rows import EncodedRow
+from stepladder.training.adapters import WEIGHTS
+from stepladder.training.binding import Binding, differences, other_training, versions
 from stepladder.training.presets import TrainSettings
+from stepladder.training.proof import Proof
 
 FORMAT = 1
 SIDE_FILE = "stepladder.json"
-WEIGHTS = "adapter_model.safetensors"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
 
 
 def pins(
@@ -41,34 +52,45 @@ def fingerprint(rows: Sequence[EncodedRow]) -> str:
     return hash_json([[row.id, row.token_ids, row.weights] for row in rows])
 
 
-def side_file(pinned: Mapping[str, Any], tuned: Tuned) -> dict[str, Any]:
+def side_file(binding: Binding, tuned: Tuned, proof: Proof) -> dict[str, Any]:
     """The content of `stepladder.json`."""
-    packages = ("stepladder", "torch", "transformers", "peft", "safetensors")
     return {
         "format": FORMAT,
-        "pins": dict(pinned),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "pins": dict(binding.pins),
+        "rows": binding.rows,
+        "versions": versions(),
         "adapter_sha256": tuned.adapter_sha256,
         "held_out_nll": list(tuned.held_out_nll),
         "best_step": tuned.best_step,
         "steps": tuned.steps,
         "seconds": tuned.seconds,
         "tokens": tuned.tokens,
+        "checks": asdict(proof),
         "history": [asdict(point) for point in tuned.history],
     }
 
 
-def read_finished(folder: Path, pinned: Mapping[str, Any]) -> Tuned | str | None:
-    """The finished training in `folder`; why it is not the one wanted, in a few words; None when there is none."""
-    if not folder.exists():
+def read_finished(folder: Path, binding: Binding, *, anew: bool = False) -> Tuned | str | None:
+    """The finished training in `folder`; why it has to be done again, in a few words; None when there is none.
+
+    Args:
+        anew: Take the place of an adapter of other data, settings or base instead of refusing to.
+    Raises:
+        RunError: The folder holds something else, or an adapter of other data, settings or base; with the difference.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
+    if not (folder / SIDE_FILE).exists():
+        raise RunError(f"{folder} holds something that is no adapter of Stepladder's.", "Choose another folder, or move it away.")
     try:
         raw = json.loads((folder / SIDE_FILE).read_text(encoding="utf-8"))
         if raw["format"] != FORMAT:
             return "another version wrote it"
-        other = differences(raw["pins"], pinned)
-        if other:
-            return f"it was trained with other {', '.join(other)}"
+        recorded = Binding(raw["pins"], raw.get("rows", {}))
+        if recorded.digest != binding.digest:
+            if not anew:
+                raise other_training(f"the adapter at {folder}", recorded, binding)
+            return f"it belongs to something else ({'; '.join(differences(recorded, binding))})"
         if hash_file(folder / WEIGHTS) != raw["adapter_sha256"]:
             return "its weights are damaged"
         return Tuned(
@@ -81,20 +103,11 @@ def read_finished(folder: Path, pinned: Mapping[str, Any]) -> Tuned | str | None
             seconds=raw["seconds"],
             tokens=raw["tokens"],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"its {SIDE_FILE} cannot be read: {type(error).__name__}"
 
 
-def differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Names of the pins that differ, settings one by one."""
-    wanted = json.loads(json.dumps(wanted))  # tuples became lists on their way through the file
-    flat = [
-        {**{key: value for key, value in side.items() if key != "settings"}, **side["settings"]} for side in (recorded, wanted)
-    ]
-    return sorted(key for key in {*flat[0], *flat[1]} if flat[0].get(key) != flat[1].get(key))
-
-
-def model_card(pinned: Mapping[str, Any], tuned: Tuned) -> str:
+def model_card(pinned: Mapping[str, Any], tuned: Tuned, proof: Proof) -> str:
     """The adapter folder's README.md."""
     settings = pinned["settings"]
     scaled = "rank-stabilised, " if settings["rank_stabilised"] else ""
@@ -132,6 +145,16 @@ model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
 | held-out loss | {stopped} ({unit}; over {len(tuned.held_out_nll)} rows) |
 | method | {method} |
 | training data | sha256 `{pinned["data_sha256"]}` |
-
+{"".join(f"| {name} | {found} |{chr(10)}" for name, found in proof.lines())}
 `{SIDE_FILE}` beside this file pins all of it and holds the training's history.
 """
+
+
+def write_papers(folder: Path, *, tokenizer_folder: Path | None, side: Mapping[str, Any], card: str) -> None:
+    """What belongs beside the weights: the tokenizer with its template, the model card, the side file last."""
+    for name in TOKENIZER_FILES if tokenizer_folder is not None else ():
+        source = Path(tokenizer_folder or "") / name
+        if source.is_file():
+            write_bytes(folder / name, source.read_bytes())
+    write_text(folder / "README.md", card)
+    write_text(folder / SIDE_FILE, json.dumps(side, indent=2, ensure_ascii=False) + "\n")

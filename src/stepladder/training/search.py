@@ -105,10 +105,11 @@ def _losses(
     if key not in known:
         place = folder.with_name(f"{folder.name}.search")
         try:
-            tuned = train_adapter(base, rows, held_out, trial, objective, folder=place, progress=progress, shown=False)
+            tuned = train_adapter(base, rows, held_out, trial, objective, folder=place, progress=progress, anew=True, shown=False)
             known[key] = list(tuned.held_out_nll)
         except Diverged:
             known[key] = [math.inf] * len(held_out)
-        shutil.rmtree(place, ignore_errors=True)
+        for left in (place, folder.with_name(f"{place.name}.checkpoints")):
+            shutil.rmtree(left, ignore_errors=True)
         write_text(record, json.dumps(known))
     return tuple(known[key])

@@ -9,6 +9,8 @@ from statistics import fmean, stdev
 from stepladder.domain.protocols import TrainPoint
 
 LEARNED_BY_HEART_NLL = 0.05
+DIVERGED_FACTOR, DIVERGED_NATS = 1.5, 0.5
+ROWS_TO_JUDGE_BY = 24
 PATIENCE = 2
 """Evaluations without a real improvement after which a training ends."""
 
@@ -58,3 +60,24 @@ def settled(history: Sequence[TrainPoint], kept: int) -> bool:
     """
     later = [point for point in history if point.held_out_nll is not None and point.step > kept]
     return len(later) >= PATIENCE
+
+
+def steps_to_judge_by(batch_size: int) -> int:
+    """Steps that hold two dozen rows."""
+    return max(3, math.ceil(ROWS_TO_JUDGE_BY / batch_size))
+
+
+def may_diverge(history: Sequence[TrainPoint], batch_size: int) -> bool:
+    """Whether the training loss looks far above where it began, asked once every few steps.
+
+    The first step saw other rows, so this is a suspicion only: `far_above` settles it on the same rows.
+    """
+    window = steps_to_judge_by(batch_size)
+    if not history or len(history) % window:
+        return False
+    return far_above(fmean(point.loss for point in history[-window:]), history[0].loss)
+
+
+def far_above(loss: float, untuned: float) -> bool:
+    """Over 1.5 times the loss without any training, and half a nat above it. A training that works does not come near."""
+    return loss > DIVERGED_FACTOR * untuned + DIVERGED_NATS

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -352,12 +351,87 @@ def test_a_refused_call_costs_nothing_and_one_that_broke_off_counts_in_full(serv
     assert purse.spent_usd > 0.05
 
 
-def test_a_reservation_waits_for_money_that_comes_back() -> None:
-    purse = Purse(1.0)
-    purse.reserve(0.8)
-    timer = threading.Timer(0.1, lambda: purse.settle(0.8, 0.1))
-    timer.start()
-    started = time.monotonic()
-    purse.reserve(0.8)
-    assert time.monotonic() - started >= 0.09
-    timer.join()
+def test_an_attempt_that_broke_off_is_paid_for_and_so_is_the_next(server: ChatServer) -> None:
+    server.script = [Reply(body=completion("late"), delay_seconds=0.6), Reply(504, {"error": {"message": "lost"}})]
+    purse = Purse(10.0)
+    [item] = answer(server, [ask("x")], prices=PRICES, purse=purse, timeout_seconds=0.2)
+    assert item.text == "x"
+    assert len(server.requests) == 3
+    assert purse.spent_usd == pytest.approx(2 * most_of_one_call() + (2 * 0.001 + 1 * 0.002), rel=0.01)
+
+
+def test_without_money_for_a_second_attempt_it_is_not_sent(server: ChatServer) -> None:
+    server.script = [Reply(body=completion("late"), delay_seconds=0.6)]
+    purse = Purse(1.5 * most_of_one_call())
+    with pytest.raises(BudgetError):
+        answer(server, [ask("x")], prices=PRICES, purse=purse, timeout_seconds=0.2)
+    assert len(server.requests) == 1
+    assert purse.spent_usd == pytest.approx(most_of_one_call(), rel=0.01)
+
+
+def test_too_many_requests_cost_nothing(server: ChatServer) -> None:
+    server.script = [Reply(429, {"error": {"message": "slow down"}}, {"Retry-After": "0.01"})] * 3
+    purse = Purse(1.5 * most_of_one_call())
+    answer(server, [ask("x")], prices=PRICES, purse=purse)
+    assert purse.spent_usd == pytest.approx(0.004)
+
+
+def test_a_server_that_is_not_there_costs_nothing() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    purse = Purse(10.0)
+    engine = EndpointEngine(f"http://127.0.0.1:{port}/v1", "test", "key", max_retries=0, prices=PRICES, purse=purse)
+    with pytest.raises(EngineError, match="cannot be reached"):
+        engine.generate([ask("x")], SHORT)
+    engine.close()
+    assert purse.spent_usd == 0.0
+
+
+def test_models_that_share_a_purse_do_not_exceed_it_together(server: ChatServer) -> None:
+    server.delay_seconds = 0.005
+    purse = Purse(0.6)
+    engines = [EndpointEngine(server.url, name, "key", prices=PRICES, purse=purse) for name in ("small", "large")]
+    failures: list[BaseException] = []
+
+    def spend(engine: EndpointEngine) -> None:
+        try:
+            engine.generate([ask(f"one {number}") for number in range(80)], SHORT)
+        except BudgetError as error:
+            failures.append(error)
+
+    engines[1].generate([ask(f"one first {number}") for number in range(3)], SHORT)  # each has its turn, whoever is quicker later
+    threads = [threading.Thread(target=spend, args=(engine,)) for engine in engines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for engine in engines:
+        engine.close()
+    assert len(failures) == 2
+    assert len({request["model"] for request in server.requests}) == 2
+    assert purse.spent_usd == pytest.approx((len(server.requests) - 3) * 0.007 + 3 * 0.01)
+    assert purse.spent_usd <= 0.6
+
+
+def test_a_reservation_stands_in_the_ledger_before_its_call_arrives(tmp_path: Path) -> None:
+    ledger = tmp_path / "money.jsonl"
+    reserved_at_arrival: list[int] = []
+
+    class Watching(ChatServer):
+        def handle_chat(self, request: dict[str, Any]) -> Reply:
+            lines = [json.loads(line) for line in ledger.read_text(encoding="utf-8").splitlines()]
+            reserved_at_arrival.append(sum("reserved_usd" in line for line in lines))
+            return super().handle_chat(request)
+
+    with chat_server(Watching) as server:
+        purse = Purse(10.0)
+        purse.keep_in(ledger)
+        answer(server, [ask("one two")] * 6, prices=PRICES, purse=purse, concurrency=1)
+    assert reserved_at_arrival == [1, 2, 3, 4, 5, 6]
+
+
+def most_of_one_call() -> float:
+    """What is set aside for `ask("x")`: its bytes as tokens and the longest answer."""
+    request = {"model": "test", "messages": [{"role": "user", "content": "x"}], "temperature": 0.0, "max_tokens": 8}
+    return PRICES.cost_usd(len(json.dumps(request).encode()), 8)

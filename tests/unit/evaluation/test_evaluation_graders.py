@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sacrebleu.metrics.chrf import CHRF
 from sklearn.metrics import accuracy_score, f1_score
 
@@ -19,7 +22,7 @@ from stepladder.evaluation.graders.json_fields import JsonFields
 from stepladder.evaluation.graders.labels import Labels
 from stepladder.evaluation.graders.normalised_match import NormalisedMatch, normalise
 from stepladder.evaluation.graders.numeric import Numeric, first_number
-from stepladder.evaluation.graders.regex import Regex
+from stepladder.evaluation.graders.regex import Regex, linear_matcher
 from stepladder.evaluation.graders.token_f1 import TokenF1
 
 SCHEMA = {
@@ -150,8 +153,79 @@ def test_a_pattern_has_to_match_the_whole_answer() -> None:
     assert [value(grader.grade(example("x"), answer)) for answer in ("1234", " none\n", "12345", "a1234")] == [1, 1, 0, 0]
 
 
+RUNAWAY = r"(?=a)(a+)+b"
+"""Exponential in `re`; re2 has no look-ahead, so it cannot take it over."""
+EVIL = [r"(a+)+b", r"(a|a)*b", r"(a|aa)+b", r"(.*a){25}b", r"([a-zA-Z]+)*b", r"(a*)*b", r"^(\w+\s?)*$", r"(x+x+)+y", r"(\d+)*\.b"]
+
+
+@pytest.mark.parametrize("pattern", EVIL)
+def test_patterns_that_re2_can_read_take_linear_time(pattern: str) -> None:
+    answers = ["a" * 5000, "x" * 5000 + "!", "1" * 5000, "a " * 2500 + "!"]
+    grader = Regex(pattern)
+    grader.grade(example("x"), "")
+    start = time.monotonic()
+    grades = [grader.grade(example("x"), answer) for answer in answers]
+    assert time.monotonic() - start < 3  # `re` would need years
+    assert grades == [Score(0.0)] * 4 or pattern.startswith("^")
+
+
+ATOMS = st.sampled_from(
+    [
+        *"ab1 -_,{}A",
+        ".",
+        r"\d",
+        r"\w",
+        r"\s",
+        r"\S",
+        r"\b",
+        r"\B",
+        "^",
+        "$",
+        "[a-c]",
+        "[^a]",
+        r"[\d-]",
+        r"[a\]]",
+        r"\.",
+        r"\n",
+        "[|]",
+        r"\A",
+    ]
+)
+PIECES = st.tuples(ATOMS, st.sampled_from(["", "", "*", "+", "?", "{2}", "{1,3}", "{,2}", "*?", "++", "{2}+"])).map("".join)
+PATTERNS = st.recursive(
+    st.lists(PIECES, min_size=1, max_size=4).map("".join),
+    lambda inner: st.one_of(
+        inner.map(lambda text: f"({text})*"),
+        inner.map(lambda text: f"(?:{text})?"),
+        inner.map(lambda text: f"(?i){text}" if not text.startswith("(?") else text),
+        st.tuples(inner, inner).map("|".join),
+    ),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(PATTERNS, st.text("abcAK1 -_.,\n{}|", max_size=8))
+def test_a_pattern_means_the_same_whether_re2_is_installed_or_not(pattern: str, answer: str) -> None:
+    try:
+        compiled = re.compile(pattern)
+    except re.error:
+        return
+    linear = linear_matcher(pattern)
+    if linear is not None:
+        assert linear(answer.strip()) == (compiled.fullmatch(answer.strip()) is not None)
+
+
+def test_what_re2_would_read_differently_is_left_to_re() -> None:
+    for pattern in (r"\B", "(?=a)", r"(a)\1", "[[a]]", "a{,3}", r"\Z", "é", r"[a&&b]", "(?x) a", r"\x41"):
+        assert linear_matcher(pattern) is None, pattern
+    assert linear_matcher(r"[A-Z]{2}-\d+") is not None
+    assert Regex(r"\d+").grade(example("x"), "٣") == Score(1.0)  # a digit to `re`, not to re2
+    assert Regex(r"\s*x").grade(example("x"), "\x1cx") == Score(1.0)
+
+
 def test_a_runaway_pattern_is_stopped_left_ungraded_and_given_up() -> None:
-    grader = Regex(r"(a+)+b", timeout_seconds=0.2)
+    grader = Regex(RUNAWAY, timeout_seconds=0.2)
     start = time.monotonic()
     grades = [grader.grade(example("x"), "a" * 60) for _ in range(20)]
     assert time.monotonic() - start < 10
@@ -160,7 +234,7 @@ def test_a_runaway_pattern_is_stopped_left_ungraded_and_given_up() -> None:
 
 
 def test_an_answer_after_a_timeout_is_graded_again() -> None:
-    grader = Regex(r"(a+)+b", timeout_seconds=1.0)
+    grader = Regex(RUNAWAY, timeout_seconds=1.0)
     assert isinstance(grader.grade(example("x"), "a" * 60), Ungraded)
     assert grader.grade(example("x"), "aab") == Score(1.0)
 

@@ -8,6 +8,7 @@ from scipy.stats import beta, binom
 
 from stepladder.evaluation.gains import probability_better
 from stepladder.evaluation.planning import (
+    chance_to_pass,
     false_pass_rate,
     more_rows_for,
     pass_mark,
@@ -118,3 +119,11 @@ def test_more_contenders_make_a_false_pass_likelier_and_more_rows_rarer() -> Non
 def test_a_gain_that_leaves_no_room_for_its_losses_is_an_error() -> None:
     with pytest.raises(ValueError, match="cannot exceed 1"):
         power(50, 0.95, 0.05)
+
+
+def test_the_chance_to_pass_is_that_of_meeting_the_mark_and_grows_with_the_rows() -> None:
+    mark = pass_mark(0.85, 60)
+    assert mark == 55
+    assert chance_to_pass(0.9, 0.85, 60) == pytest.approx(sum(binom.pmf(right, 60, 0.9) for right in range(55, 61)))
+    assert chance_to_pass(0.9, 0.85, 60) < chance_to_pass(0.9, 0.85, 300)
+    assert chance_to_pass(0.99, 0.98, 20) == 0.0

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.stats import beta, binom, bootstrap
 from statsmodels.stats.proportion import proportion_confint
 
@@ -15,6 +18,7 @@ from stepladder.evaluation.statistics import (
     mean_interval,
     noise_floor,
     probability_at_least,
+    rate_interval,
     rows_per_effective_row,
     seed_disagreement,
     wilson,
@@ -38,6 +42,51 @@ def test_wilson_covers_as_the_design_page_says() -> None:
             coverage.append(binom.pmf(np.arange(n + 1), n, p)[inside].sum())
         assert min(coverage) == pytest.approx(worst, abs=0.015)
         assert np.mean(coverage) == pytest.approx(mean, abs=0.01)
+
+
+@pytest.mark.parametrize("n", [30, 100, 300])
+def test_pass_fail_intervals_cover_the_truth_for_every_rate(n: int) -> None:
+    """Exact, over all p: coverage jumps only at the ends of the intervals, so its least values lie just beside them."""
+    ends = [mean_interval([1.0] * right + [0.0] * (n - right)) for right in range(n + 1)]
+    low, high = np.array([end.low for end in ends]), np.array([end.high for end in ends])
+    beside = np.concatenate([low - 1e-9, low + 1e-9, high - 1e-9, high + 1e-9])
+    grid = np.linspace(0.001, 0.999, 999)
+
+    def coverage(p: NDArray[np.float64]) -> NDArray[np.float64]:
+        inside = (low[:, None] <= p) & (p <= high[:, None])
+        shares: NDArray[np.float64] = (binom.pmf(np.arange(n + 1)[:, None], n, p) * inside).sum(axis=0)
+        return shares
+
+    assert 0.94 <= coverage(grid).mean() <= 0.96
+    assert coverage(np.concatenate([grid, beside[(beside > 0) & (beside < 1)]])).min() >= 0.925
+
+
+def mostly_ones(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
+    """Field F1 of nearly right JSON: 93 % ones, the rest anywhere below."""
+    return np.where(rng.random(n) < 0.93, 1.0, rng.random(n))
+
+
+SHAPES: dict[str, tuple[Callable[[np.random.Generator, int], NDArray[np.float64]], float]] = {
+    "bell": (lambda rng, n: rng.beta(20, 30, n), 0.4),
+    "skewed": (lambda rng, n: rng.beta(6, 2, n), 0.75),
+    "flat": (lambda rng, n: rng.random(n), 0.5),
+    "all or nothing, some between": (
+        lambda rng, n: np.where(rng.random(n) < 0.8, (rng.random(n) < 0.6).astype(float), rng.random(n)),
+        0.8 * 0.6 + 0.2 * 0.5,
+    ),
+    "93 % ones": (mostly_ones, 0.93 + 0.07 * 0.5),
+}
+
+
+@pytest.mark.parametrize(("n", "repeats"), [(60, 80), *(pytest.param(n, 2_000, marks=pytest.mark.long) for n in (60, 100, 300))])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_intervals_of_means_cover_the_truth_in_92_of_100_over_five_shapes_of_scores(shape: str, n: int, repeats: int) -> None:
+    draw, truth = SHAPES[shape]
+    rng = np.random.default_rng(2026)
+    intervals = [mean_interval(draw(rng, n)) for _ in range(repeats)]
+    covered = sum(interval.low <= truth <= interval.high for interval in intervals) / repeats
+    slack = 3 * (0.92 * 0.08 / repeats) ** 0.5 if repeats < 1_000 else 0.0
+    assert covered >= 0.92 - slack
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (5, 2), (0.5, 0.5)])
@@ -69,7 +118,7 @@ def test_the_interval_follows_the_kind_of_scores() -> None:
     few = np.ones(50)
     few[:14] = 0.5
     assert mean_interval(few).method == "wilson-summed"
-    assert (mean_interval(few).low, mean_interval(few).high) == pytest.approx(wilson(43, 50))
+    assert (mean_interval(few).low, mean_interval(few).high) == pytest.approx(rate_interval(43, 50))
     few[14] = 0.25
     assert mean_interval(few).method == "bca"
     assert mean_interval(np.vstack([np.ones(50), rng.integers(0, 2, 50)])).method == "bca"
@@ -122,7 +171,7 @@ def test_cross_fitting_widens_like_a_quarter_more_variance() -> None:
     plain, crossed = mean_interval(values), mean_interval(values, cross_fit=True)
     assert (crossed.high - crossed.low) == pytest.approx((plain.high - plain.low) * 1.25**0.5)
     passes = (values > 0.5).astype(float)
-    assert mean_interval(passes, cross_fit=True).low == pytest.approx(wilson(passes.sum() / 1.25, 64)[0])
+    assert mean_interval(passes, cross_fit=True).low == pytest.approx(rate_interval(passes.sum() / 1.25, 64)[0])
 
 
 def test_the_probability_of_a_target_is_a_betas_for_pass_and_fail() -> None:

@@ -100,10 +100,10 @@ def test_aggregates_tell_form_from_tools_from_values() -> None:
 def test_it_decides_where_references_hold_calls_unless_the_task_says_otherwise() -> None:
     settings = TaskSettings(name="t", instruction="Help.", data=DataSettings(examples="e.jsonl"))
     task = Task(folder=Path("nowhere"), settings=settings)
-    assert [grader.name for grader in build_graders(task, [wants(content="Hi"), wants(ALARM)])] == ["tool_calls"]
-    assert [grader.name for grader in build_graders(task, [wants(content="Hi")])] == ["chrf"]
+    assert [grader.name for grader in build_graders(task, examples=[wants(content="Hi"), wants(ALARM)])] == ["tool_calls"]
+    assert [grader.name for grader in build_graders(task, examples=[wants(content="Hi")])] == ["chrf"]
     chosen = task.model_copy(update={"settings": settings.model_copy(update={"graders": (ChrfGrader(),)})})
-    assert [grader.name for grader in build_graders(chosen, [wants(ALARM)])] == ["chrf"]
+    assert [grader.name for grader in build_graders(chosen, examples=[wants(ALARM)])] == ["chrf"]
 
 
 def test_other_graders_judge_the_one_text() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import errno
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,18 +11,52 @@ import pytest
 from stepladder import files
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, at: int) -> None:
     path = tmp_path / "a.txt"
     files.write_text(path, "old")
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with files.writing_to(files.FailingDisk(at, errno.ENOSPC)), pytest.raises(OSError, match="No space"):
         files.write_text(path, "new")
     assert path.read_text(encoding="utf-8") == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+    files.write_text(path, "new")
+    assert path.read_text(encoding="utf-8") == "new"
+
+
+def test_a_folder_that_cannot_be_replaced_stays_as_it_was(tmp_path: Path) -> None:
+    def replace(content: str) -> None:
+        with files.new_folder(tmp_path / "model") as folder:
+            files.write_text(folder / "whole", content)
+
+    replace("first")
+    with files.writing_to(files.FailingDisk()) as counting:
+        replace("second")
+    for at in range(1, counting.operations + 1):
+        replace("first")
+        with files.writing_to(files.FailingDisk(at, errno.EIO)), pytest.raises(OSError, match="Input/output error"):
+            replace("second")
+        found = (tmp_path / "model" / "whole").read_text(encoding="utf-8")
+        assert found == ("second" if at == counting.operations else "first")  # only the last entry was not yet durable
+        assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_failing_line_is_torn_and_the_lines_around_it_are_whole(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    files.append_line(path, "one")
+    with files.writing_to(files.FailingDisk(1, errno.ENOSPC)), pytest.raises(OSError, match="No space"):
+        files.append_line(path, "a longer line")
+    assert list(files.read_lines(path)) == ["one"]
+    files.append_line(path, "three")
+    assert [line for line in files.read_lines(path) if line in ("one", "three")] == ["one", "three"]
+
+
+def test_the_disk_is_the_real_one_again_after_a_failing_one(tmp_path: Path) -> None:
+    real = files.disk()
+    with pytest.raises(OSError, match="No space"), files.writing_to(files.FailingDisk(1, errno.ENOSPC)):
+        files.write_text(tmp_path / "a", "x")
+    assert files.disk() is real
+    assert files.disk().free_bytes(tmp_path) > 0
+    assert files.FailingDisk(free_bytes=7).free_bytes(tmp_path) == 7
 
 
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from stepladder.domain.task import TaskSettings
 from stepladder.interfaces import exit_codes
 from stepladder.interfaces.cli import reference
 from stepladder.interfaces.cli.main import app
+from stepladder.interfaces.pytest_plugin import Scoring
 from stepladder.techniques.ladder import LADDER
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -127,6 +128,9 @@ def setting_keys(schema: dict[str, Any], root: dict[str, Any], path: str) -> Ite
                 for own, field in target["properties"].items():
                     if own != "type":
                         yield f"`[[{inner}]]`", own, field["description"]
+            elif "additionalProperties" in value:
+                for own, field in target["properties"].items():
+                    yield f'`[{inner}."NAME"]`', own, field["description"]
             else:
                 yield from setting_keys(target, root, inner)
 
@@ -244,7 +248,7 @@ def test_the_python_shown_compiles_and_uses_public_names(page: Path) -> None:
     for block in blocks(read(page), "python"):
         compile(block, str(page), "exec")
         names = re.findall(r"\bstepladder\.(\w+)", block)
-        assert [name for name in names if name not in stepladder.__all__] == []
+        assert [name for name in names if name not in (*stepladder.__all__, *vars(Scoring))] == []
 
 
 @by_name

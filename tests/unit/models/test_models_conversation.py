@@ -140,6 +140,24 @@ def test_a_template_that_changes_the_answer_is_refused(tiny_tokenizer):
         encode_conversation(shouting, tiny_tokenizer, conversation(("a", "quiet", 1)))
 
 
+@pytest.mark.parametrize("role", ["system", "user"])
+def test_a_template_that_drops_words_is_refused_for_prompts_and_rows(tiny_tokenizer, role):
+    deaf = ChatTemplate(
+        CHATML.replace("message['content'] +", f"('' if message['role'] == '{role}' else message['content']) +"), model="deaf"
+    )
+    row = conversation(("a?", "b", 1), system="Be brief.")
+    number = 1 if role == "system" else 2
+    with pytest.raises(ModelError, match=rf"Row 'row-7': the chat template of deaf drops words of turn {number} \({role}\)"):
+        encode_conversation(deaf, tiny_tokenizer, row)
+    with pytest.raises(ModelError, match=rf"drops words of turn {number} \({role}\): the model would never see them. Move them"):
+        encode_prompt(deaf, tiny_tokenizer, row.messages[:2])
+
+
+def test_a_template_that_trims_a_turn_drops_no_words(tiny_tokenizer):
+    trimming = ChatTemplate(CHATML.replace("message['content'] +", "message['content'] | trim +"), model="trimming")
+    encode_prompt(trimming, tiny_tokenizer, [Message("user", "  Where?\n")])
+
+
 def test_a_template_without_stop_token_is_refused_for_training(tiny_tokenizer):
     endless = ChatTemplate("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", model="endless")
     with pytest.raises(ModelError, match="ends the assistant's turn with no stop token"):

@@ -276,3 +276,13 @@ def test_smoothed_labels_are_those_of_autograd_with_torchs_own_cross_entropy(arc
                 found = path.backward_loss(rows, tokens_per_pass=tokens_per_pass, loss=WeightedMean(smoothing=smoothing))
                 assert found == pytest.approx(loss.item(), abs=1e-9)
                 assert furthest({name: value.grad for name, value in trained(wrapped).items()}, right) <= 1e-9
+
+
+def test_weights_that_take_too_much_memory_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapped = build_adapted("gemma3_text")
+    rows = tree_rows(6)
+    loss, gradients = fused(wrapped, rows, 40, worthwhile=1)
+    monkeypatch.setattr("stepladder.models.prefix.attention.KEPT_WEIGHTS_BYTES", 0)
+    again, own_gradients = fused(wrapped, rows, 40, worthwhile=1)
+    assert again == loss
+    assert furthest(own_gradients, gradients) <= 1e-12

@@ -12,6 +12,7 @@ from hostile_texts import HOSTILE_TEXTS
 from made_up_climb import RUNGS, absent, climb_full_of, climbs, made_up_climb, ran, training_history
 from stepladder.domain.climb import ClimbRecord, RungStatus
 from stepladder.domain.protocols import TrainPoint
+from stepladder.domain.review import Review
 from stepladder.domain.verdict import Cost, Interval, Outcome
 from stepladder.service import charts
 from stepladder.service.figures import visible
@@ -126,7 +127,8 @@ def _all_texts(value: Any) -> Iterator[str]:
 def test_every_text_of_the_record_is_in_the_report() -> None:
     record = made_up_climb()
     shown = _normal(Page(render_report(record)).text)
-    shown_as_words = {"sufficient", "target", "replay_disagreement", "seed_floor"}
+    shown_as_words = {"sufficient", "target", "mean", "upper", *record.noise}
+    assert all(name.replace("_", " ") in shown for name in record.noise)
     for text in set(_all_texts(record)) - shown_as_words:
         assert _normal(text) in shown, text
     for rung in record.rungs:
@@ -339,3 +341,24 @@ def test_every_record_has_a_report(record: ClimbRecord) -> None:
     html = render_report(record)
     html.encode("utf-8")
     _assert_harmless(Page(html))
+
+
+def test_what_tuning_forgot_is_a_table_with_its_limits() -> None:
+    page = render_report(made_up_climb())
+    section = page.split('id="retention"')[1].split("</section>")[0]
+    assert "restored by adapter scale 0.5" in section
+    assert "adapter scale 0.75 (still lost: general text), adapter scale 0.5 (held, validation" in section
+    for text in ("3.210 nats per token", "+0.9 (at most +1.3)", "21.0 points", "reported only", "0.710 nats per token", "yes"):
+        assert text in section.replace("\u00a0", " ")
+    assert 'id="retention"' not in render_report(replace(made_up_climb(), retention=()))
+
+
+def test_what_a_person_judged_stands_in_the_report_whatever_the_rungs_are_called() -> None:
+    hostile = "<script>alert(1)</script> | \x1b[31m"
+    review = Review(hostile, "reference", Interval(0.6, 0.42, 0.75, items=30), 16, 10, 3, 1, 2, 0.87)
+    html = render_report(made_up_climb(), [review])
+    assert "Judged by a person" in html
+    assert "60 % (42–75)" in html
+    assert "<script>alert" not in html
+    assert "\x1b" not in html
+    assert "Judged by a person" not in render_report(made_up_climb())

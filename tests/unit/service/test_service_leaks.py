@@ -8,6 +8,7 @@ import pytest
 
 from small_tasks import write_task
 from stepladder.domain.messages import Chunk, Input
+from stepladder.domain.sealed import SealedRows
 from stepladder.domain.task import Task
 from stepladder.service.leaks import find_leaks
 from stepladder.service.task_data import TaskData, load_task_data
@@ -31,7 +32,7 @@ def heron(tmp_path_factory: pytest.TempPathFactory) -> tuple[TaskData, World]:
         file.write(json.dumps(row) + "\n")
     data = load_task_data(Task.load(folder), FakeEmbedder(), write=False)
     (example,) = (example for example in data.examples if example.id == "heron")
-    return data, World(None, (), (), (), (), (example,))
+    return data, World(None, (), (), (), (), SealedRows((example,)))
 
 
 def test_a_clean_task_has_no_leak(tmp_path: Path) -> None:
@@ -41,17 +42,17 @@ def test_a_clean_task_has_no_leak(tmp_path: Path) -> None:
 
 def test_a_test_row_in_the_cluster_of_a_learned_row_is_found(tmp_path: Path) -> None:
     data, (world,) = small(tmp_path)
-    stolen = replace(world, train=(*world.train, world.test[0]))
+    stolen = replace(world, train=(*world.train, world.test.for_leak_check()[0]))
     (leak,) = find_leaks(data, [stolen])
-    assert leak.startswith(f"test row {world.test[0].id}: near-duplicates of rows that learn or choose")
+    assert leak.startswith(f"test row {world.test.for_leak_check()[0].id}: near-duplicates of rows that learn or choose")
 
 
 def test_many_leaks_are_counted_and_not_listed(tmp_path: Path) -> None:
     data, (world,) = small(tmp_path)
-    text = "\n\n".join(f"{row.input.text}\n{row.reference.content}" for row in world.test[:8])
+    text = "\n\n".join(f"{row.input.text}\n{row.reference.content}" for row in world.test.for_leak_check()[:8])
     leaks = find_leaks(replace(data, chunks=(Chunk("documents/all.md", 0, len(text), text),)), [world])
     assert len(leaks) == 1
-    assert f"test rows {', '.join(row.id for row in world.test[:5])} and 3 more" in leaks[0]
+    assert f"test rows {', '.join(row.id for row in world.test.for_leak_check()[:5])} and 3 more" in leaks[0]
 
 
 @pytest.mark.parametrize("overlap", [0, 1, 5, 40])
@@ -69,7 +70,7 @@ def test_short_questions_and_words_inside_words_are_no_leak(heron: tuple[TaskDat
     data, world = heron
     inside = "The axheron seen by the gate in early light (4), a bird"
     assert find_leaks(replace(data, chunks=(Chunk("a.md", 0, len(inside), inside),)), [world]) == ()
-    short = replace(world.test[0], input=Input.of("Seen by the gate", "heron"))
+    short = replace(world.test.for_leak_check()[0], input=Input.of("Seen by the gate", "heron"))
     said = "Seen by the gate: bird"
     chunks = (Chunk("a.md", 0, len(said), said),)
-    assert find_leaks(replace(data, examples=(short,), chunks=chunks), [replace(world, test=(short,))]) == ()
+    assert find_leaks(replace(data, examples=(short,), chunks=chunks), [replace(world, test=SealedRows((short,)))]) == ()

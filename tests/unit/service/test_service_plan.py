@@ -1,16 +1,24 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepladder.domain.messages import Example, Input, Message
 from stepladder.domain.protocols import Choices
 from stepladder.domain.task import DataSettings, TaskSettings, UseSettings
+from stepladder.evaluation.graders.chrf import Chrf
+from stepladder.evaluation.graders.style import Style
 from stepladder.service.money import Money, label_lines, money_lines, predict_money
 from stepladder.service.plan import make_plan
+from stepladder.service.rung_run import Marker
 from stepladder.service.shipping import plain_name
 from stepladder.service.speeds import Speeds
+from stepladder.service.style import MOST_PAIRS, untuned_answers
 from stepladder.service.workload import Workload, confirmation_effort, estimate_rungs, rung_efforts
+from stepladder.service.worlds import World
 
 RUNGS = ("prompt", "constrained", "few-shot", "nearest", "lora", "lora+constrained", "lora+nearest")
 SPEEDS = Speeds(prompt=1500, completion=400, training=250)
@@ -69,6 +77,16 @@ def test_the_rung_behind_a_role_is_the_one_most_folds_gave_it() -> None:
     assert plain_name("best untuned (few-shot or nearest)") == "few-shot"
     assert plain_name("lora+constrained") == "lora+constrained"
     assert plain_name(None) is None
+
+
+@pytest.mark.parametrize(("rows", "asked"), [(90, 90), (1000, MOST_PAIRS)])
+def test_untuned_answers_for_the_style_grader_are_counted(rows: int, asked: int) -> None:
+    train = tuple(Example(Input.of("q", f"r{number}"), Message("assistant", "a")) for number in range(rows))
+    world = World(None, train, (), train, (), ())
+    assert untuned_answers(Marker((Style(), Chrf())), world) == asked
+    assert untuned_answers(Marker((Chrf(),)), world) == 0
+    plain = estimate_rungs(work(), Choices(), SPEEDS, rungs=("prompt",))["prompt"]
+    assert estimate_rungs(replace(work(), graded_rows=asked), Choices(), SPEEDS, rungs=("prompt",))["prompt"] > plain
 
 
 # --- trainings, memory, money ----------------------------------------------------------------------------------------

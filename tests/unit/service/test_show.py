@@ -9,10 +9,12 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from hostile_texts import HOSTILE_TEXTS
-from made_up_climb import RUNGS, climb_full_of, climbs, made_up_climb, ran
+from made_up_climb import RUNGS, climb_full_of, climbs, lost, made_up_climb, ran
 from stepladder.domain.climb import ClimbRecord
+from stepladder.domain.retention import Retention
 from stepladder.domain.verdict import Outcome
 from stepladder.service.figures import one_line
+from stepladder.service.retention_text import retention_line
 from stepladder.service.show import fixed_line, html_fragment, ladder_lines, ladder_rows, ladder_table
 
 
@@ -39,6 +41,31 @@ def test_what_has_to_be_said_about_a_rung_that_ran_stands_below_the_table() -> N
     record = replace(record, rungs=(replace(record.rungs[0], reason="Ran in 4 of 5 folds."), *record.rungs[1:]))
     for shown in (printed(record), "\n".join(ladder_lines(record)), html_fragment(record)):
         assert "baseline: Ran in 4 of 5 folds." in shown
+
+
+def test_how_far_batching_moved_answers_stands_below_the_table_with_its_count() -> None:
+    said = "Noise: 32 test rows asked again one by one (prompt 16, lora 16): 25 % of answers and 6.2 % of scores changed."
+    record = made_up_climb()
+    for shown in (printed(record), "\n".join(ladder_lines(record)), html_fragment(record)):
+        assert said in " ".join(shown.split())
+    assert "Noise" not in "\n".join(ladder_lines(replace(record, noise={})))
+
+
+def test_what_tuning_forgot_stands_below_the_table_in_one_line() -> None:
+    line = next(line for line in ladder_lines(made_up_climb()) if "General abilities" in line)
+    assert line.strip() == (
+        "General abilities of lora: restored by adapter scale 0.5. Loss: general text +0.9 (at most +1.3) %;"
+        " multiple choice +1.0 points; self-stopping -12.5 points."
+    )
+
+
+def test_lost_and_unmeasured_abilities_are_said_as_such() -> None:
+    retention = made_up_climb().retention[0]
+    bad = replace(retention, measures=(lost("repetition", 0.1, 0.4, 0.3, 0.1, always=True),), remedy="")
+    assert "of lora: LOST (repetition). repetition +30.0 points. Tried in vain: adapter scale 0.75" in retention_line(bad)
+    nothing = Retention("lora", True, unmeasured="the engine 'endpoint' cannot.", fold=1)
+    assert retention_line(nothing) == "General abilities of lora (fold 2): not measured. the engine 'endpoint' cannot."
+    assert "(fitted again on all rows): restored" in retention_line(replace(retention, refit=True))
 
 
 def test_scores_choose_and_confirm_in_columns_of_their_own() -> None:

@@ -18,12 +18,13 @@ from stepladder.domain.errors import ModelError
 from stepladder.domain.messages import Example, Input, Message
 from stepladder.domain.protocols import Choices, Conversation, Decoding, FitContext, Prompt
 from stepladder.engines.fake import FakeEngine
+from stepladder.files import hash_file
 from stepladder.techniques.fake import FakeTraining, FakeTuner, fake_context, fake_example
 from stepladder.techniques.forms import PLAIN
 from stepladder.techniques.lora import Lora, short_is_enough
 from stepladder.techniques.lora_constrained import LoraConstrained
 from stepladder.techniques.lora_nearest import LoraNearest
-from stepladder.techniques.tuning import TunedPredictor, adapter_folder, conversation, tune
+from stepladder.techniques.tuning import TunedPredictor, adapter_folder, conversation, scaled_recipe, tune
 
 
 def is_short(row: Conversation) -> bool:
@@ -135,6 +136,20 @@ def test_lora_constrained_borrows_the_adapters_and_trains_nothing(tmp_path: Path
     assert predictor.recipe["adapters"][0]["folder"] == "../lora/short-seed0"
     assert [one.adapter for one in predictor.seed_predictors()] == [one.adapter for one in lora.seed_predictors()]
     assert predictor.predict([context.train[0].input])[0].text == "stone"
+
+
+def test_a_scaled_recipe_names_new_adapters_beside_the_trained_ones_for_every_seed(tmp_path: Path) -> None:
+    predictor, _, context = fitted(tmp_path, wobbly)
+    scaled = scaled_recipe(context, {**predictor.recipe, "priors": [0.1]}, 0.5)
+    assert [record["folder"] for record in scaled["adapters"]] == ["short-seed0-scaled-0.5", "short-seed1-scaled-0.5"]
+    assert (scaled["adapter_scale"], scaled["priors"]) == (0.5, None)
+    for before, after in zip(predictor.recipe["adapters"], scaled["adapters"], strict=True):
+        weights = adapter_folder(context, after) / "adapter_model.safetensors"
+        assert after["adapter_sha256"] == hash_file(weights) != before["adapter_sha256"]
+        assert (adapter_folder(context, before) / "adapter_model.safetensors").is_file()
+    answers = Lora().restore(scaled, context).predict([context.train[0].input])
+    assert answers[0].generation is not None
+    assert answers[0].generation.adapter_sha256 == scaled["adapters"][0]["adapter_sha256"]
 
 
 def test_lora_constrained_without_lora_says_so(tmp_path: Path) -> None:

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression as Oracle
 
 from stepladder.domain.errors import EvaluationError, UsageError
 from stepladder.domain.messages import Input, Message
 from stepladder.engines.fake import FakeEngine
 from stepladder.techniques.baseline import Baseline, TrivialPredictor
-from stepladder.techniques.classifier import Classifier, LogisticRegression
+from stepladder.techniques.classifier import Classifier
 from stepladder.techniques.fake import fake_context
 from stepladder.techniques.ladder import LADDER, technique
 from stepladder.techniques.recorded import Recorded
@@ -70,16 +69,6 @@ def test_rows_without_a_recorded_answer_are_counted_and_one_named(tmp_path: Path
     context = fake_context(tmp_path, FakeEngine(), "text", recorded={"row-0-0": "a"})
     reason = Recorded().reason_not_to(context)
     assert reason == "47 of 48 validation rows have no recorded answer, 'row-0-1' for one."
-
-
-@pytest.mark.parametrize("strength", [0.1, 1.0, 10.0])
-def test_logistic_regression_agrees_with_scikit_learn(strength: float) -> None:
-    generator = np.random.default_rng(0)
-    features = generator.normal(size=(90, 6))
-    classes = (features[:, :3] + 0.5 * generator.normal(size=(90, 3))).argmax(axis=1)
-    ours = LogisticRegression.fit(features, classes, 3, strength)
-    oracle = Oracle(C=strength, tol=1e-8, max_iter=5000).fit(features, classes)
-    np.testing.assert_allclose(ours.probabilities(features), oracle.predict_proba(features), atol=1e-4)
 
 
 def test_the_classifier_learns_what_the_embedding_shows(tmp_path: Path) -> None:

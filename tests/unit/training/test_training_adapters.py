@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,16 +8,19 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load, load_file
 
 from stepladder.domain.errors import ModelError
 from stepladder.training.adapters import (
     adapted,
+    adapter_files,
     adapter_tensors,
     fast_attention,
     lora_config,
+    reloaded,
     set_adapter_tensors,
     short_targets,
-    write_weights,
+    silenced,
 )
 from stepladder.training.presets import TrainSettings
 
@@ -28,6 +32,11 @@ def fill(wrapped: Any) -> None:
     with torch.no_grad():
         for value in adapter_tensors(wrapped).values():
             value.fill_(0.05)
+
+
+def write(folder: Path, contents: dict[str, bytes]) -> None:
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
 
 
 def test_the_base_is_bit_for_bit_as_before_and_as_trainable_as_before(
@@ -136,7 +145,11 @@ def test_a_model_with_an_adapter_in_it_is_refused(build_llama: Callable[..., Any
 
 def test_a_checkpoint_of_another_shape_is_refused(build_llama: Callable[..., Any], quick_settings: TrainSettings) -> None:
     with adapted(build_llama(), quick_settings) as wrapped:
-        tensors = dict(list(adapter_tensors(wrapped).items())[1:])
+        tensors = {name: value.clone() for name, value in adapter_tensors(wrapped).items()}
+        first = next(iter(tensors))
+        with pytest.raises(ModelError, match="fits 27 of 28 adapter tensors"):
+            set_adapter_tensors(wrapped, {**tensors, first: tensors[first][:1]})
+        del tensors[first]
         with pytest.raises(ModelError, match="fits 27 of 28 adapter tensors"):
             set_adapter_tensors(wrapped, tensors)
 
@@ -156,8 +169,8 @@ def test_plain_peft_loads_the_folder_with_equal_logits(
     with adapted(build_llama().to(dtype), quick_settings) as wrapped:
         fill(wrapped)
         logits = wrapped(input_ids=TOKENS).logits
-        write_weights(tmp_path / "adapter", wrapped)
-    loaded = PeftModel.from_pretrained(build_llama().to(dtype), str(tmp_path / "adapter"))
+        write(tmp_path, adapter_files(wrapped, "the-base"))
+    loaded = PeftModel.from_pretrained(build_llama().to(dtype), str(tmp_path))
     assert torch.equal(loaded(input_ids=TOKENS).logits, logits)
 
 
@@ -173,3 +186,54 @@ def test_bf16_on_a_cpu_trains_with_plain_products_and_goes_back(build_llama: Cal
 def test_rows_too_long_for_plain_products_keep_the_fused_attention(build_llama: Callable[..., Any]) -> None:
     with fast_attention(build_llama().to(torch.bfloat16), longest=10_000, tokens_per_pass=2_000) as used:
         assert used == "sdpa"
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+def test_the_files_are_pefts_own_but_for_the_place_of_the_base(
+    build_llama: Callable[..., Any], quick_settings: TrainSettings, tmp_path: Path
+) -> None:
+    with adapted(build_llama(), quick_settings) as wrapped:
+        fill(wrapped)
+        files = adapter_files(wrapped, "the-base")
+        assert adapter_files(wrapped, "the-base") == files
+        wrapped.save_pretrained(str(tmp_path))
+    own, theirs = json.loads(files["adapter_config.json"]), json.loads((tmp_path / "adapter_config.json").read_text())
+    assert own.pop("base_model_name_or_path") == "the-base"
+    theirs.pop("base_model_name_or_path")
+    theirs["target_modules"].sort()
+    assert own == theirs
+    ours, saved = load(files["adapter_model.safetensors"]), load_file(tmp_path / "adapter_model.safetensors")
+    assert ours.keys() == saved.keys()
+    assert all(torch.equal(ours[name], saved[name]) for name in saved)
+
+
+def test_a_reloaded_adapter_is_gone_without_a_trace(
+    build_llama: Callable[..., Any], quick_settings: TrainSettings, tmp_path: Path
+) -> None:
+    model = build_llama()
+    with adapted(model, quick_settings) as wrapped:
+        fill(wrapped)
+        write(tmp_path, adapter_files(wrapped, "the-base"))
+    trained, logits = [parameter.requires_grad for parameter in model.parameters()], model(input_ids=TOKENS).logits
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    with reloaded(model, tmp_path) as loaded:
+        assert not torch.equal(loaded(input_ids=TOKENS).logits, logits)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(model(input_ids=TOKENS).logits, logits)
+    assert [parameter.requires_grad for parameter in model.parameters()] == trained
+    assert not hasattr(model, "peft_config")
+
+
+def test_a_silenced_adapter_is_the_base_and_speaks_again_after(
+    build_llama: Callable[..., Any], quick_settings: TrainSettings
+) -> None:
+    model = build_llama()
+    logits = model(input_ids=TOKENS).logits
+    with adapted(model, quick_settings) as wrapped:
+        fill(wrapped)
+        spoken = wrapped(input_ids=TOKENS).logits
+        with silenced(wrapped):
+            assert torch.equal(wrapped(input_ids=TOKENS).logits, logits)
+        assert torch.equal(wrapped(input_ids=TOKENS).logits, spoken)

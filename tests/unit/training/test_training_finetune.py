@@ -1,11 +1,11 @@
-"""A fine-tune as a whole: the folder it leaves, and what a kill, a broken file or changed data do to it."""
+"""A fine-tune as a whole: the folder it leaves, what it says on its way, and where it stops."""
 
 from __future__ import annotations
 
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,50 +14,21 @@ import pytest
 import torch
 
 from stepladder.domain.errors import ModelError
-from stepladder.domain.protocols import ModelIdentity, Tuned
+from stepladder.domain.protocols import Tuned
 from stepladder.domain.task import LoraSettings
 from stepladder.files import hash_file
 from stepladder.models.prefix.forward import row_nll
 from stepladder.models.prefix.rows import EncodedRow
-from stepladder.training.finetune import Base, tune_rows
+from stepladder.training.finetune import Base
+from tiny_training import IDENTITY, QUICK, KilledError, Watcher, build_base
+from tiny_training import tune as tune_tiny
 
 BuildRows = Callable[..., list[EncodedRow]]
-IDENTITY = ModelIdentity("tiny", "transformers", "aa" * 32, "bb" * 32, "cc" * 32, context_tokens=96, dtype="float32")
-QUICK = LoraSettings(rank=2, learning_rate=5e-3, epochs=4, batch_size=4)
-
-
-class KilledError(Exception):
-    pass
-
-
-@dataclass
-class Watcher:
-    """Progress that writes down what it is told and breaks off at the given advance."""
-
-    kill_at: int | None = None
-    notes: list[str] = field(default_factory=list)
-    details: list[str] = field(default_factory=list)
-    advanced: int = 0
-    total: int | None = None
-
-    def start(self, label: str, total: int | None = None) -> None:
-        self.total = total
-
-    def advance(self, count: int = 1, detail: str = "") -> None:
-        self.advanced += count
-        self.details.append(detail)
-        if self.advanced == self.kill_at:
-            raise KilledError
-
-    def finish(self) -> None: ...
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @pytest.fixture
-def base(build_llama: Callable[..., Any]) -> Base:
-    return Base(build_llama(), IDENTITY, decode=lambda ids: " ".join(map(str, ids)), stop_ids={2})
+def base() -> Base:
+    return build_base()
 
 
 @pytest.fixture
@@ -71,8 +42,7 @@ def held_out(build_rows: BuildRows) -> list[EncodedRow]:
 
 
 def tune(base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], folder: Path, **changes: Any) -> Tuned:
-    given = {"wanted": QUICK, "seed": 0, "progress": Watcher(), **changes}
-    return tune_rows(base, rows, held_out, given.pop("wanted"), folder=folder, **given)
+    return tune_tiny(base, folder, rows=rows, held_out=held_out, **changes)
 
 
 def test_the_kept_step_is_what_lies_in_the_folder(
@@ -145,7 +115,7 @@ def test_another_smoothing_is_another_training_and_is_recorded(
 ) -> None:
     plain = tune(base, rows, held_out, tmp_path / "adapter")
     wanted = QUICK.model_copy(update={"label_smoothing": 0.2})
-    smoothed = tune(base, rows, held_out, tmp_path / "adapter", wanted=wanted)
+    smoothed = tune(base, rows, held_out, tmp_path / "smoothed", wanted=wanted)
     assert smoothed.adapter_sha256 != plain.adapter_sha256
     assert smoothed.history[0].loss != plain.history[0].loss
     assert "labels smoothed by 0.2" in (smoothed.folder / "README.md").read_text(encoding="utf-8")
@@ -194,67 +164,12 @@ def test_a_continued_training_repeats_only_the_steps_behind_its_checkpoint(
     assert watcher.advanced == watcher.total == 12
 
 
-@pytest.mark.parametrize("file", ["adapter.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
-@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "empty"])
-def test_a_broken_newest_checkpoint_is_passed_over_with_a_word(
-    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path, file: str, damage: str
-) -> None:
-    with pytest.raises(KilledError):
-        tune(base, rows, held_out, tmp_path / "a", progress=Watcher(kill_at=8))
-    path = next((tmp_path / "a.checkpoints").glob("*/step-000006")) / file
-    content = path.read_bytes()
-    if damage == "delete":
-        path.unlink()
-    else:
-        middle = len(content) // 2
-        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-        path.write_bytes({"truncate": content[:-10], "flip": flipped, "empty": b""}[damage])
-    watcher = Watcher()
-    tune(base, rows, held_out, tmp_path / "a", progress=watcher)
-    assert any(note.startswith("Checkpoint step-000006 cannot be used") for note in watcher.notes)
-    assert "Continuing the training behind step 3." in watcher.notes
-
-
-def test_half_written_checkpoints_are_never_seen(
-    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from stepladder.training import checkpoint
-
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint, "write_text", full)
-    with pytest.raises(OSError, match="No space left"):
-        tune(base, rows, held_out, tmp_path / "a")
-    assert list((tmp_path / "a.checkpoints").rglob("*.safetensors")) == []
-    monkeypatch.undo()
-    assert tune(base, rows, held_out, tmp_path / "a").steps == 12
-
-
 def test_a_finished_adapter_is_returned_and_not_trained_again(
     base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path
 ) -> None:
     first, watcher = tune(base, rows, held_out, tmp_path / "a"), Watcher()
     assert tune(base, rows, held_out, tmp_path / "a", progress=watcher) == first
     assert (watcher.notes, watcher.total) == ([], None)
-
-
-def test_other_data_settings_or_base_train_anew_and_say_why(
-    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path
-) -> None:
-    tune(base, rows, held_out, tmp_path / "a")
-    changes: list[tuple[dict[str, Any], str]] = [
-        ({"rows": rows[:-1]}, "data_sha256"),
-        ({"held_out": held_out[:-1]}, "held_out_sha256"),
-        ({"wanted": QUICK.model_copy(update={"rank": 3})}, "alpha, rank"),
-        ({"seed": 1}, "seed"),
-        ({"base": replace(base, identity=replace(IDENTITY, base_sha256="dd" * 32))}, "base_sha256"),
-    ]
-    for change, name in changes:
-        given = {"base": base, "rows": rows, "held_out": held_out, **change}
-        with pytest.raises(KilledError):
-            tune(given.pop("base"), given.pop("rows"), given.pop("held_out"), tmp_path / "a", **given, progress=(w := Watcher(1)))
-        assert f"The adapter at a is trained again: it was trained with other {name}." in w.notes
 
 
 def test_damaged_weights_are_trained_again(
@@ -266,19 +181,6 @@ def test_damaged_weights_are_trained_again(
     watcher = Watcher()
     assert tune(base, rows, held_out, tmp_path / "a", progress=watcher).adapter_sha256 == first.adapter_sha256
     assert "The adapter at a is trained again: its weights are damaged." in watcher.notes
-
-
-def test_checkpoints_of_other_settings_are_neither_used_nor_deleted(
-    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path
-) -> None:
-    with pytest.raises(KilledError):
-        tune(base, rows, held_out, tmp_path / "a", progress=Watcher(kill_at=8))
-    other = Watcher()
-    tune(base, rows, held_out, tmp_path / "a", seed=1, progress=other)
-    assert not any(note.startswith("Continuing") for note in other.notes)
-    back = Watcher()
-    tune(base, rows, held_out, tmp_path / "a", progress=back)
-    assert "Continuing the training behind step 6." in back.notes
 
 
 def test_without_held_out_rows_the_last_step_is_kept(base: Base, rows: list[EncodedRow], tmp_path: Path) -> None:
@@ -347,6 +249,12 @@ def test_the_side_file_pins_base_data_settings_and_versions(
     assert (side["pins"]["base_sha256"], side["pins"]["template_sha256"]) == (IDENTITY.base_sha256, IDENTITY.template_sha256)
     assert (side["pins"]["settings"]["rank"], side["adapter_sha256"]) == (2, tuned.adapter_sha256)
     assert {"python", "torch", "transformers", "peft", "stepladder"} <= side["versions"].keys()
+    assert {part: list(known) for part, known in side["rows"].items()} == {
+        "training": [row.id for row in rows],
+        "held-out": [row.id for row in held_out],
+    }
+    assert side["checks"]["reload_difference"] <= side["checks"]["reload_tolerance"] < side["checks"]["change"]
+    assert side["checks"]["stopping"].keys() == {"part", "rows", "share", "probability", "untuned_share"}
     assert (tuned.folder / "chat_template.jinja").read_text() == "hello"
     card = (tuned.folder / "README.md").read_text()
     assert IDENTITY.base_sha256 in card

@@ -98,7 +98,7 @@ def test_another_start_is_another_training(
 ) -> None:
     first = prefer(base, start, build_pairs, tmp_path / "dpo")
     other = tune_rows(base, build_rows(8), [], SFT, folder=tmp_path / "other", seed=5, progress=SilentProgress()).folder
-    assert prefer(base, other, build_pairs, tmp_path / "dpo").adapter_sha256 != first.adapter_sha256
+    assert prefer(base, other, build_pairs, tmp_path / "dpo-other").adapter_sha256 != first.adapter_sha256
 
 
 def test_a_held_out_loss_that_no_longer_falls_ends_it(base: Base, start: Path, build_pairs: BuildRows, tmp_path: Path) -> None:

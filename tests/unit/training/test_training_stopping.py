@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from stepladder.domain.protocols import TrainPoint
-from stepladder.training.stopping import best_step, candidates, learned_by_heart, settled, within_noise
+from stepladder.training.stopping import best_step, candidates, far_above, learned_by_heart, may_diverge, settled, within_noise
 
 
 def test_the_earliest_step_within_one_paired_standard_error_is_kept() -> None:
@@ -72,3 +72,22 @@ def test_a_training_is_settled_two_evaluations_after_the_step_to_keep() -> None:
     assert not settled(history[:4], kept=2)
     assert not settled(history[:6], kept=4)
     assert settled(history[:6], kept=2)
+
+
+def test_a_loss_far_above_its_start_is_suspected_once_every_two_dozen_rows() -> None:
+    def history(*losses: float) -> list[TrainPoint]:
+        return [point(step, loss, None) for step, loss in enumerate(losses, 1)]
+
+    rising = history(1.0, *[3.0] * 11)
+    assert [may_diverge(rising[:steps], batch_size=8) for steps in (0, 2, 3, 4, 6)] == [False, False, True, False, True]
+    assert not may_diverge(rising[:3], batch_size=4)  # six steps hold 24 rows here
+    assert may_diverge(rising[:6], batch_size=4)
+    assert not may_diverge(history(1.0, 1.4, 1.9, 1.8), batch_size=32)
+
+
+def test_far_above_takes_both_a_factor_and_half_a_nat() -> None:
+    assert far_above(2.1, 1.0)
+    assert not far_above(1.9, 1.0)
+    assert not far_above(0.5, 0.01)
+    assert far_above(8.1, 5.0)
+    assert not far_above(7.9, 5.0)

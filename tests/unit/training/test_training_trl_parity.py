@@ -136,7 +136,7 @@ def test_loss_and_gradients_equal_trl_step_by_step(
     tokenizer: Any,
     tmp_path: Path,
 ) -> None:
-    assert_parity(build_llama(), build_rows(24), tokenizer, quick_settings, tmp_path, steps=5)
+    assert_parity(build_llama(), build_rows(24), tokenizer, quick_settings, tmp_path, steps=20)
 
 
 def test_rows_without_a_common_prompt_equal_trl_too(

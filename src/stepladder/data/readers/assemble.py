@@ -81,6 +81,7 @@ def to_example(draft: Draft, name: str, shared_instruction: str | None) -> Examp
         metadata=draft.metadata,
         sources=draft.sources,
         recorded=draft.recorded,
+        rejected=draft.rejected,
         line=draft.row.line,
     )
 

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from stepladder.domain.errors import DataError
-from stepladder.domain.messages import Message
+from stepladder.domain.messages import Example, Message
 from stepladder.domain.output import dump_json
 from stepladder.domain.task import DataSettings
+
+EMPTY_INPUT = "the input is empty."
+EMPTY_ANSWER = "the answer is empty."
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +40,15 @@ class Draft:
     metadata: Mapping[str, str] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     recorded: str | None = None
-    turn_keys: tuple[str, ...] = ()  # keys of the row that hold lists of messages
+    rejected: Message | None = None
+    turn_keys: tuple[str, ...] = ()  # places in the row that hold lists of messages, such as "input.messages"
     notes: tuple[str, ...] = ()  # said once a file
 
     def __post_init__(self) -> None:
         if not any(message.content.strip() or message.tool_calls for message in self.messages if message.role != "system"):
-            raise self.row.fault("the input is empty.", "Add the text to be answered, or drop the line.")
+            raise self.row.fault(EMPTY_INPUT, "Add the text to be answered, or drop the line.")
         if self.reference is not None and not self.reference.content.strip() and not self.reference.tool_calls:
-            raise self.row.fault("the answer is empty.", "Add the expected answer, or drop the line.")
+            raise self.row.fault(EMPTY_ANSWER, "Add the expected answer, or drop the line.")
 
 
 def as_text(value: Any) -> str:
@@ -65,6 +69,18 @@ def read_beside(row: Row, settings: DataSettings, used: set[str]) -> dict[str, A
         "recorded": None if recorded is None else as_text(recorded),
         "metadata": _read_metadata(rest),
     }
+
+
+def write_beside(example: Example, settings: DataSettings) -> dict[str, Any]:
+    """What `read_beside` takes for the same: the row's keys beside its turns."""
+    row: dict[str, Any] = {settings.id or "id": example.id}
+    if example.sources:
+        row["sources"] = list(example.sources)
+    if example.recorded is not None:
+        row[recorded_column(settings)] = example.recorded
+    if example.metadata:
+        row["metadata"] = dict(example.metadata)
+    return row
 
 
 def recorded_column(settings: DataSettings) -> str:
@@ -98,9 +114,10 @@ def _read_metadata(rest: Mapping[str, Any]) -> dict[str, str]:
     found = {key: as_text(value) for key, value in rest.items() if key != "metadata" and value is not None}
     nested = rest.get("metadata")
     if isinstance(nested, Mapping):
+        beside = set(found)
         for key, value in nested.items():
             if value is not None:
-                found[key if key not in rest else f"metadata.{key}"] = as_text(value)
+                found[key if key not in beside else f"metadata.{key}"] = as_text(value)
     elif nested is not None:
         found["metadata"] = as_text(nested)
     return found

@@ -11,7 +11,7 @@ from typing import Any
 from stepladder.data.readers.draft import Draft
 
 # Words of the format itself; the readers have checked them, and a `Message` says them in its own way.
-_FORMAT_WORDS = re.compile(r"^\[\d+\]\.(role|tool_calls\[\d+\]\.type)$")
+_FORMAT_WORDS = re.compile(r"^\[\d+\]\.(role|from|tool_calls\[\d+\]\.type)$")
 _PARTS = re.compile(r"^\[\d+\]\.content\[\d+\]\.(type|text)$")
 
 
@@ -42,7 +42,7 @@ def check_nothing_lost(draft: Draft) -> None:
 
 
 def _carried(draft: Draft) -> Iterator[str]:
-    for message in (*draft.messages, *([draft.reference] if draft.reference else [])):
+    for message in (*draft.messages, *(turn for turn in (draft.reference, draft.rejected) if turn is not None)):
         yield message.content
         yield from (text for text in (message.name, message.tool_call_id) if text is not None)
         for call in message.tool_calls:
@@ -56,16 +56,24 @@ def _carried(draft: Draft) -> Iterator[str]:
 
 def _row_strings(draft: Draft) -> Iterator[tuple[str, str]]:
     """Every string of the row with its place, but the words of the message format; joined text parts count as one."""
-    for key, value in draft.row.values.items():
-        if key not in draft.turn_keys:
-            yield from _strings(value, key)
-            continue
-        for place, text in _strings(value, ""):
-            if not _FORMAT_WORDS.match(place) and not _PARTS.match(place):
-                yield key + place, text
+    turns = {place: _at(draft.row.values, place) for place in draft.turn_keys}
+    for place, text in _strings(draft.row.values, ""):
+        inside = next((place[len(start) :] for start in turns if place.startswith(f"{start}[")), "")
+        if not _FORMAT_WORDS.match(inside) and not _PARTS.match(inside):
+            yield place, text
+    for place, value in turns.items():
         for index, turn in enumerate(value):
             if isinstance(turn.get("content"), list):
-                yield f"{key}[{index}].content", "\n".join(part["text"] for part in turn["content"])
+                yield f"{place}[{index}].content", "\n".join(part["text"] for part in turn["content"])
+
+
+def _at(values: Any, place: str) -> Any:
+    """What stands at a place such as "input.messages"; a key may hold a point itself."""
+    if place in values:
+        return values[place]
+    for key in place.split("."):
+        values = values[key]
+    return values
 
 
 def _strings(value: Any, place: str) -> Iterator[tuple[str, str]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from stepladder.data.readers.draft import Draft, Row, read_beside
-from stepladder.data.readers.turns import read_tools, read_turns
+from typing import Any
+
+from stepladder.data.readers.draft import Draft, Row, read_beside, write_beside
+from stepladder.data.readers.turns import read_tools, read_turns, write_tools, write_turns
+from stepladder.domain.messages import Example
 from stepladder.domain.task import DataSettings
 
 NAME = "OpenAI chat"
@@ -12,6 +15,10 @@ EXPECTED = '{"messages": [{"role": …, "content": …}, …]}'
 
 def matches(row: Row, settings: DataSettings) -> bool:
     return "messages" in row.values
+
+
+def complete(row: Row) -> bool:
+    return True
 
 
 def read(row: Row, settings: DataSettings, *, labelled: bool) -> Draft:
@@ -32,3 +39,9 @@ def read(row: Row, settings: DataSettings, *, labelled: bool) -> Draft:
         notes=tuple(sorted(notes)),
         **beside,
     )
+
+
+def write(example: Example, settings: DataSettings) -> dict[str, Any]:
+    """The row that `read` takes for `example`."""
+    turns = write_turns((*example.input.messages, example.reference))
+    return {"messages": turns, **write_tools(example), **write_beside(example, settings)}

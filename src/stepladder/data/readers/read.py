@@ -60,13 +60,28 @@ def read_examples(task: Task, which: str | None = None) -> ReadResult:
     )
 
 
-def read_file(path: Path | str, settings: DataSettings) -> ReadResult:
+def read_file(path: Path | str, settings: DataSettings | None = None) -> ReadResult:
     """One file of labelled rows, without a look at a task's output, documents or other files.
+
+    `settings` name columns and keys; without them they go by their usual names.
 
     Raises:
         DataError: Anything wrong with the file.
     """
+    settings = settings or DataSettings(examples=Path(path).name)
     return _assemble({"examples": read_drafts(Path(path), settings, labelled=True)})
+
+
+def read_labelled(path: Path | str, task: Task, *, shared_instruction: str | None = None) -> tuple[Example, ...]:
+    """One more file of labelled rows for a task: questions as `read_inputs` reads them, references as the task's own.
+
+    Raises:
+        DataError: Anything wrong with the file, or a reference that does not follow `[output]`.
+    """
+    drafts = read_drafts(Path(path), task.settings.data, labelled=True).drafts
+    names = name_rows(drafts)
+    examples = tuple(to_example(draft, name, shared_instruction) for draft, name in zip(drafts, names, strict=True))
+    return conform(task, examples, dict.fromkeys(names, Path(path)))
 
 
 def read_inputs(path: Path | str, settings: DataSettings, *, shared_instruction: str | None = None) -> list[InputRow]:
@@ -83,6 +98,12 @@ def read_inputs(path: Path | str, settings: DataSettings, *, shared_instruction:
     return [
         InputRow(to_input(draft, name, shared_instruction), draft.row.values) for draft, name in zip(drafts, names, strict=True)
     ]
+
+
+def line_of_input(path: Path | str, settings: DataSettings, name: str) -> int | None:
+    """The line on which the question of that id stands in a file that `read_inputs` has read."""
+    drafts = read_drafts(Path(path), settings, labelled=False).drafts
+    return next((draft.row.line for draft, found in zip(drafts, name_rows(drafts), strict=True) if found == name), None)
 
 
 def _assemble(files: Mapping[str, DraftFile]) -> ReadResult:

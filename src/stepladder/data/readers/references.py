@@ -20,6 +20,7 @@ from stepladder.domain.task import Task
 
 Check = Callable[[str], str | None]
 """What is wrong with an answer, in a sentence; None when nothing is."""
+CALL_HINT = 'Write them as text, such as "{\\"city\\": \\"Graz\\"}".'
 
 
 def conform(task: Task, examples: tuple[Example, ...], file_of: Mapping[str, Path]) -> tuple[Example, ...]:
@@ -29,28 +30,43 @@ def conform(task: Task, examples: tuple[Example, ...], file_of: Mapping[str, Pat
         DataError: A reference does not follow the schema, the labels or the pattern, or a call's arguments are no JSON object
             (its line is named); or the schema or pattern is itself broken.
     """
-    check, hint = _build_check(task)
-    schema = task.output_schema
+    conformer = Conformer(task)
     conformed = []
     for example in examples:
-        if example.reference.tool_calls:
-            conformed.append(_with_calls(example, file_of[example.id]))
-            continue
-        text = example.reference.content.strip()
-        if (problem := check(text)) is not None:
-            raise DataError(file_of[example.id], example.line, problem, hint)
-        reference = dataclasses.replace(example.reference, content=canonical_text(text, schema))
-        conformed.append(dataclasses.replace(example, reference=reference))
+        if (problem := conformer.problem(example)) is not None:
+            raise DataError(file_of[example.id], example.line, problem, conformer.hint(example))
+        conformed.append(conformer.canonical(example))
     return tuple(conformed)
 
 
-def _with_calls(example: Example, path: Path) -> Example:
-    """`[output]` speaks of texts; a tool call has its own parameters."""
-    for call in example.reference.tool_calls:
-        if parse_arguments(call.arguments) is None:
-            problem = f"the arguments of the expected call '{call.name}' are not a JSON object."
-            raise DataError(path, example.line, problem, 'Write them as text, such as "{\\"city\\": \\"Graz\\"}".')
-    return dataclasses.replace(example, reference=canonical_message(example.reference, example.input.tools))
+class Conformer:
+    """Judges one answer after another by `[output]`.
+
+    Raises:
+        DataError: `[output]` is itself broken.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._schema = task.output_schema
+        self._check, self._hint = _build_check(task)
+
+    def problem(self, example: Example) -> str | None:
+        """What is wrong with a row's reference, in a sentence; None when nothing is. `[output]` does not speak of tool calls."""
+        if example.reference.tool_calls:
+            broken = next((call for call in example.reference.tool_calls if parse_arguments(call.arguments) is None), None)
+            return None if broken is None else f"the arguments of the expected call '{broken.name}' are not a JSON object."
+        return self._check(example.reference.content.strip())
+
+    def hint(self, example: Example) -> str:
+        """What to do about a wrong reference."""
+        return CALL_HINT if example.reference.tool_calls else self._hint
+
+    def canonical(self, example: Example) -> Example:
+        """The row with its reference in the project's one form."""
+        if example.reference.tool_calls:
+            return dataclasses.replace(example, reference=canonical_message(example.reference, example.input.tools))
+        text = canonical_text(example.reference.content.strip(), self._schema)
+        return dataclasses.replace(example, reference=dataclasses.replace(example.reference, content=text))
 
 
 def _build_check(task: Task) -> tuple[Check, str]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from stepladder.data.readers import json_lines, openai_chat, prompt_completion, table
+from stepladder.data.readers import alpaca, openai_chat, preference, prompt_completion, sharegpt, table
 from stepladder.data.readers.draft import Draft, Row
-from stepladder.data.readers.lines import look_at
 from stepladder.data.readers.nothing_lost import check_nothing_lost
+from stepladder.data.readers.raw import open_rows
 from stepladder.domain.errors import DataError
+from stepladder.domain.messages import Example
 from stepladder.domain.task import DataSettings
 
 
@@ -26,11 +27,14 @@ class Shape:
     name: str
     expected: str
     matches: Callable[[Row, DataSettings], bool]
+    complete: Callable[[Row], bool]  # whether a row that matches holds an answer under the shape's own key
     read: _Read
+    write: Callable[[Example, DataSettings], dict[str, Any]]  # the row that `read` takes for the example
 
 
 SHAPES = tuple(  # the first that matches wins
-    Shape(module.NAME, module.EXPECTED, module.matches, module.read) for module in (openai_chat, prompt_completion)
+    Shape(module.NAME, module.EXPECTED, module.matches, module.complete, module.read, module.write)
+    for module in (openai_chat, sharegpt, preference, alpaca, prompt_completion)
 )
 
 
@@ -50,11 +54,14 @@ def read_drafts(path: Path, settings: DataSettings, *, labelled: bool) -> DraftF
     Raises:
         DataError: Names file, line, what is wrong and what to do.
     """
-    notes = list(look_at(path))
-    if path.suffix.lower() in table.SUFFIXES:
-        shape, drafts = _read_table(path, settings, notes, labelled=labelled)
+    raw = open_rows(path)
+    notes: list[str] = []
+    if raw.header is not None:
+        columns = table.find_columns(path, raw.header, settings, notes, labelled=labelled)
+        shape, drafts = raw.container, [table.read(row, settings, columns) for row in raw.rows]
     else:
-        shape, drafts = _read_json_lines(path, settings, labelled=labelled)
+        shape, drafts = _read_objects(raw.rows, settings, labelled=labelled)
+    notes[:0] = raw.notes
     if not drafts:
         raise DataError(path, None, "the file has no rows.", "Add examples; `stepladder label` helps to make the first ones.")
     notes.insert(0, f"{path.name}: {shape}, {len(drafts)} {'row' if len(drafts) == 1 else 'rows'}.")
@@ -66,33 +73,52 @@ def read_drafts(path: Path, settings: DataSettings, *, labelled: bool) -> DraftF
     return DraftFile(path, shape, tuple(drafts), tuple(notes))
 
 
-def _read_table(path: Path, settings: DataSettings, notes: list[str], *, labelled: bool) -> tuple[str, list[Draft]]:
-    header, rows = table.read_rows(path, notes)
-    columns = table.find_columns(path, header, settings, notes, labelled=labelled)
-    return "TSV" if path.suffix.lower() in (".tsv", ".tab") else "CSV", [table.read(row, settings, columns) for row in rows]
+def shape_that_fits(row: Row, settings: DataSettings) -> Shape | None:
+    """The shape a row that is an object is written in; None for one that no shape knows."""
+    return next((shape for shape in SHAPES if shape.matches(row, settings)), None)
 
 
-def _read_json_lines(path: Path, settings: DataSettings, *, labelled: bool) -> tuple[str, list[Draft]]:
+def shape_of_itself(row: Row) -> Shape | None:
+    """The shape of a row whose own keys say what is input and what the expected answer; None where settings have to."""
+    shape = shape_that_fits(row, DataSettings(examples=row.path.name))
+    return shape if shape is not None and shape.complete(row) else None
+
+
+def _read_objects(rows: Iterable[Row], settings: DataSettings, *, labelled: bool) -> tuple[str, list[Draft]]:
     drafts: list[Draft] = []
     first: Shape | None = None
-    for row, shape in _with_shapes(json_lines.read_rows(path), settings):
-        first = first or shape
-        if shape is not first:
-            problem = f"the row is {shape.name}, but the file began as {first.name}."
-            raise row.fault(problem, "Write all rows in one shape, or put them into two files.")
-        draft = shape.read(row, settings, labelled=labelled)
-        if labelled:
-            check_nothing_lost(draft)
-        drafts.append(draft)
+    for row in rows:
+        first = first or find_shape(row, settings)
+        drafts.append(read_row(row, settings, first, labelled=labelled))
     return first.name if first else "", drafts
 
 
-def _with_shapes(rows: Iterable[Row], settings: DataSettings) -> Iterator[tuple[Row, Shape]]:
-    for row in rows:
-        shape = next((shape for shape in SHAPES if shape.matches(row, settings)), None)
-        if shape is None:
-            found = ", ".join(f"'{key}'" for key in list(row.values)[:12]) or "none"
-            expected = " or ".join(shape.expected for shape in SHAPES)
-            hint = f"Rows are {expected}; or name your keys by `[data] input` and `reference`."
-            raise row.fault(f"no known shape; the keys are: {found}.", hint)
-        yield row, shape
+def read_row(row: Row, settings: DataSettings, first: Shape, *, labelled: bool) -> Draft:
+    """One row of a JSONL file that began in the shape `first`.
+
+    Raises:
+        DataError: The row has no known shape or another one, or cannot be understood whole.
+    """
+    shape = find_shape(row, settings)
+    if shape is not first:
+        problem = f"the row is {shape.name}, but the file began as {first.name}."
+        raise row.fault(problem, "Write all rows in one shape, or put them into two files.")
+    draft = shape.read(row, settings, labelled=labelled)
+    if labelled:
+        check_nothing_lost(draft)
+    return draft
+
+
+def find_shape(row: Row, settings: DataSettings) -> Shape:
+    """The shape of a row.
+
+    Raises:
+        DataError: None that is known.
+    """
+    shape = shape_that_fits(row, settings)
+    if shape is None:
+        found = ", ".join(f"'{key}'" for key in list(row.values)[:12]) or "none"
+        expected = " or ".join(shape.expected for shape in SHAPES)
+        hint = f"Rows are {expected}; or name your keys by `[data] input` and `reference`."
+        raise row.fault(f"no known shape; the keys are: {found}.", hint)
+    return shape

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeVar
 
 DEEPEST = 64
+T = TypeVar("T")
 _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -21,8 +22,29 @@ def parse_json(text: str) -> Any:
     Raises:
         JsonFault: Not JSON, or JSON that other programs would read differently or not at all.
     """
+    value = _strictly(lambda: json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys))
+    check_texts(value)
+    return value
+
+
+def parse_json_at(text: str, start: int) -> tuple[Any, int]:
+    """The value that begins at `start`, and where it ends; what follows is not looked at."""
+    value, end = _strictly(lambda: _DECODER.raw_decode(text, start))
+    check_texts(value)
+    return value, end
+
+
+def check_texts(value: Any) -> None:
+    """Raises JsonFault for a text, or a key, that cannot be written again, and for bottomless nesting."""
+    for text in _texts(value):
+        if found := _UNWRITABLE.search(text):
+            what = "a NUL character" if found.group() == "\0" else "half of a surrogate pair"
+            raise JsonFault(f"{what} (\\u{ord(found.group()):04x}) stands in {text[:20]!a}.")
+
+
+def _strictly(parse: Callable[[], T]) -> T:
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        return parse()
     except JsonFault:
         raise
     except json.JSONDecodeError as error:
@@ -32,11 +54,6 @@ def parse_json(text: str) -> Any:
         raise JsonFault(f"JSON nested deeper than {DEEPEST} levels.") from error
     except ValueError as error:  # Python refuses to read integers of more than some thousand digits
         raise JsonFault("a number is too long to be read.") from error
-    for text_in_it in _texts(value):
-        if found := _UNWRITABLE.search(text_in_it):
-            what = "a NUL character" if found.group() == "\0" else "half of a surrogate pair"
-            raise JsonFault(f"{what} (\\u{ord(found.group()):04x}) stands in {text_in_it[:20]!a}.")
-    return value
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -70,3 +87,6 @@ def _texts(value: Any) -> Iterator[str]:
             elif isinstance(item, list):
                 inner.extend(item)
         level = inner
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)

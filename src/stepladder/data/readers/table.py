@@ -10,10 +10,10 @@ from pathlib import Path
 
 from rapidfuzz import process
 
-from stepladder.data.readers.draft import Draft, Row, read_beside
+from stepladder.data.readers.draft import Draft, Row, read_beside, recorded_column
 from stepladder.data.readers.lines import numbered_lines
 from stepladder.domain.errors import DataError
-from stepladder.domain.messages import Message
+from stepladder.domain.messages import Example, Message
 from stepladder.domain.task import DataSettings
 
 SUFFIXES = {".csv", ".tsv", ".tab"}
@@ -46,6 +46,11 @@ def read_rows(path: Path, notes: list[str]) -> tuple[list[str], list[Row]]:
         return header, list(_body(path, lines, header, separator))
 
 
+def separator(path: Path) -> str:
+    """What parts the columns of a file, by its suffix and its header."""
+    return _separator(path, next(_Lines(path), ""))
+
+
 def find_columns(path: Path, header: Sequence[str], settings: DataSettings, notes: list[str], *, labelled: bool) -> Columns:
     """The columns of input and reference: as `[data]` names them, else by obvious names, which is said."""
     for key in ("input", "id", "reference"):
@@ -71,6 +76,20 @@ def read(row: Row, settings: DataSettings, columns: Columns) -> Draft:
     beside = read_beside(given, settings, used)
     reference = Message("assistant", values[columns.reference], weight=1.0) if columns.reference else None
     return Draft(row=row, messages=(Message("user", values[columns.input]),), reference=reference, **beside)
+
+
+def write(example: Example, settings: DataSettings) -> dict[str, str]:
+    """The cells, by column, of the row that `read` takes for `example`."""
+    row = {
+        settings.id or "id": example.id,
+        settings.input or INPUT_NAMES[0]: example.input.messages[-1].content,
+        settings.reference or REFERENCE_NAMES[0]: example.reference.content,
+    }
+    if example.sources:
+        row["sources"] = "; ".join(example.sources)
+    if example.recorded is not None:
+        row[recorded_column(settings)] = example.recorded
+    return {**example.metadata, **row}
 
 
 class _Lines:

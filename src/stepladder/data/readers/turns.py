@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from stepladder.data.readers.draft import Row
-from stepladder.domain.messages import ROLES, Message, Role, ToolCall
+from stepladder.domain.messages import ROLES, Example, Message, Role, ToolCall
 
 _MESSAGE_KEYS = {"role", "content", "name", "tool_calls", "tool_call_id", "weight"}
 _CALL_KEYS = {"id", "type", "function"}
@@ -40,6 +40,19 @@ def read_tools(row: Row) -> tuple[Mapping[str, Any], ...]:
             hint = 'Write {"type": "function", "function": {"name": …, "parameters": …}}.'
             raise row.fault(f"'tools[{index}]' is not a function with a name.", hint)
     return tuple(tools)
+
+
+def write_turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """The list of messages that `read_turns` takes for these; a weight of 1, which is what none means, is left out."""
+    return [
+        {**message.as_chat(), **({} if message.weight in (None, 1.0) else {"weight": int(message.weight)})}
+        for message in messages
+    ]
+
+
+def write_tools(example: Example) -> dict[str, Any]:
+    """The key `tools`, where there are any."""
+    return {"tools": [dict(tool) for tool in example.input.tools]} if example.input.tools else {}
 
 
 def _read_turn(row: Row, value: Any, place: str, notes: set[str]) -> Message:

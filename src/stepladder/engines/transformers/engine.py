@@ -17,6 +17,7 @@ from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import CompletionScore, Decoding, Grammar, ModelIdentity, Prompt
 from stepladder.engines.adapter import hash_adapter, hash_adapter_weights
 from stepladder.engines.transformers.caches import Prefix, PrefixMemory, is_plain
+from stepladder.engines.transformers.comparing import chunks, divergences, text_nll
 from stepladder.engines.transformers.decode import Row, decode, draw_seed
 from stepladder.engines.transformers.grammar import GrammarCompiler, RowGrammar
 from stepladder.engines.transformers.grouping import prefix_groups
@@ -179,6 +180,38 @@ class TransformersEngine:
                     for place, values in zip(places, sums, strict=True):
                         scores[place] = [CompletionScore(v, len(ids)) for v, ids in zip(values, answers[place], strict=True)]
         return scores
+
+    def text_nll(self, texts: Sequence[str], *, adapter: Path | None = None) -> list[float]:
+        """Mean nats per token of plain texts, no template.
+
+        Raises:
+            EngineError: A text is longer than the context, or shorter than two tokens.
+        """
+        encoded = [self._loaded.tokenizer.encode_plain(text) for text in texts]
+        for number, ids in enumerate(encoded, start=1):
+            if len(ids) < 2:
+                raise EngineError(f"Text {number} has {len(ids)} tokens: nothing can be foretold.", "Give a longer text.")
+        self._check_lengths([Prompt(f"text {number}", ()) for number in range(1, len(texts) + 1)], list(map(len, encoded)))
+        with self._lock, self._speaking(adapter) as speaker:
+            return [text_nll(speaker.model, ids) for ids in encoded]
+
+    def divergence(self, prompts: Sequence[Prompt], answers: Sequence[str], *, adapter: Path) -> list[float]:
+        """KL(base‖tuned) in nats per token along given answers, end of turn included.
+
+        Raises:
+            EngineError: A prompt with its answer exceeds the context.
+            ModelError: As `generate`.
+        """
+        encoded = [self._encode(prompt) for prompt in prompts]
+        spoken = [self._encode_answer(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        self._check_lengths(prompts, [len(ids) + len(answer) for ids, answer in zip(encoded, spoken, strict=True)])
+        found: list[float] = []
+        with self._lock:
+            for places in chunks(spoken, self._loaded.model.config.get_text_config().vocab_size):
+                tuned = self._loaded.adapter(adapter)
+                part = [encoded[place] for place in places], [spoken[place] for place in places]
+                found += divergences(self._loaded.model, tuned, *part)
+        return found
 
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
         """Tokens of each rendered prompt, the opening of the model's turn included."""

@@ -16,14 +16,16 @@ from stepladder.models.pull import list_models, pull
 from stepladder.service.setup import versions
 
 SMALLEST_FREE_GIGABYTES = 3.0
-OPTIONAL = ("documents", "qlora")
-"""Extras that a climb can do without."""
 EXTRAS = {
     "train": ("torch", "transformers", "peft"),
     "qlora": ("bitsandbytes",),
     "constrained": ("llguidance",),
     "documents": ("pypdf",),
+    "graders": ("pydantic_monty", "re2"),
+    "data": ("pyarrow",),
 }
+OPTIONAL = ("documents", "qlora", "graders", "data")
+"""Extras that a climb can do without."""
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,67 @@ def demo(
 
 
 @app.command()
+def check(
+    task: TaskFolder,
+    fix: Annotated[bool, typer.Option("--fix", help="Write corrected copies (NAME.fixed.jsonl) beside the files.")] = False,
+    with_model: Annotated[bool, typer.Option("--with-model", help="Also ask the base model; takes minutes.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Check the data: faults by row with what to do, the rows to repair first; exits 3 when something blocks."""
+    from stepladder.interfaces.cli import checking
+
+    raise typer.Exit(checking.check(task, fix=fix, with_model=with_model, device=device, as_json=as_json))
+
+
+@app.command()
+def label(
+    folder: Annotated[
+        Path, typer.Argument(help="Task folder; without a task.toml you are asked what is wanted.", show_default=False)
+    ],
+    file: Annotated[Path | None, typer.Argument(help="Inputs: JSONL, CSV, TSV or text. Needed once.", show_default=False)] = None,
+    teacher: Annotated[str | None, typer.Option(help="Model that drafts the answers, instead of `[model] base`.")] = None,
+    count: Annotated[int, typer.Option(min=0, help="Labelled rows wanted in all.")] = 50,
+    again: Annotated[int, typer.Option(min=0, help="Rows asked once more, blind, to see how sure the labels are.")] = 20,
+    teacher_rows: Annotated[
+        int, typer.Option("--teacher-rows", min=0, help="Further rows that the teacher answers alone; they only ever teach.")
+    ] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Make the first good examples: a model drafts, you accept, edit or skip. Run it again to continue."""
+    from stepladder.interfaces.cli import labelling
+
+    labelling.label(
+        folder,
+        file,
+        teacher=teacher,
+        count=count,
+        again=again,
+        teacher_rows=teacher_rows,
+        device=device,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Task folder to make.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="Examples: JSONL, JSON, CSV, TSV, Parquet, or a `datasets` folder.", show_default=False)
+    ],
+    input: Annotated[str | None, typer.Option(help="Column of the input, where the guess would be wrong.")] = None,
+    reference: Annotated[str | None, typer.Option(help="Column of the expected answer.")] = None,
+    model: Annotated[str | None, typer.Option(help="What `[model] base` shall be.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a task folder from a file of examples: shape, columns, kind of answer, instruction and graders are guessed."""
+    from stepladder.interfaces.cli import starting
+
+    starting.init(folder, file, input=input, reference=reference, model=model, as_json=as_json)
+
+
+@app.command()
 def plan(
     task: TaskFolder,
     budget_minutes: Budget = None,
@@ -123,7 +184,7 @@ def tune(
 @app.command()
 def predict(
     run: RunArgument,
-    file: Annotated[Path, typer.Argument(help="JSONL, CSV or TSV of new inputs.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="New inputs: JSONL, JSON, CSV, TSV or Parquet.", show_default=False)],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSONL to write; FILE.answers.jsonl by default.")] = None,
     rung: Annotated[str | None, typer.Option(help="Another rung than the verdict's.")] = None,
     device: Device = "auto",
@@ -136,11 +197,100 @@ def predict(
 
 
 @app.command()
+def score(
+    run: RunArgument,
+    file: Annotated[Path, typer.Argument(help="JSONL, CSV or TSV of labelled rows.", show_default=False)],
+    rung: Annotated[str | None, typer.Option(help="Another rung than the verdict's.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Run whose recorded test scores count, instead of RUN's own.")] = None,
+    target: Annotated[float | None, typer.Option(help="Instead of the task's `target`.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="JUnit XML to write, one test case a row.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ask every row again although its answer is there.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Grade a rung on labelled rows; exits 1 below the target or when it is worse than recorded. Run it again to continue."""
+    from stepladder.interfaces.cli import using
+
+    raise typer.Exit(
+        using.score(
+            run,
+            file,
+            rung=rung,
+            against=against,
+            target=target,
+            junit=junit,
+            fresh=fresh,
+            device=device,
+            as_json=as_json,
+        )
+    )
+
+
+@app.command()
 def report(run: RunArgument, as_json: Json = False) -> None:
     """Show a finished climb and write its report.html anew."""
     from stepladder.interfaces.cli import using
 
     using.report(run, as_json=as_json)
+
+
+@app.command()
+def verdict(
+    run: RunArgument,
+    target: Annotated[float | None, typer.Option(help="Good enough, instead of `target`: 0.85 is 85 %.")] = None,
+    no_target: Annotated[bool, typer.Option("--no-target", help="Ask for the best value instead of a target.")] = False,
+    minimum_gain: Annotated[float | None, typer.Option(help="Smallest gain worth paying for: 0.03 is three points.")] = None,
+    calls_per_month: Annotated[float | None, typer.Option(help="Expected calls a month.")] = None,
+    calls_total: Annotated[float | None, typer.Option(help="Calls in all, for a one-off job.")] = None,
+    horizon_months: Annotated[float | None, typer.Option(help="Months over which costs are added up.")] = None,
+    facts_change: Annotated[str | None, typer.Option(help="never, yearly, monthly, weekly or daily.")] = None,
+    machine_usd_per_hour: Annotated[float | None, typer.Option(help="Price of the machine.")] = None,
+    label_usd_each: Annotated[float | None, typer.Option(help="Price of one more labelled example.")] = None,
+    max_latency_seconds: Annotated[float | None, typer.Option(help="Slowest acceptable answer (95th percentile).")] = None,
+    data_may_leave: Annotated[
+        bool | None, typer.Option("--data-may-leave/--data-stays", help="Whether hosted models may be recommended.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Derive the verdict again from the recorded rows under other assumptions; nothing is run or written."""
+    from stepladder.interfaces.cli import rechecking
+    from stepladder.service.verdict import Assumptions
+
+    assumptions = Assumptions(
+        target=target,
+        no_target=no_target,
+        minimum_gain=minimum_gain,
+        calls_per_month=calls_per_month,
+        calls_total=calls_total,
+        horizon_months=horizon_months,
+        facts_change=facts_change,
+        machine_usd_per_hour=machine_usd_per_hour,
+        label_usd_each=label_usd_each,
+        max_latency_seconds=max_latency_seconds,
+        data_may_leave=data_may_leave,
+    )
+    raise typer.Exit(rechecking.verdict(run, assumptions, as_json=as_json))
+
+
+@app.command()
+def verify(run: RunArgument, as_json: Json = False) -> None:
+    """Check a run folder: hashes of its files, grades and verdict reckoned again from the rows; exits 3 on a difference."""
+    from stepladder.interfaces.cli import rechecking
+
+    raise typer.Exit(rechecking.verify(run, as_json=as_json))
+
+
+@app.command()
+def review(
+    run: RunArgument,
+    rows: Annotated[int, typer.Option(min=1, help="Test rows to compare.")] = 30,
+    against: Annotated[str, typer.Option(help="`reference`, or another rung that answered the test rows.")] = "reference",
+    as_json: Json = False,
+) -> None:
+    """Blind A/B by a person: the winner's answers against the references or another rung. Run it again to continue."""
+    from stepladder.interfaces.cli import reviewing
+
+    reviewing.review(run, against=against, rows=rows, as_json=as_json)
 
 
 models = typer.Typer(help="Pull and list models.", no_args_is_help=True, rich_markup_mode=None)
@@ -181,6 +331,8 @@ def run() -> None:
         code = app(standalone_mode=False)  # the code of typer.Exit comes back as the result
     except (Exception, KeyboardInterrupt) as error:
         sys.exit(_explain(error, debug=debug))
+    if code == 130:  # typer's way to say Ctrl-C
+        sys.exit(_explain(KeyboardInterrupt(), debug=debug))
     sys.exit(code if isinstance(code, int) else 0)
 
 

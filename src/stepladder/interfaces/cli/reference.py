@@ -16,7 +16,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import typer
 from pydantic.fields import FieldInfo
 
+from stepladder.data.checks.registry import CHECKS, NEEDS
 from stepladder.domain import errors
+from stepladder.domain.grader_settings import JudgeMessage, SamplingParams
 from stepladder.domain.task import DataSettings, GraderSettings, OutputSettings, Settings, TaskSettings
 from stepladder.files import write_text
 from stepladder.interfaces import exit_codes
@@ -30,9 +32,9 @@ BOUNDS = (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
 
 EXIT_MEANINGS = {
     "OK": "Done. For `climb`: a verdict, or undecided. For `demo`: any verdict.",
-    "TARGET_NOT_REACHED": "`climb`: no rung reaches the target.",
+    "TARGET_NOT_REACHED": "`climb`: no rung reaches the target. `score`: below the target, or worse than recorded.",
     "USAGE": "The command, or what it was asked, does not make sense here.",
-    "DATA": "The task, its data, or a run cannot be used.",
+    "DATA": "The task, its data, or a run cannot be used; for `check`, a finding blocks.",
     "ENGINE": "A model or a server failed. For `doctor`: something that a climb needs is missing.",
     "BUDGET": "The money or time allowed is used up.",
     "OUR_FAULT": "A fault in Stepladder itself.",
@@ -137,6 +139,8 @@ def settings_tables(model: type[Settings] = TaskSettings, path: str = "") -> Ite
             yield from settings_tables(annotation, inner)
         elif get_origin(annotation) is tuple and _is_settings(get_args(annotation)[0]):
             yield f"`[[{inner}]]`", get_args(annotation)[0]
+        elif _is_settings_by_name(annotation):
+            yield f'`[{inner}."NAME"]`', get_args(annotation)[1]
 
 
 def _fields_table(model: type[Settings]) -> str:
@@ -150,6 +154,8 @@ def _fields_table(model: type[Settings]) -> str:
 def _field_type(field: FieldInfo) -> str:
     if _is_settings(field.annotation):
         return "table"
+    if _is_settings_by_name(field.annotation):
+        return "tables"
     bounds = [f"{sign} {getattr(rule, name):g}" for rule in field.metadata for name, sign in BOUNDS if hasattr(rule, name)]
     return " ".join([_type_text(field.annotation), ", ".join(bounds)]).strip()
 
@@ -164,6 +170,10 @@ def _field_default(field: FieldInfo) -> str:
 
 def _is_settings(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Settings)
+
+
+def _is_settings_by_name(annotation: Any) -> bool:
+    return get_origin(annotation) is dict and _is_settings(get_args(annotation)[1])
 
 
 # Errors, rungs, graders -----------------------------------------------------------------------------------------------
@@ -224,21 +234,40 @@ def graders_page() -> str:
         "A grader gives every answer a score from 0 to 1, or leaves it ungraded and says why. Ungraded is never a zero.",
     ]
     for model in get_args(get_args(GraderSettings)[0]):
-        own = {name: field for name, field in model.model_fields.items() if name != "type"}
-        parts += [f"## `{model.model_fields['type'].default}`", _prose(inspect.getdoc(model))]
-        if own:
-            rows = [
-                [_code(name), _field_type(field), _field_default(field), _cell(field.description)] for name, field in own.items()
-            ]
-            parts.append(_table(["key", "type", "default", "what"], rows))
+        parts += [f"## `{model.model_fields['type'].default}`", _prose(inspect.getdoc(model)), *_grader_table(model)]
+    for title, inner in (("`input` of a model judge", JudgeMessage), ("`sampling_params` of a model judge", SamplingParams)):
+        parts += [f"## {title}", _prose(inspect.getdoc(inner)), *_grader_table(inner)]
     defaults = [[shape, _code(_default_grader(output))] for shape, output in OUTPUT_SHAPES.items()]
     calls = "Where some of the references are tool calls, `tool_calls` decides instead."
     return _page([*parts, "## Without `[[graders]]`", _table(["`[output]` has", "grader"], defaults), calls])
 
 
+def _grader_table(model: type[Settings]) -> list[str]:
+    rows = [
+        [_code(name), _field_type(field), _field_default(field), _cell(field.description)]
+        for name, field in model.model_fields.items()
+        if name != "type"
+    ]
+    return [_table(["key", "type", "default", "what"], rows)] if rows else []
+
+
 def _default_grader(output: OutputSettings) -> str:
     settings = TaskSettings(name="probe", instruction="probe", data=DataSettings(examples="probe.jsonl"), output=output)
     return settings.decided_graders()[0].type
+
+
+def checks_page() -> str:
+    """Every data check: its code, what it finds, what it needs."""
+    rows = [[_code(check.code), _cell(check.what), _cell(", ".join(NEEDS[need] for need in check.needs))] for check in CHECKS]
+    return _page(
+        [
+            "# Data checks",
+            "`stepladder check` runs all of them, and `climb` before anything else. "
+            "[Data checks](../explanation/data-checks.md) says how grave each kind is and why. "
+            "A finding that blocks ends `check` and `climb` with exit code 3, unless `[data] accept` names its code.",
+            _table(["code", "finds", "not run without"], rows),
+        ]
+    )
 
 
 # Words and tables -----------------------------------------------------------------------------------------------------
@@ -253,6 +282,8 @@ def _type_text(annotation: Any) -> str:
         return " or ".join(_code(str(one)) for one in inside)
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(_type_text(one) for one in inside if one is not type(None)))
+    if origin is dict:
+        return "tables by name"
     if origin is tuple:
         return "list of tables" if inside[0] not in PLAIN_TYPES else f"list of {PLAIN_TYPES[inside[0]]}s"
     return PLAIN_TYPES[annotation]
@@ -261,6 +292,8 @@ def _type_text(annotation: Any) -> str:
 def _value_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_value_text, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -297,6 +330,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "errors.md": errors_page,
     "rungs.md": rungs_page,
     "graders.md": graders_page,
+    "checks.md": checks_page,
 }
 
 

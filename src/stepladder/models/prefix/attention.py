@@ -19,6 +19,8 @@ from torch import Tensor
 from stepladder.models.prefix.trie import ROOT, Node
 
 QUERIES_AT_ONCE = 256  # scores of more do not stay in a core's cache, and half of a causal square is never needed
+KEPT_WEIGHTS_BYTES = 2**29
+"""Softmax weights that a pass may keep for its backward pass, over all layers; more are computed again, layer by layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +61,15 @@ class Past:
 
 @dataclass(slots=True)
 class Attended:
-    """What backward needs: the rotated inputs and, chunk by chunk in the order of the forward pass, the softmax weights."""
+    """What backward needs: the rotated inputs and, chunk by chunk in the order of the forward pass, the softmax weights.
+
+    `weights` is None where they took too much memory to keep.
+    """
 
     queries: Tensor  # (key heads, group, tokens, head dim)
     keys: Tensor  # (key heads, tokens, head dim)
     values: Tensor
-    weights: list[Tensor]
+    weights: list[Tensor] | None
 
 
 def attend(
@@ -77,6 +82,7 @@ def attend(
     scaling: float,
     window: int | None,
     keep: bool,
+    keep_weights: bool,
 ) -> tuple[Tensor, Attended | None]:
     """Outputs (tokens, key heads · group · head dim), and what `attend_backward` needs when `keep`."""
     key_heads, group, tokens, dim = queries.shape
@@ -86,14 +92,13 @@ def attend(
         seen_keys, seen_values = _seen(keys, values, segment, past)
         for first, stop, low, high in _chunks(segment, window):
             rows = queries[:, :, first:stop].reshape(key_heads, -1, dim)
-            scores = _scores(rows, seen_keys[:, low:high], scaling)
-            _hide(scores, group, stop - first, _place(segment, first) - low, window)
-            chunk = torch.softmax(scores, dim=-1)
+            chunk = _weights(rows, seen_keys[:, low:high], group, _place(segment, first) - low, scaling, window)
             answer = torch.bmm(chunk, seen_values[:, low:high])
             output[first:stop] = answer.view(key_heads, group, stop - first, dim).permute(2, 0, 1, 3)
-            if keep:
+            if keep and keep_weights:
                 weights.append(chunk)
-    return output.view(tokens, -1), Attended(queries, keys, values, weights) if keep else None
+    attended = Attended(queries, keys, values, weights if keep_weights else None) if keep else None
+    return output.view(tokens, -1), attended
 
 
 def attend_backward(
@@ -110,12 +115,15 @@ def attend_backward(
     by_head = gradient.view(tokens, key_heads, group, dim).permute(1, 2, 0, 3)
     queries_gradient = torch.empty_like(queries)
     keys_gradient, values_gradient = torch.zeros_like(keys, dtype=wide), torch.zeros_like(values, dtype=wide)
-    weights = iter(attended.weights)
+    kept = None if attended.weights is None else iter(attended.weights)
     for segment in segments:
         seen_keys, seen_values = _seen(keys, values, segment, past)
         for first, stop, low, high in _chunks(segment, window):
-            chunk = next(weights)
             rows = queries[:, :, first:stop].reshape(key_heads, -1, dim)
+            if kept is not None:
+                chunk = next(kept)
+            else:
+                chunk = _weights(rows, seen_keys[:, low:high], group, _place(segment, first) - low, scaling, window)
             answer = by_head[:, :, first:stop].reshape(key_heads, -1, dim)
             spread = torch.ops.aten._softmax_backward_data(
                 torch.bmm(answer, seen_values[:, low:high].transpose(1, 2)), chunk, -1, chunk.dtype
@@ -128,6 +136,12 @@ def attend_backward(
             _hand_out(to_keys, low, segment, keys_gradient, None if past is None else past.keys_gradient)
             _hand_out(to_values, low, segment, values_gradient, None if past is None else past.values_gradient)
     return queries_gradient, keys_gradient.to(keys.dtype), values_gradient.to(values.dtype)
+
+
+def weights_fit(segments: Sequence[Segment], *, heads: int, layers: int, bytes_per_number: int) -> bool:
+    """Whether the softmax weights of a pass may be kept, all layers together."""
+    pairs = sum((segment.stop - segment.first) * (segment.start + segment.stop - segment.first) for segment in segments)
+    return pairs * heads * layers * bytes_per_number <= KEPT_WEIGHTS_BYTES
 
 
 def _place(segment: Segment, index: int) -> int:
@@ -171,8 +185,11 @@ def _hand_out(gradient: Tensor, low: int, segment: Segment, own: Tensor, kept: T
         place += stop - first
 
 
-def _scores(rows: Tensor, keys: Tensor, scaling: float) -> Tensor:
-    return _product(rows, keys.transpose(1, 2), scaling)
+def _weights(rows: Tensor, keys: Tensor, group: int, place: int, scaling: float, window: int | None) -> Tensor:
+    """Softmax weights of the queries over the keys they may see. `place`: the first query's, counted from the first key."""
+    scores = _product(rows, keys.transpose(1, 2), scaling)
+    _hide(scores, group, rows.shape[1] // group, place, window)
+    return torch.softmax(scores, dim=-1)
 
 
 def _product(left: Tensor, right: Tensor, scaling: float) -> Tensor:
@@ -182,7 +199,7 @@ def _product(left: Tensor, right: Tensor, scaling: float) -> Tensor:
 
 
 def _hide(scores: Tensor, group: int, queries: int, place: int, window: int | None) -> None:
-    """Set what a query must not see to -inf. `place`: the first query's place, counted from the first key here."""
+    """Set what a query must not see to -inf."""
     shown = scores.view(scores.shape[0], group, queries, -1)
     if queries > 1:
         shown[..., place:] += _later(queries, scores.dtype, scores.device)

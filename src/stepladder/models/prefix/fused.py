@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stepladder.models.prefix.anatomy import Anatomy
-from stepladder.models.prefix.attention import Past, lay_out
+from stepladder.models.prefix.attention import Past, lay_out, weights_fit
 from stepladder.models.prefix.head import Head
 from stepladder.models.prefix.layer import Stream, Tape, layer_backward, layer_forward, norm_backward, norm_forward
 from stepladder.models.prefix.rows import EncodedRow
@@ -128,10 +128,13 @@ class FusedStep:
         token_ids = torch.tensor([token for number in nodes for token in work.trie[number].token_ids], device=self.device)
         positions = torch.cat([torch.arange(one.start, one.start + one.stop - one.first, device=self.device) for one in segments])
         rotations = {
-            kind: tuple(part[:, : part.shape[1] // 2].to(anatomy.dtype).contiguous() for part in parts)
-            for kind, parts in anatomy.rotations(positions).items()
+            kind: (_half(cosines, anatomy.dtype), _half(sines, anatomy.dtype))
+            for kind, (cosines, sines) in anatomy.rotations(positions).items()
         }
-        stream = Stream(segments, rotations)  # type: ignore[arg-type]
+        keep_weights = weights_fit(
+            segments, heads=anatomy.heads, layers=len(anatomy.layers), bytes_per_number=anatomy.dtype.itemsize
+        )
+        stream = Stream(segments, keep_weights, rotations)
         states = anatomy.embed(token_ids)
         kept: list[tuple[Tensor, Tensor]] = []
         tapes: list[Tape | None] = []
@@ -176,6 +179,11 @@ class FusedStep:
                 None if passed_on is None else passed_on[number],
             )
             run.tapes[number] = None  # its memory is free for the layer below
+
+
+def _half(angles: Tensor, dtype: torch.dtype) -> Tensor:
+    """Both halves of a rotary embedding turn by the same angles."""
+    return angles[:, : angles.shape[1] // 2].to(dtype).contiguous()
 
 
 def _longer(outer: Past | None, kept: tuple[Tensor, Tensor], trained: bool) -> Past:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LOGITS_AT_ONCE = 128 * 49_152  # entries of one piece: 25 MB in fp32
+from stepladder.models.prefix.rows import LOGITS_AT_ONCE
 
 
 def head_logits(model: Any, states: Tensor) -> Tensor:

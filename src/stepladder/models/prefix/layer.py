@@ -37,6 +37,7 @@ class Stream:
     """What all layers of a pass share: its segments, and cosines and sines by kind of layer, each (tokens, half)."""
 
     segments: tuple[Segment, ...]
+    keep_weights: bool  # of the attention, for the backward pass
     rotations: dict[str, tuple[Tensor, Tensor]]
 
 
@@ -55,7 +56,15 @@ def layer_forward(
     rotated_keys = _rotate(keys.permute(1, 0, 2), cosines, sines)
     kept_values = values.permute(1, 0, 2).contiguous()
     mixed, attended = attend(
-        rotated, rotated_keys, kept_values, stream.segments, past, scaling=anatomy.scaling, window=layer.window, keep=keep
+        rotated,
+        rotated_keys,
+        kept_values,
+        stream.segments,
+        past,
+        scaling=anatomy.scaling,
+        window=layer.window,
+        keep=keep,
+        keep_weights=stream.keep_weights,
     )
     joined, downs["attention_out"] = project((layer.attention_out,), mixed)
     added = joined if layer.norm_after_attention is None else norm_forward(layer.norm_after_attention, joined)

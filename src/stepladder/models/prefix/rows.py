@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+LOGITS_AT_ONCE = 128 * 49_152
+"""Entries of one piece of the head's output: 25 MB in fp32."""
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedRow:

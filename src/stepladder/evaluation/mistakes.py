@@ -1,0 +1,183 @@
+"""What kind of mistake each wrong answer is, and what helps against that kind: a format is bound, a fact looked up.
+
+The kinds are read off the answers alone, in this order: the first that fits counts. They point to a remedy and prove nothing;
+beside each stands how many of its rows another contender has right, which does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jsonschema_rs
+
+from stepladder.domain.answer import expected_answer, read_answer
+from stepladder.domain.climb import GradedRow, MistakeKind, Mistakes
+from stepladder.domain.messages import Chunk, Example
+from stepladder.domain.task import Task
+from stepladder.evaluation.facts import Haystack, find_facts, open_spans
+from stepladder.evaluation.graders.labels import label_key
+from stepladder.evaluation.graders.regex import Regex
+
+PARTLY_RIGHT = 0.5
+"""Free text with graded scores: from here on an answer is not called wrong."""
+CONTENT_WORD_LETTERS = 4
+SAME_CONTENT = 0.5
+"""Share of the reference's longer words that an answer repeats when it says the same in another way."""
+SHORTEST_QUOTE = 3  # characters; a shorter reference stands in documents by chance
+
+REMEDIES: Mapping[MistakeKind, str] = {
+    MistakeKind.CUT: "the answer hit the token limit: ask for shorter answers, or show some in the prompt",
+    MistakeKind.FORMAT: "the answer has not the wanted shape: bind it with constrained output",
+    MistakeKind.RETRIEVER: "the document with the answer was not found (retriever): more passages or clearer documents",
+    MistakeKind.READER: "the right document was shown and the answer is wrong (reader): lora+rag, or a larger model",
+    MistakeKind.MISSING_FACT: "it wants a fact that the input does not hold: retrieval (RAG), not training",
+    MistakeKind.STYLE: "the content is there and the wording is not: demonstrations, then fine-tuning (SFT)",
+    MistakeKind.REASONING: "the shape is right and the content is wrong: a larger model, or its reasoning before the answer",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class MistakeFinder:
+    """Sorts wrong answers by kind.
+
+    Args:
+        lacking: By row id, spans of the reference that input, instruction and other training rows do not hold (`find_facts`).
+        gold: By row id, documents that hold the answer; rows whose documents are not known are absent.
+    """
+
+    task: Task
+    examples: Mapping[str, Example]
+    lacking: Mapping[str, tuple[str, ...]]
+    gold: Mapping[str, frozenset[str]]
+
+    @classmethod
+    def of(
+        cls,
+        task: Task,
+        asked: Sequence[Example],
+        train: Sequence[Example],
+        clusters: Mapping[str, int],
+        chunks: Sequence[Chunk],
+    ) -> MistakeFinder:
+        """The finder for some test rows."""
+        return cls(
+            task,
+            {example.id: example for example in asked},
+            find_facts(asked, train, clusters, task),
+            _gold_documents(asked, chunks),
+        )
+
+    def find(self, rows: Sequence[GradedRow], others: Mapping[str, Sequence[GradedRow]]) -> tuple[Mistakes, ...]:
+        """The wrong answers of one rung, most frequent kind first.
+
+        Args:
+            rows: Its graded answers, one a row.
+            others: Those of other contenders to the same rows, by rung.
+        """
+        graded = [row for row in rows if row.score is not None]
+        line = self._right_from([*graded, *(row for theirs in others.values() for row in theirs)])
+        wrong = [row for row in graded if _below(row, line)]
+        right = {
+            rung: {row.id for row in theirs if row.score is not None and not _below(row, line)} for rung, theirs in others.items()
+        }
+        kinds: dict[MistakeKind, list[str]] = {}
+        for row in wrong:
+            kinds.setdefault(self.kind(row), []).append(row.id)
+        found = [
+            Mistakes(
+                rung=row_rung(rows),
+                kind=kind,
+                rows=tuple(ids),
+                wrong=len(wrong),
+                asked=len(graded),
+                remedy=REMEDIES[kind],
+                right_elsewhere={rung: hits for rung, theirs in right.items() if (hits := len(theirs.intersection(ids)))},
+            )
+            for kind, ids in kinds.items()
+        ]
+        return tuple(sorted(found, key=lambda one: (-len(one.rows), list(MistakeKind).index(one.kind))))
+
+    def _right_from(self, rows: Sequence[GradedRow]) -> float:
+        output = self.task.settings.output
+        shaped = bool(output.labels or output.json_schema or output.regex)
+        return 1.0 if shaped or all(row.score in (0.0, 1.0, None) for row in rows) else PARTLY_RIGHT
+
+    def kind(self, row: GradedRow) -> MistakeKind:
+        """The kind of one wrong answer."""
+        example = self.examples[row.id]
+        if row.cut:
+            return MistakeKind.CUT
+        if self._misshapen(example, row.answer):
+            return MistakeKind.FORMAT
+        gold = self.gold.get(row.id)
+        if row.retrieved and gold:
+            return MistakeKind.READER if gold.intersection(row.retrieved) else MistakeKind.RETRIEVER
+        said = Haystack(row.answer)
+        if any(span not in said for span in self.lacking.get(row.id, ())):
+            return MistakeKind.MISSING_FACT
+        return MistakeKind.STYLE if self._only_worded_otherwise(example, said) else MistakeKind.REASONING
+
+    def _misshapen(self, example: Example, answer: str) -> bool:
+        output = self.task.settings.output
+        if example.reference.tool_calls:
+            return not read_answer(answer).tool_calls
+        if output.labels:
+            return label_key(answer) not in {label_key(label) for label in output.labels}
+        if output.regex is not None:
+            grade = Regex(output.regex).grade(example, answer)
+            return getattr(grade, "value", 1.0) == 0.0
+        wanted = _parse(expected_answer(example))
+        if not isinstance(wanted, (dict, list)):
+            return False
+        given = _parse(answer)
+        schema = self.task.output_schema
+        if not isinstance(given, type(wanted)) or schema is None:
+            return not isinstance(given, type(wanted))
+        try:
+            return not jsonschema_rs.is_valid(schema, given)
+        except (ValueError, RecursionError):  # numbers and depths the validator does not take
+            return True
+
+    def _only_worded_otherwise(self, example: Example, said: Haystack) -> bool:
+        """Whether a free text holds the reference's names and numbers, and half of its longer words (any, in a style task)."""
+        output = self.task.settings.output
+        reference = expected_answer(example)
+        if output.labels or output.json_schema or output.regex or example.reference.tool_calls:
+            return False
+        if any(span not in said for span in open_spans(reference)):
+            return False
+        words = {word for word in Haystack(reference).words if len(word) >= CONTENT_WORD_LETTERS}
+        if output.style:
+            return bool(said.words)
+        return bool(words) and len(words & said.words) >= SAME_CONTENT * len(words)
+
+
+def row_rung(rows: Sequence[GradedRow]) -> str:
+    return rows[0].rung if rows else ""
+
+
+def _below(row: GradedRow, line: float) -> bool:
+    return row.score is not None and row.score < line - 1e-9
+
+
+def _parse(text: str) -> object:
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value
+
+
+def _gold_documents(asked: Sequence[Example], chunks: Sequence[Chunk]) -> dict[str, frozenset[str]]:
+    """The documents a row names, else those that hold its reference word for word."""
+    texts = [(chunk.document, Haystack(chunk.text)) for chunk in chunks] if not any(row.sources for row in asked) else []
+    found = {}
+    for row in asked:
+        reference = expected_answer(row).strip()
+        holding = {document for document, text in texts if len(reference) >= SHORTEST_QUOTE and reference in text}
+        documents = frozenset(row.sources) or frozenset(holding)
+        if documents:
+            found[row.id] = documents
+    return found

@@ -1,0 +1,266 @@
+"""`verify`: does a run folder still say what it said? Hashes compared, grades and verdict reckoned again from the rows.
+
+Nothing is asked of any model: grades of a model judge are reckoned from its judgements in the run folder, and where those are
+missing they are taken as recorded, which is said. The near-duplicate clusters, latencies and seconds are taken as recorded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stepladder import __version__
+from stepladder.domain.climb import ClimbRecord, GradedRow
+from stepladder.domain.errors import EvaluationError, RunError, StepladderError
+from stepladder.domain.grader_settings import judges_in
+from stepladder.domain.messages import Example
+from stepladder.domain.prediction import Grade, Score
+from stepladder.domain.task import Task
+from stepladder.evaluation.compare import Contender
+from stepladder.evaluation.graders import Grader, build_graders, prepare
+from stepladder.evaluation.records import inputs_from_json, verdict_to_json
+from stepladder.evaluation.ruling import VerdictInputs
+from stepladder.evaluation.verdict import decide
+from stepladder.service import wiring
+from stepladder.service.open_run import find_run
+from stepladder.service.rung_run import validation_interval
+from stepladder.service.task_data import read_task_rows
+from stepladder.storage.receipt import Difference, compare_with_receipt
+from stepladder.storage.run_folder import RunFolder
+
+NAMED = 20
+"""Faults of one kind that are listed; the rest is counted."""
+SAME = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was looked at, and what does not agree. `notes` are no faults."""
+
+    run: str
+    files: int
+    rows: int
+    differences: tuple[Difference, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def agrees(self) -> bool:
+        return not self.differences
+
+
+def verify(run: Path | str) -> Verified:
+    """Check a finished run, wherever its folder lies now.
+
+    Raises:
+        RunError: There is no finished run at `run`.
+    """
+    folder = find_run(run)
+    if not folder.verdict_path.exists():
+        raise RunError(f"{folder.path} has no verdict yet.", "Run `stepladder climb` again; it continues.")
+    differences, later, count = compare_with_receipt(folder.path)
+    notes = [f"{len(later)} files came after the verdict: {_some(later)}."] if later else []
+    rows: Sequence[GradedRow] = ()
+    try:
+        rows = _read_rows(folder)
+        regraded, said = _grade_again(folder, rows)
+        differences += [*regraded, *_derive_again(folder, rows)]
+        notes += said
+    except StepladderError as error:
+        differences.append(Difference(_broken_file(error), str(error)))
+    return Verified(folder.name, count, len(rows), tuple(differences), tuple(notes))
+
+
+def _read_rows(folder: RunFolder) -> Sequence[GradedRow]:
+    try:
+        return folder.read_rows()
+    except ValueError as error:  # pydantic's errors are ValueErrors too
+        raise RunError("rows.jsonl cannot be read.", str(error).splitlines()[0]) from error
+
+
+def _broken_file(error: StepladderError) -> str:
+    text = str(error)
+    return next((name for name in ("rows.jsonl", "verdict.json", "climb.json") if name in text), "task")
+
+
+# Grades ---------------------------------------------------------------------------------------------------------------
+
+
+def _grade_again(folder: RunFolder, rows: Sequence[GradedRow]) -> tuple[list[Difference], list[str]]:
+    task, examples = read_task_rows(Task.load(folder.task_folder))
+    by_id = {example.id: example for example in examples}
+    missed: list[None] = []
+    graders = build_graders(task, wiring.recorded_judges(folder.path, lambda: missed.append(None)), examples=examples)
+    settings = task.settings.decided_graders() if task.settings.graders else ()
+    judged = [bool(list(judges_in(one))) for one in settings] or [False] * len(graders)
+    marker = _Regrading(graders, judged)
+    faults = [
+        f"line {number}: row '{row.id}' of {row.rung}: {fault}"
+        for number, row in enumerate(rows, start=1)
+        for fault in marker.faults(row, by_id.get(row.id))
+    ]
+    notes = []
+    if any(judged):
+        notes.append(f"{marker.repeated} grades by a model judge were reckoned from its judgements in the run; nobody was asked.")
+    if marker.taken:
+        notes.append(f"{marker.taken} grades by a model judge were taken as recorded: its judgements are not in the run folder.")
+    return _listed("rows.jsonl", faults), notes
+
+
+class _Regrading:
+    """Grades rows again and says what differs; counts judged grades that were repeated or had to be taken on trust."""
+
+    def __init__(self, graders: Sequence[Grader], judged: Sequence[bool]) -> None:
+        self._graders = graders
+        self._judged = judged
+        self.repeated = 0
+        self.taken = 0
+
+    def faults(self, row: GradedRow, example: Example | None) -> Iterator[str]:
+        if example is None:
+            yield "the task's data has no such row."
+            return
+        recorded = [row.score, *row.others.values()]
+        names = [grader.name for grader in self._graders]
+        if list(row.others) != names[1:]:
+            yield f"it was graded by {', '.join(row.others) or 'one grader'}, and the task names {', '.join(names)}."
+            return
+        for grader, judged, before in zip(self._graders, self._judged, recorded, strict=True):
+            now = _value(self._grade(grader, row, example))
+            if judged and not row.cut:
+                if now is None and before is not None:
+                    self.taken += 1
+                    continue
+                self.repeated += 1
+            if not _same(before, now):
+                yield f"{grader.name} gives {_said(now)}, and {_said(before)} is recorded."
+
+    @staticmethod
+    def _grade(grader: Grader, row: GradedRow, example: Example) -> Grade:
+        if row.cut:
+            return Score(0.0)
+        prepare(grader, [example], [row.answer])
+        return grader.grade(example, row.answer)
+
+
+def _value(grade: Grade) -> float | None:
+    return grade.value if isinstance(grade, Score) else None
+
+
+def _same(before: float | None, now: float | None) -> bool:
+    if before is None or now is None:
+        return before is now
+    return abs(before - now) <= SAME
+
+
+def _said(score: float | None) -> str:
+    return "no score" if score is None else f"{score:.6g}"
+
+
+# Verdict --------------------------------------------------------------------------------------------------------------
+
+
+def _derive_again(folder: RunFolder, rows: Sequence[GradedRow]) -> Iterator[Difference]:
+    record = folder.read_verdict()
+    inputs = inputs_from_json(folder.read_inputs())
+    task = Task.load(folder.task_folder)
+    faults = [
+        *_asked_for(record, inputs, task),
+        *(fault for contender in inputs.contenders for fault in _contender_faults(contender, rows)),
+        *_figures(record, inputs, rows),
+        *_verdict_faults(record, inputs),
+    ]
+    yield from _listed("verdict.json", faults)
+
+
+def _asked_for(record: ClimbRecord, inputs: VerdictInputs, task: Task) -> Iterator[str]:
+    settings = task.settings
+    wanted = {
+        "target": (record.target, inputs.target, settings.target),
+        "minimum_gain": (record.minimum_gain, inputs.minimum_gain, settings.minimum_gain),
+    }
+    for name, values in wanted.items():
+        if len(set(values)) > 1:
+            yield f"`{name}` is {values[0]} in the record, {values[1]} in the inputs and {values[2]} in the task."
+
+
+def _contender_faults(contender: Contender, rows: Sequence[GradedRow]) -> Iterator[str]:
+    """The scores, cut answers and tokens of a contender against its rows."""
+    own = [row for row in rows if row.rung == contender.rung and row.split == "test"]
+    seeds = sorted({row.seed for row in own})
+    scores = [[math.nan if row.score is None else row.score for row in own if row.seed == seed] for seed in seeds]
+    recorded = contender.scores.tolist()
+    if [len(line) for line in scores] != [len(line) for line in recorded]:
+        yield f"{contender.rung} has {len(own)} test answers in rows.jsonl, and {contender.scores.size} scores."
+        return
+    if not np.allclose(np.asarray(scores), contender.scores, rtol=0, atol=SAME, equal_nan=True):
+        yield f"the scores of {contender.rung} are not those of rows.jsonl."
+    measured = {
+        "cut_share": (_mean([row.cut for row in own]), contender.cut_share),
+        "prompt_tokens_per_call": (_mean([row.prompt_tokens for row in own]), contender.cost.prompt_tokens_per_call),
+        "completion_tokens_per_call": (_mean([row.completion_tokens for row in own]), contender.cost.completion_tokens_per_call),
+    }
+    for name, (now, before) in measured.items():
+        if not math.isclose(now, before, rel_tol=SAME, abs_tol=SAME):
+            yield f"`{name}` of {contender.rung} is {now:.6g} by rows.jsonl, and {before:.6g} is recorded."
+
+
+def _figures(record: ClimbRecord, inputs: VerdictInputs, rows: Sequence[GradedRow]) -> Iterator[str]:
+    """The scores shown in the ladder."""
+    contenders = {contender.rung: contender for contender in inputs.contenders}
+    for rung in record.rungs:
+        own = [row for row in rows if row.rung == rung.name and row.split == "validation"]
+        if rung.validation is not None and (not own or validation_interval(own) != rung.validation):
+            yield f"the validation score of {rung.name} is not that of rows.jsonl."
+        contender = contenders.get(rung.name)
+        if contender is None:
+            if rung.test is not None:
+                yield f"{rung.name} has a test score and was no contender."
+        elif rung.test != contender.interval(inputs.clusters, cross_fit=inputs.cross_fit, seed=inputs.seed):
+            yield f"the test score of {rung.name} does not follow from its rows."
+
+
+def _verdict_faults(record: ClimbRecord, inputs: VerdictInputs) -> Iterator[str]:
+    try:
+        again = verdict_to_json(decide(inputs))
+    except EvaluationError as error:
+        yield f"no verdict follows from its inputs: {error}"
+        return
+    before = verdict_to_json(record.verdict)
+    for name, value in again.items():
+        if not _equal(value, before[name]):
+            made_by = record.versions.get("stepladder", "")
+            other = f" (written by version {made_by}; this is {__version__})" if made_by != __version__ else ""
+            yield f"the verdict's `{name}` follows as {_brief(value)}, and {_brief(before[name])} is recorded{other}."
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=SAME, abs_tol=SAME)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(_equal(*pair) for pair in zip(one, other, strict=True))
+    return bool(one == other)
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:120]}…"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else 0.0
+
+
+def _listed(file: str, faults: Sequence[str]) -> list[Difference]:
+    more = [Difference(file, f"and {len(faults) - NAMED} more of this kind.")] if len(faults) > NAMED else []
+    return [*(Difference(file, fault) for fault in faults[:NAMED]), *more]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,146 @@
+"""What a training is bound to, row by row, so that a resume with other data or another base is refused with the difference."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from stepladder.domain.errors import RunError
+from stepladder.files import hash_json, write_text
+from stepladder.models.prefix.rows import EncodedRow
+
+BINDING_FILE = "binding.json"
+PACKAGES = ("stepladder", "torch", "transformers", "peft", "safetensors")
+NAMES_SHOWN = 3
+HEX_SHOWN = 12
+
+RowHashes = Mapping[str, Mapping[str, str]]
+"""Of the training and the held-out rows: row id -> hash of its tokens and weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Everything an adapter depends on. `pins` as `record.pins` makes them."""
+
+    pins: Mapping[str, Any]
+    rows: RowHashes
+
+    @property
+    def digest(self) -> str:
+        """Equal for trainings that may continue each other. The base counts by its weights, not by its name or its place."""
+        return hash_json({key: value for key, value in self.pins.items() if key != "base" or not self.pins["base_sha256"]})
+
+
+def bind(pinned: Mapping[str, Any], rows: Sequence[EncodedRow], held_out: Sequence[EncodedRow]) -> Binding:
+    return Binding(pinned, {"training": row_hashes(rows), "held-out": row_hashes(held_out)})
+
+
+def row_hashes(rows: Sequence[EncodedRow]) -> dict[str, str]:
+    return {row.id: hash_json([row.token_ids, row.weights])[:16] for row in rows}
+
+
+def versions() -> dict[str, str]:
+    """The libraries that decide a training's bits."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def write_binding(folder: Path, binding: Binding) -> None:
+    """Leave beside the checkpoints what they belong to."""
+    content = {"pins": dict(binding.pins), "rows": binding.rows, "versions": versions()}
+    write_text(folder / BINDING_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_binding(folder: Path) -> Binding | None:
+    """What the checkpoints in `folder` belong to; None when that cannot be read."""
+    raw = _read(folder)
+    try:
+        return Binding(dict(raw["pins"]), {part: dict(rows) for part, rows in raw["rows"].items()})
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def changed_versions(folder: Path) -> str:
+    """Libraries that are no longer those a training was begun with, in words; empty when all are."""
+    recorded, here = _read(folder).get("versions"), versions()
+    if not isinstance(recorded, dict):
+        return ""
+    return ", ".join(f"{name} {recorded[name]} -> {here[name]}" for name in here if recorded.get(name, here[name]) != here[name])
+
+
+def refuse_others(checkpoints: Path, wanted: Binding) -> None:
+    """Whether a training of other data, settings or base was broken off below `checkpoints`, and none of the one wanted.
+
+    Raises:
+        RunError: There is one; it says what differs.
+    """
+    if not checkpoints.is_dir() or (checkpoints / wanted.digest[:16]).is_dir():
+        return
+    for folder in sorted(checkpoints.iterdir()):
+        other = read_binding(folder)
+        if other is not None and any(folder.glob("step-*")):
+            raise other_training(f"a training that was broken off at {checkpoints}", other, wanted)
+
+
+def other_training(what: str, recorded: Binding, wanted: Binding) -> RunError:
+    """The error about `what` that belongs to something else, with the difference in words."""
+    changes = "; ".join(differences(recorded, wanted)) or "something that is not recorded"
+    return RunError(
+        f"{what} belongs to other data, settings or another base: {changes}.",
+        "Bring the former ones back to continue it; to train on the new ones, choose another folder or move that one away.",
+    )
+
+
+def differences(recorded: Binding, wanted: Binding) -> list[str]:
+    """What differs, in words, old before new: pins one by one, rows by id."""
+    old, new = (_flat(side.pins) for side in (recorded, wanted))
+    if old.get("base_sha256") and old.get("base_sha256") == new.get("base_sha256"):
+        old.pop("base", None), new.pop("base", None)
+    changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    said = [f"{key} {_shown(old.get(key))} -> {_shown(new.get(key))}" for key in changed if key not in _ROW_PINS]
+    for pin, part in _ROW_PINS.items():
+        if pin in changed:
+            said.append(f"{part} rows: {_row_changes(recorded.rows.get(part, {}), wanted.rows.get(part, {}))}")
+    return said
+
+
+_ROW_PINS = {"data_sha256": "training", "held_out_sha256": "held-out"}
+
+
+def _row_changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    found = {
+        "added": [id for id in new if id not in old],
+        "removed": [id for id in old if id not in new],
+        "changed": [id for id in new if id in old and new[id] != old[id]],
+    }
+    said = [f"{len(ids)} {how} ({_names(ids)})" for how, ids in found.items() if ids]
+    return ", ".join(said) or "the same in another order"
+
+
+def _names(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:NAMES_SHOWN]) + (", …" if len(ids) > NAMES_SHOWN else "")
+
+
+def _flat(pins: Mapping[str, Any]) -> dict[str, Any]:
+    """Pins and settings on one level, as they come back from a file (tuples become lists there)."""
+    plain = json.loads(json.dumps(dict(pins)))
+    settings = plain.pop("settings", {})
+    return {**plain, **settings}
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "(not recorded)"
+    return f"{value[:HEX_SHOWN]}…" if isinstance(value, str) and len(value) == 64 else str(value)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads((folder / BINDING_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return raw if isinstance(raw, dict) else {}

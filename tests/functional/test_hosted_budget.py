@@ -1,0 +1,219 @@
+"""`[budget] usd`: one purse for all hosted models of a climb, never exceeded, through kills and restarts too."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chat_server import ChatServer, Reply, chat_server, completion, echo
+from small_tasks import THINGS, write_task
+from stepladder.domain.climb import RungStatus
+from stepladder.domain.errors import BudgetError, DataError, EngineError
+from stepladder.domain.task import Task
+from stepladder.service.climb import Climb, climb
+from stepladder.service.wiring import build_engine
+
+PROMPT_USD, COMPLETION_USD = 1000.0, 2000.0  # per million tokens
+PRICES = f"usd_per_million_prompt_tokens = {PROMPT_USD}\nusd_per_million_completion_tokens = {COMPLETION_USD}"
+CALL_USD = 0.15 + 2 * 0.002
+NO_CLASSIFIER = 'skip = ["classifier"]'
+
+
+class Knowing(ChatServer):
+    """Knows every thing's label, and charges the same for each call: 150 tokens in, 2 out."""
+
+    def handle_chat(self, request: dict[str, Any]) -> Reply:
+        super().handle_chat(request)
+        text = f" {request['messages'][-1]['content']} "
+        label = next((label for label, things in THINGS.items() if any(f" {thing} " in text for thing in things)), "bird")
+        return Reply(body=completion(label, prompt_tokens=150, completion_tokens=2))
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEPLADDER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def ledger(folder: Path) -> tuple[dict[int, float], dict[int, float]]:
+    """What was reserved and what was settled, by call, over the task's only run."""
+    (path,) = (folder / "runs").glob("*/money.jsonl")
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    reserved = {line["call"]: line["reserved_usd"] for line in lines if "reserved_usd" in line}
+    return reserved, {line["call"]: line["spent_usd"] for line in lines if "spent_usd" in line}
+
+
+def spent_usd(folder: Path) -> float:
+    reserved, settled = ledger(folder)
+    return sum(settled.get(call, usd) for call, usd in reserved.items())
+
+
+def climb_beside(folder: Path, server: ChatServer, models: list[str], usd: float, rows: int = 130) -> Climb:
+    """A climb of the fake base with served models compared to it."""
+    names = [f"{server.url} {model}" for model in models]
+    tables = {f'model.prices."{name}"': PRICES for name in names}
+    world = write_task(folder, rows, model=f"compare = {json.dumps(names)}", budget=f"usd = {usd}", rungs=NO_CLASSIFIER, **tables)
+    return climb(folder, tools=world.tools)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_compared_models_draw_on_one_purse(tmp_path: Path) -> None:
+    folder = tmp_path / "task"
+    with chat_server(Knowing) as server:
+        finished = climb_beside(folder, server, ["small", "large"], usd=20.0)
+    over = [rung.name for rung in finished.rungs if rung.status is RungStatus.OVER_BUDGET]
+    assert any(name.endswith("small") for name in over)
+    assert any(name.endswith("large") for name in over)
+    assert spent_usd(folder) == pytest.approx(len(server.requests) * CALL_USD)
+    assert 10 < spent_usd(folder) <= 20.0
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_each_compared_model_costs_by_its_own_prices(tmp_path: Path) -> None:
+    with chat_server(Knowing) as server:
+        finished = climb_beside(tmp_path / "task", server, ["small"], usd=1000.0, rows=20)
+    costs = [rung.cost for rung in finished.rungs if rung.name.endswith("small") and rung.status is RungStatus.RAN]
+    assert [cost.usd_per_call for cost in costs] == [pytest.approx(CALL_USD)] * 2
+    assert spent_usd(tmp_path / "task") == pytest.approx(len(server.requests) * CALL_USD)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_climb_whose_money_ends_at_the_test_rows_continues_when_there_is_more(tmp_path: Path) -> None:
+    with chat_server(Knowing) as server:
+        whole = climb_beside(tmp_path / "whole", server, ["small"], usd=1000.0)
+        everything = len(server.requests)
+    rows = [json.loads(line) for line in (whole.folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    tested = sum(row["split"] == "test" and row["rung"].endswith("small") for row in rows)
+    replayed = sum(count for name, count in whole.record.noise.items() if name.startswith("replayed_rows ") and "small" in name)
+    assert tested > 30
+    enough_to_choose = (everything - tested - replayed + 10) * CALL_USD + 2
+    folder = tmp_path / "task"
+    with chat_server(Knowing) as server:
+        with pytest.raises(BudgetError, match="could not answer all test rows.*this run is continued"):
+            climb_beside(folder, server, ["small"], usd=enough_to_choose)
+        assert spent_usd(folder) <= enough_to_choose
+        toml = (folder / "task.toml").read_text(encoding="utf-8")
+        world = write_task(folder, 130)
+        (folder / "task.toml").write_text(toml.replace(f"usd = {enough_to_choose}", "usd = 1000.0"), encoding="utf-8")
+        finished = climb(folder, tools=world.tools)
+        assert len(server.requests) == everything  # no answer was paid for twice
+    assert finished.verdict.outcome == whole.verdict.outcome
+    assert spent_usd(folder) == pytest.approx(everything * CALL_USD)
+    assert "usd = 1000.0" in (finished.folder / "task" / "task.toml").read_text(encoding="utf-8")
+
+
+# Without prices
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_compared_model_without_prices_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    world = write_task(tmp_path / "task", 60, model='compare = ["openai:some-model"]', use="data_may_leave = true")
+    before = sorted((tmp_path / "task").iterdir())
+    with pytest.raises(DataError) as caught:
+        climb(tmp_path / "task", tools=world.tools)
+    assert_names_the_keys(caught.value, '[model.prices."openai:some-model"]')
+    assert sorted((tmp_path / "task").iterdir()) == before
+
+
+@pytest.mark.parametrize("base", ["openai:some-model", "http://far.example/v1 some-model"])
+def test_a_hosted_base_without_prices_is_refused(tmp_path: Path, base: str) -> None:
+    write_task(tmp_path / "task", 60, model=f'base = "{base}"', use="data_may_leave = true")
+    with pytest.raises(DataError) as caught:
+        build_engine(base, Task.load(tmp_path / "task"))
+    assert_names_the_keys(caught.value, "`[use]`")
+
+
+def assert_names_the_keys(error: DataError, table: str) -> None:
+    for words in (table, "usd_per_million_prompt_tokens", "usd_per_million_completion_tokens", "usd = inf", "task.toml"):
+        assert words in str(error)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_without_prices_only_an_unlimited_budget_will_do(tmp_path: Path) -> None:
+    model = 'compare = ["openai:some-model"]'
+    world = write_task(tmp_path / "task", 60, model=model, use="data_may_leave = true", budget="usd = inf")
+    with pytest.raises(EngineError, match="OPENAI_API_KEY"):  # the next thing it lacks
+        climb(tmp_path / "task", tools=world.tools)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({'model.prices."openai:other"': PRICES}, "`compare` does not"),
+        ({'model.prices."fake"': PRICES, "model": 'base = "fake"'}, "stand in `[use]`"),
+        ({"use": "usd_per_million_prompt_tokens = 1"}, "come together"),
+    ],
+)
+def test_prices_that_belong_to_nothing_are_faults(tmp_path: Path, settings: dict[str, str], says: str) -> None:
+    world = write_task(tmp_path / "task", 60, **dict(sorted(settings.items())))
+    with pytest.raises(DataError) as caught:
+        climb(tmp_path / "task", tools=world.tools)
+    assert says in str(caught.value)
+
+
+# Killed
+
+
+@pytest.mark.starter
+@pytest.mark.timeout(600)
+def test_money_spent_before_a_kill_is_not_spent_again(tmp_path: Path) -> None:
+    budget = 40.0
+    with chat_server() as server:
+        server.delay_seconds = 0.1
+        write_task(
+            tmp_path / "task",
+            130,
+            model=f'base = "{server.url} small"',
+            use=PRICES,
+            budget=f"usd = {budget}",
+            rungs=NO_CLASSIFIER,
+        )
+        for settlements in (20, 60):
+            kill_after(tmp_path / "task", settlements)
+            reserved, settled = ledger(tmp_path / "task")
+            assert len(reserved) > len(settled)  # it struck while calls were under way
+            assert bill_usd(server) <= spent_usd(tmp_path / "task") + 1e-9
+        server.delay_seconds = 0.01
+        last = start(tmp_path / "task")
+        _, errors = last.communicate(timeout=280)
+        assert last.returncode in (0, 5), errors
+        assert "of $40.00 spent in this run." in errors
+    assert len(list((tmp_path / "task" / "runs").iterdir())) == 1
+    assert bill_usd(server) <= spent_usd(tmp_path / "task") + 1e-9
+    assert spent_usd(tmp_path / "task") <= budget
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "stepladder.interfaces.cli.main", "climb", str(folder), "--budget-minutes", "600"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+
+
+def kill_after(folder: Path, settlements: int) -> None:
+    """Start the climb, and kill it as soon as its ledger holds so many settled calls."""
+    process = start(folder)
+    deadline = time.monotonic() + 120
+    while not list((folder / "runs").glob("*/money.jsonl")) or len(ledger_lines(folder)) < settlements:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def ledger_lines(folder: Path) -> list[str]:
+    (path,) = (folder / "runs").glob("*/money.jsonl")
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if "spent_usd" in line]
+
+
+def bill_usd(server: ChatServer) -> float:
+    """What a provider would charge for every request that arrived, answered or not."""
+    usages = [echo(request)["usage"] for request in list(server.requests)]
+    return sum(usage["prompt_tokens"] * PROMPT_USD + usage["completion_tokens"] * COMPLETION_USD for usage in usages) / 1e6
