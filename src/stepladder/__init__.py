@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from stepladder.service.predict import predict as predict
     from stepladder.service.score import Scored as Scored
     from stepladder.service.score import score as score
+    from stepladder.service.tune import FineTune as FineTune
+    from stepladder.service.tune import tune as tune
 
 __version__ = "0.1.0"
 __all__ = [
     "Checked",
     "Climb",
+    "FineTune",
     "Scored",
     "Task",
     "__version__",
@@ -38,6 +41,7 @@ __all__ = [
     "predict",
     "read_file",
     "score",
+    "tune",
     "write_examples",
 ]
 
@@ -54,6 +58,8 @@ _HOMES = {
     "write_examples": "stepladder.data.write",
     "Scored": "stepladder.service.score",
     "score": "stepladder.service.score",
+    "FineTune": "stepladder.service.tune",
+    "tune": "stepladder.service.tune",
 }
 
 

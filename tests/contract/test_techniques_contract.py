@@ -49,7 +49,7 @@ def context_for(technique: Technique, kind: Kind, folder: Path) -> tuple[FitCont
     context = replace(context, recorded={**context.recorded, **{input.id: "known" for input in new_inputs(kind)}})
     recipes: dict[str, Recipe] = {}
     for lower in LADDER:
-        needed = lower.name == "prompt" or (lower.name == "lora" and technique.name == "lora+constrained")
+        needed = lower.name == "prompt" or (lower.name == "lora" and technique.name in {"lora+constrained", "dpo"})
         if lower.name != technique.name and needed:
             recipes[lower.name] = lower.fit(replace(context, folder=folder / lower.name, recipes=recipes)).recipe
     engine.calls.clear()
@@ -183,4 +183,4 @@ def test_a_new_input_with_the_id_of_a_training_row_is_not_mistaken_for_it(
 
 def test_the_ladder_climbs_untuned_rungs_before_tuned_ones() -> None:
     assert [technique.tuned for technique in LADDER] == sorted(technique.tuned for technique in LADDER)
-    assert len({technique.name for technique in LADDER}) == len(LADDER) == 12
+    assert len({technique.name for technique in LADDER}) == len(LADDER) == 14

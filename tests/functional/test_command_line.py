@@ -33,10 +33,8 @@ def test_help_and_version_answer_without_loading_anything_heavy() -> None:
     assert loaded.stdout.strip() == "[]"
     shown = stepladder("--help")
     assert shown.returncode == 0
-    assert all(
-        name in shown.stdout
-        for name in ("demo", "label", "plan", "climb", "predict", "report", "verdict", "verify", "review", "models", "doctor")
-    )
+    names = ("demo", "label", "plan", "climb", "tune", "predict", "report", "verdict", "verify", "review", "models", "doctor")
+    assert all(name in shown.stdout for name in names)
     assert stepladder("--version").stdout.strip() == f"stepladder {__version__}"
 
 
@@ -137,3 +135,33 @@ def test_doctor_tells_what_is_installed_as_json() -> None:
     checked = stepladder("doctor", "--json")
     assert checked.returncode == 0, checked.stdout
     assert {check["name"] for check in json.loads(checked.stdout)["checks"]} >= {"train", "constrained", "device", "disk"}
+
+
+def tiny_task(folder: Path) -> Path:
+    """A task whose base model is a tiny random one that lies in its folder."""
+    from tiny_model import build_tiny_model
+
+    build_tiny_model(folder / "model", hidden=32)
+    lora = "[rungs.lora]\nepochs = 2\nlearning_rate = 0.01\n"
+    (folder / "task.toml").write_text(TASK.replace('"fake"', json.dumps(str(folder / "model"))) + lora, encoding="utf-8")
+    (folder / "rows.jsonl").write_text(good_rows(60), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.starter
+def test_tune_leaves_a_peft_folder_and_a_second_call_finds_it_finished(tmp_path: Path) -> None:
+    task = tiny_task(tmp_path)
+    first = stepladder("tune", task, "--json", "--device", "cpu")
+    assert first.returncode == 0, first.stderr
+    done = json.loads(first.stdout)
+    folder = Path(done["folder"])
+    assert {"adapter_config.json", "adapter_model.safetensors", "README.md", "stepladder.json"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert done["steps"] > 0
+    assert "Training row 1, learned between" in first.stderr
+    again = stepladder("tune", task, "--device", "cpu")
+    assert again.returncode == 0, again.stderr
+    assert "Training row 1" not in again.stderr
+    assert f"Adapter: {folder}" in again.stdout
+    assert f"step {done['best_step']} of {done['steps']} kept" in again.stdout

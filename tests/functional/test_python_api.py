@@ -56,6 +56,7 @@ def test_only_public_names_are_offered() -> None:
     names = {
         "Checked",
         "Climb",
+        "FineTune",
         "Scored",
         "Task",
         "__version__",
@@ -66,8 +67,9 @@ def test_only_public_names_are_offered() -> None:
         "predict",
         "read_file",
         "score",
+        "tune",
         "write_examples",
     }
     assert set(stepladder.__all__) == names
-    with pytest.raises(AttributeError, match="no attribute 'tune'"):
-        stepladder.tune  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'train'"):
+        stepladder.train  # noqa: B018

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stepladder.domain.messages import Chunk, Example, Input, Message
 from stepladder.domain.prediction import Generation, Grade, Prediction
-from stepladder.domain.task import LoraSettings, Task
+from stepladder.domain.task import DpoSettings, LoraSettings, Task
 
 Recipe = Mapping[str, Any]
 """Everything that a fitted rung is, as JSON: written to the run folder and enough to answer again later."""
@@ -168,8 +168,19 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
+class Preference:
+    """A training row for preference tuning: two conversations that differ in their last turn, the better one first."""
+
+    chosen: Conversation
+    rejected: Conversation
+
+
+@dataclass(frozen=True, slots=True)
 class TrainPoint:
-    """The training at one moment. Losses are mean nats per learned token; `held_out_nll` None between evaluations."""
+    """The training at one moment. Losses are mean nats per learned token, or the mean loss of a pair in preference tuning.
+
+    `held_out_nll` is None between evaluations.
+    """
 
     step: int
     epoch: float
@@ -182,7 +193,7 @@ class TrainPoint:
 class Tuned:
     """A finished fine-tune: a PEFT adapter folder and how it went.
 
-    `held_out_nll[i]` = mean nats per learned token of held-out row i at the kept checkpoint.
+    `held_out_nll[i]` = mean nats per learned token of held-out row i at the kept checkpoint (loss of pair i for preferences).
     """
 
     folder: Path
@@ -212,6 +223,24 @@ class Tuner(Protocol):
 
         Raises:
             DataError / ModelError: A row is longer than allowed, or has nothing to learn; named.
+        """
+        ...
+
+    def prefer(
+        self,
+        rows: Sequence[Preference],
+        held_out: Sequence[Preference],
+        settings: DpoSettings,
+        *,
+        start: Path,
+        folder: Path,
+        seed: int,
+        progress: Progress,
+    ) -> Tuned:
+        """Train the adapter at `start` on to prefer the chosen answers, stop by `held_out`, leave a PEFT folder at `folder`.
+
+        Raises:
+            DataError / ModelError: As `tune`; or a pair's answers are equal, or `start` was trained on another base.
         """
         ...
 

@@ -251,16 +251,47 @@ class LoraSettings(Settings):
     rank: int | None = Field(None, ge=1, le=512, description="Rank of the adapter; by default 8 below 100 rows, else 16.")
     alpha: float | None = Field(None, gt=0, description="Scale of the adapter; by default twice the rank.")
     learning_rate: float | None = Field(None, gt=0, description="Peak AdamW rate; by default from the model's width.")
+    search_learning_rate: bool = Field(
+        False,
+        description="Try a third of the rate, the rate and three times it in short runs, and take the best by held-out loss.",
+    )
     epochs: int | None = Field(None, ge=1, description="Most passes over the rows; by default 10, 6 or 4 by size.")
     batch_size: int | None = Field(None, ge=1, description="Examples an optimizer step; by default 4, 8 or 16.")
     max_tokens: int | None = Field(None, ge=8, description="Longest training row; longer is an error, never cut.")
+    prompt_loss_weight: float = Field(
+        0.0, ge=0, le=1, description="How much a token of the prompt counts beside one of the answer; 0 learns answers only."
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of each learned token's target that is spread evenly over the vocabulary."
+    )
+    rank_stabilised: bool = Field(
+        False, description="Scale the adapter by alpha / √rank instead of alpha / rank (rsLoRA); alpha is then 16 by default."
+    )
+    target_modules: tuple[str, ...] = Field(
+        (), description='Names of the linear layers to adapt, as `["q_proj", "v_proj"]`; by default all but the head.'
+    )
+
+
+class DpoSettings(Settings):
+    """`[rungs.dpo]`: preference tuning, which starts from the fine-tune's adapter and keeps its shape."""
+
+    beta: float = Field(0.1, gt=0, description="How closely the adapter stays to the one it starts from; larger is closer.")
+    learning_rate: float | None = Field(
+        None, gt=0, description="Peak AdamW rate; by default a hundredth of the fine-tune's preset, at least 5e-6."
+    )
+    epochs: int | None = Field(None, ge=1, description="Most passes over the pairs; by default 10, 6 or 4 by size.")
+    batch_size: int | None = Field(None, ge=1, description="Pairs an optimizer step; by default 4, 8 or 16.")
 
 
 class RungsSettings(Settings):
     """`[rungs]`: settings of single rungs, and which to leave out."""
 
     lora: LoraSettings = Field(default_factory=LoraSettings, description="Settings of the fine-tune.")
+    dpo: DpoSettings = Field(default_factory=DpoSettings, description="Settings of preference tuning.")
     skip: tuple[str, ...] = Field((), description="Rungs not to climb.")
+    include: tuple[str, ...] = Field(
+        (), description="Rungs to climb that would be left out: `qlora`, which waits until 16-bit weights do not fit."
+    )
 
 
 class TaskSettings(Settings):

@@ -61,7 +61,7 @@ def applied(model: Any, folder: Path, identity: ModelIdentity) -> Iterator[Any]:
         ModelError: As `LoadedModel.adapter`.
     """
     config = read_config(folder)
-    _check_pins(folder, identity)
+    check_pins(folder, identity)
     tensors = _read_weights(folder)
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ModelError("The model carries an adapter already.", "Use one adapter at a time.")
@@ -122,7 +122,12 @@ def read_config(folder: Path) -> LoraConfig:
         raise ModelError(f"{path}: PEFT does not accept the settings ({error}).", "Save the adapter anew.") from error
 
 
-def _check_pins(folder: Path, identity: ModelIdentity) -> None:
+def check_pins(folder: Path, identity: ModelIdentity) -> None:
+    """Whether an adapter that says what it was trained on was trained on this base, tokenizer and template.
+
+    Raises:
+        ModelError: It was not; named.
+    """
     path = folder / SIDE_FILE
     if not path.is_file():
         return  # an adapter from elsewhere: only its keys can be checked
@@ -151,6 +156,15 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: the weights cannot be read ({error}).", "Copy the adapter again.") from error
     return tensors
+
+
+def fill(wrapped: Any, folder: Path) -> None:
+    """Put the weights of an adapter folder in place of a fresh adapter's, which stays as trainable as it was.
+
+    Raises:
+        ModelError: They cannot be read, or do not fit it key by key.
+    """
+    _fill(wrapped, _read_weights(folder), folder)
 
 
 def _fill(wrapped: Any, tensors: dict[str, torch.Tensor], folder: Path) -> None:

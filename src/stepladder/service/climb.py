@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 
 from stepladder.domain.climb import ClimbRecord, RungResult, RungStatus
-from stepladder.domain.errors import BudgetError, DataError, EngineError, EvaluationError, ModelError, UsageError
+from stepladder.domain.errors import BudgetError, DataError, EngineError, EvaluationError, MissingExtra, ModelError, UsageError
 from stepladder.domain.protocols import Choices, Engine, Recipe, Technique
 from stepladder.domain.retention import Retention
 from stepladder.domain.task import Task
@@ -21,18 +21,20 @@ from stepladder.service.contest import hold_contest
 from stepladder.service.figures import usd_text
 from stepladder.service.judging import judge_remarks, keep_judgements
 from stepladder.service.plan import COMPARED, Plan
-from stepladder.service.planning import plan_climb
+from stepladder.service.planning import plan_climb, reason_no_four_bits
 from stepladder.service.record import make_record
 from stepladder.service.refusal import tuning_refusals
 from stepladder.service.report import write_report
 from stepladder.service.retention import Guard
 from stepladder.service.rung_run import RungRun, run_rung, validation_interval
 from stepladder.service.setup import (
+    FOUR_BIT_RUNGS,
     Base,
     ClimbOptions,
     Tools,
     Watcher,
     check_tools,
+    context_of_rung,
     fit_context,
     keep_plan,
     make_base,
@@ -176,6 +178,11 @@ def _check_skipped(task: Task) -> None:
     unknown = [name for name in task.settings.rungs.skip if name not in names]
     if unknown:
         raise UsageError(f"`[rungs] skip` names '{unknown[0]}', which is no rung.", f"Choose among: {', '.join(names)}.")
+    unknown = [name for name in task.settings.rungs.include if name not in FOUR_BIT_RUNGS]
+    if unknown:
+        raise UsageError(
+            f"`[rungs] include` names '{unknown[0]}', which is not left out.", f"It may name: {', '.join(FOUR_BIT_RUNGS)}."
+        )
 
 
 def _ascend(ascent: Ascent) -> Climb:
@@ -280,6 +287,12 @@ def _climb_rung(
         return RungRun(name, rung, world, RungStatus.NOT_APPLICABLE, "`[rungs] skip` names it.")
     folder = ascent.run.rung_folder(name, world.fold)
     context = fit_context(base, world, engine, ascent.choices, folder, recipes)
+    if rung.name in FOUR_BIT_RUNGS and rung.name not in ascent.plan.seconds:
+        return RungRun(name, rung, world, RungStatus.NOT_APPLICABLE, reason_no_four_bits(base))
+    try:
+        context = context_of_rung(base, rung.name, context, ascent.run)
+    except (MissingExtra, ModelError) as error:
+        return RungRun(name, rung, world, RungStatus.NOT_APPLICABLE, str(error))
     reason = rung.reason_not_to(context)
     if reason is not None:
         return RungRun(name, rung, world, RungStatus.NOT_APPLICABLE, reason)

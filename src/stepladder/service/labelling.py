@@ -44,5 +44,7 @@ _USED: Mapping[str, Callable[[Recipe, World], Collection[str]]] = {
     "lora+constrained": _trained_on,
     "lora+nearest": _trained_on_and_shown,
     "lora+rag": _trained_on,
+    "qlora": _trained_on,
+    "dpo": _trained_on,
 }
 """Rungs that are not named here use no labels: prompts, grammars and documents hold none, and `recorded` is not ours."""

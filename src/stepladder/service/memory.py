@@ -136,6 +136,8 @@ def _training(shape: ModelShape, work: Workload, choices: Choices, rungs: tuple[
         own += min(choices.shots) * work.demonstration_tokens
     if "lora+rag" in rungs:
         own += max(choices.passages) * PASSAGE_TOKENS
+    if "dpo" in rungs:
+        own += work.longest_answer_tokens  # both answers of a pair stay in one pass
     tokens = min(settings.batch_size * own, max(settings.tokens_per_pass, own)) + work.shared_tokens
     widths = BYTES_PER_TOKEN_LAYER_WIDTH * shape.bytes_per_number / BYTES_IN_BF16
     learned = settings.batch_size * work.longest_answer_tokens

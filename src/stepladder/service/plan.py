@@ -15,7 +15,7 @@ from stepladder.service.speeds import Speeds
 from stepladder.service.workload import Workload, epoch_tokens, estimate_confirmation, estimate_rungs, trainings
 
 FREE_RUNGS = ("baseline", "recorded", "classifier")
-TUNED_RUNGS = ("lora", "lora+constrained", "lora+nearest", "lora+rag")
+TUNED_RUNGS = ("lora", "lora+constrained", "lora+nearest", "lora+rag", "qlora", "dpo")
 KEPT_TO_THE_LAST = ("prompt", "constrained", "few-shot", "nearest", "rag", "lora", "lora+constrained")
 """What a ladder is for; the dear combinations give way first."""
 COMPARED = ("prompt", "few-shot")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from stepladder.domain.answer import expected_answer, wants_tool_calls
 from stepladder.domain.messages import Message
-from stepladder.domain.protocols import Comparing, Prompt
+from stepladder.domain.protocols import Choices, Comparing, Prompt
 from stepladder.models.hardware import memory_available_bytes
 from stepladder.service import wiring
 from stepladder.service.judging import plan_remark
@@ -15,13 +15,13 @@ from stepladder.service.leaks import find_leaks
 from stepladder.service.memory import Local, Memory, memory_lines, predict_memory
 from stepladder.service.money import label_lines, money_lines, predict_money
 from stepladder.service.plan import COMPARED, FREE_RUNGS, TUNED_RUNGS, Plan, make_plan
-from stepladder.service.setup import CHARACTERS_PER_TOKEN, Base, new_token_limit
+from stepladder.service.setup import CHARACTERS_PER_TOKEN, FOUR_BIT_RUNGS, Base, new_token_limit
 from stepladder.service.speeds import Speeds, measure_speeds
 from stepladder.service.style import untuned_answers
 from stepladder.service.workload import Workload
 from stepladder.service.worlds import World, build_worlds
 from stepladder.techniques.ladder import LADDER
-from stepladder.training.presets import batch_size_for, choose_settings, epochs_for
+from stepladder.training.presets import SEARCH_FACTORS, batch_size_for, choose_settings, epochs_for, search_epochs
 
 SIZED_ROWS = 40
 """Rows whose lengths are measured; their mean is close enough for a plan."""
@@ -36,6 +36,8 @@ def plan_climb(base: Base) -> Plan:
     work = _workload(base, worlds)
     minutes = base.options.budget_minutes or settings.budget.minutes
     rungs = _rungs_that_may_apply(base, worlds[0])
+    if not _wants_four_bits(base, work):
+        rungs = tuple(rung for rung in rungs if rung not in FOUR_BIT_RUNGS)
     plan = make_plan(settings, work, speeds, rungs, budget_minutes=minutes, refit=len(worlds) > 1)
     remarks = [f"Leak, the verdict would be invalid: {leak}" for leak in find_leaks(base.data, worlds)]
     judged = plan_remark(base.task)
@@ -61,8 +63,30 @@ def _with_needs(base: Base, plan: Plan, work: Workload, leaks: Sequence[str]) ->
     return replace(plan, lines=lines, memory=memory, money=money)
 
 
+def reason_no_four_bits(base: Base) -> str:
+    """Why the rungs over 4-bit weights are left out, in a sentence."""
+    if base.four_bit is None:
+        return f"'{base.engine.identity.name}' cannot be held in 4 bits here."
+    return 'Tuning over 16-bit weights fits this machine; `[rungs] include = ["qlora"]` climbs it all the same.'
+
+
+def _wants_four_bits(base: Base, work: Workload) -> bool:
+    """Asked for, or the fine-tune needs more memory than is free beside the model."""
+    if base.four_bit is None:
+        return False
+    if set(base.task.settings.rungs.include) & set(FOUR_BIT_RUNGS):
+        return True
+    memory = _predicted(base, work, Choices(), ("prompt", "lora"), trained=True)
+    free = memory_available_bytes()
+    return memory is not None and memory.process > 0 and free is not None and memory.training > free
+
+
 def _memory(base: Base, plan: Plan, work: Workload) -> Memory | None:
     """None for an engine whose model lies elsewhere."""
+    return _predicted(base, work, plan.choices, plan.rungs, trained=bool(plan.trainings))
+
+
+def _predicted(base: Base, work: Workload, choices: Choices, rungs: tuple[str, ...], *, trained: bool) -> Memory | None:
     engine = base.engine
     if not isinstance(engine, Local):
         return None
@@ -76,7 +100,7 @@ def _memory(base: Base, plan: Plan, work: Workload) -> Memory | None:
         context_tokens=engine.identity.context_tokens,
         seed=base.options.seed,
     )
-    return predict_memory(shape, engine.limits, work, plan.choices, plan.rungs, training if plan.trainings else None)
+    return predict_memory(shape, engine.limits, work, choices, rungs, training if trained else None)
 
 
 def _speeds(base: Base) -> Speeds:
@@ -97,6 +121,7 @@ def _rungs_that_may_apply(base: Base, world: World) -> tuple[str, ...]:
         possible = rung.name not in (*FREE_RUNGS, *settings.rungs.skip)
         possible &= closed or "constrained" not in rung.name
         possible &= bool(base.data.chunks) or "rag" not in rung.name
+        possible &= rung.name != "dpo" or any(row.rejected is not None for row in world.tune_rows)
         possible &= rung.name not in TUNED_RUNGS or (base.tuner is not None and len(world.train) >= 40)
         if possible:
             names.append(rung.name)
@@ -125,6 +150,7 @@ def _workload(base: Base, worlds: Sequence[World]) -> Workload:
         max_new_tokens=new_token_limit(world.train, base.engine),
         epochs=epochs_for(lora, len(world.tune_rows)),
         batch_size=batch_size_for(lora, len(world.tune_rows)),
+        search_epochs=_search_epochs(base, len(world.tune_rows)),
         labels=0 if wants_tool_calls(base.data.examples) else len(settings.output.labels),
         longest_input_tokens=max(input_counts, default=0),
         longest_answer_tokens=max(answer_counts, default=0),
@@ -132,6 +158,14 @@ def _workload(base: Base, worlds: Sequence[World]) -> Workload:
         graded_rows=0 if world.chooses_on_train else untuned_answers(base.marker, world),  # else `prompt` asks for them anyway
         compares=isinstance(base.engine, Comparing),
     )
+
+
+def _search_epochs(base: Base, rows: int) -> int:
+    """Of all short runs of one training's search for its learning rate."""
+    lora = base.task.settings.rungs.lora
+    if not lora.search_learning_rate:
+        return 0
+    return len(SEARCH_FACTORS) * search_epochs(rows, epochs=epochs_for(lora, rows), batch_size=batch_size_for(lora, rows))
 
 
 def _count(base: Base, texts: Sequence[str]) -> list[int]:

@@ -19,7 +19,16 @@ from stepladder.domain.task import Task
 from stepladder.service import wiring
 from stepladder.service.open_run import find_run
 from stepladder.service.plan import Plan
-from stepladder.service.setup import Base, ClimbOptions, Watcher, fit_context, keep_plan, make_base, record_engine
+from stepladder.service.setup import (
+    Base,
+    ClimbOptions,
+    Watcher,
+    context_of_rung,
+    fit_context,
+    keep_plan,
+    make_base,
+    record_engine,
+)
 from stepladder.service.shipping import STANDS_ON, plain_name, refit_rung
 from stepladder.service.worlds import World, build_worlds, whole_world
 from stepladder.storage.run_folder import RunFolder
@@ -154,6 +163,7 @@ def restore_rung(
     below = {lower: folder.read_result(lower + at, None) for lower in STANDS_ON.get(bare, ())}
     recipes: dict[str, Recipe] = {lower: result["recipe"] for lower, result in below.items() if result is not None}
     context = fit_context(base, world, engine, choices, folder.rung_folder(name, None), recipes)
+    context = context_of_rung(base, bare, context, folder)
     if check is not None:
         check(base.task, engine, recorded["recipe"], context.max_new_tokens)
     return technique(bare).restore(recorded["recipe"], context)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stepladder.domain.protocols import Conversation, FitContext, Predictor, Progress, Recipe, Tuned, Tuner
-from stepladder.domain.task import LoraSettings
+from stepladder.domain.protocols import Conversation, FitContext, Predictor, Preference, Progress, Recipe, Tuned, Tuner
+from stepladder.domain.task import DpoSettings, LoraSettings
 from stepladder.service.probing import replayed_beside
 from stepladder.service.rung_run import RungRun
 from stepladder.service.shipping import STANDS_ON
@@ -46,8 +46,27 @@ class GentlerTuner:
         if self.learning_rate is not None:
             settings = settings.model_copy(update={"learning_rate": self.learning_rate})
         mixed = (*rows, *self.replayed[: replayed_beside(len(rows))])
-        beside = folder.with_name(f"{folder.name}-{self.suffix}")
-        return self.tuner.tune(mixed, held_out, settings, folder=beside, seed=seed, progress=progress)
+        return self.tuner.tune(mixed, held_out, settings, folder=self._beside(folder), seed=seed, progress=progress)
+
+    def prefer(
+        self,
+        rows: Sequence[Preference],
+        held_out: Sequence[Preference],
+        settings: DpoSettings,
+        *,
+        start: Path,
+        folder: Path,
+        seed: int,
+        progress: Progress,
+    ) -> Tuned:
+        """As the tuner does, in `folder` with the suffix, at the lower rate; replayed rows are no pairs and stay out."""
+        if self.learning_rate is not None:
+            settings = settings.model_copy(update={"learning_rate": self.learning_rate})
+        beside = self._beside(folder)
+        return self.tuner.prefer(rows, held_out, settings, start=start, folder=beside, seed=seed, progress=progress)
+
+    def _beside(self, folder: Path) -> Path:
+        return folder.with_name(f"{folder.name}-{self.suffix}")
 
 
 def remedies(
@@ -72,14 +91,14 @@ def remedies(
         return
     replayed = replay_rows()
     if len(replayed) >= FEWEST_REPLAYED:
-        yield "replay of the base's own answers", lambda: _train_again(ran, below, "replay", replayed, None)
-    rate = LOWER_RATE * _peak_rate(ran.recipe)
+        yield "replay of the base's own answers", lambda: _train_again(ran, below, "replay", replayed)
+    rate = _lower_rate(ran.recipe)
     if rate > 0 and _time_for(ran, deadline):
-        yield f"learning rate {rate:.2g}", lambda: _train_again(ran, below, "slower", replayed, rate)
+        yield f"learning rate {rate:.2g}", lambda: _train_again(ran, below, "slower", replayed, slower=True)
 
 
 def _train_again(
-    ran: RungRun, below: Sequence[RungRun], suffix: str, replayed: tuple[Conversation, ...], rate: float | None
+    ran: RungRun, below: Sequence[RungRun], suffix: str, replayed: tuple[Conversation, ...], *, slower: bool = False
 ) -> Predictor:
     """Fit the rung, and a tuned rung it stands on, once more; the prompt form is the one chosen before."""
     recipes = dict(_context(ran).recipes)
@@ -87,7 +106,9 @@ def _train_again(
         own = ran if name == ran.name else next(one for one in below if one.name == name)
         context = _context(own)
         if context.tuner is not None:
-            context = replace(context, tuner=GentlerTuner(context.tuner, suffix, replayed, rate))
+            context = replace(
+                context, tuner=GentlerTuner(context.tuner, suffix, replayed, _lower_rate(own.recipe) if slower else None)
+            )
         chosen = {**recipes, "prompt": {**recipes.get("prompt", {}), **_form(own.recipe)}}
         context = replace(context, recipes=chosen, choices=replace(context.choices, lora_prompts=1))
         fitted = own.technique.fit(context)
@@ -99,9 +120,9 @@ def _form(recipe: Recipe) -> Recipe:
     return {key: recipe[key] for key in ("form", "own_prompt") if key in recipe}
 
 
-def _peak_rate(recipe: Recipe) -> float:
-    """The highest learning rate of the first adapter's training."""
-    return max((float(point["learning_rate"]) for point in recipe["adapters"][0]["history"]), default=0.0)
+def _lower_rate(recipe: Recipe) -> float:
+    """A quarter of the highest learning rate of the first adapter's training."""
+    return LOWER_RATE * max((float(point["learning_rate"]) for point in recipe["adapters"][0]["history"]), default=0.0)
 
 
 def _time_for(ran: RungRun, deadline: float) -> bool:

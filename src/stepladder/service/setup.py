@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 from pathlib import Path
@@ -37,6 +38,7 @@ from stepladder.storage.records import from_json, to_json
 from stepladder.storage.run_folder import RunFolder
 from stepladder.techniques.forms import PLAIN, bank_of, own_forms
 
+FOUR_BIT_RUNGS = ("qlora",)
 GRADING = ("sacrebleu", "rapidfuzz", "nltk", "pydantic-monty", "google-re2")
 """Packages that grades may come from."""
 CHARACTERS_PER_TOKEN = 3.0
@@ -70,13 +72,15 @@ class Watcher:
 class Tools:
     """What answers, trains, embeds and judges. Without any given, `wiring` makes them from the names in task.toml.
 
-    `judges` are engines of model judges by the model's name; those not given are made from it.
+    `judges` are engines of model judges by the model's name; those not given are made from it. `four_bit` loads the same
+    model with its weights in 4 bits, when that is first wanted; None where it cannot be had.
     """
 
     engine: Engine
     tuner: Tuner | None
     embedder: Embedder
     judges: Mapping[str, Engine] = field(default_factory=dict)
+    four_bit: Callable[[], Tools] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ class Base:
     options: ClimbOptions
     watcher: Watcher
     checked: Checked
+    four_bit: Callable[[], Tools] | None = None
 
     @property
     def task(self) -> Task:
@@ -104,9 +109,10 @@ def make_base(
     *,
     tools: Tools | None = None,
     write_split: bool = True,
+    four_bit: bool = False,
     purse: Purse | None = None,
 ) -> Base:
-    """Read the data first (cheap, and where most faults are), then load the model and check the rows.
+    """Read the data first (cheap, and where most faults are), then load the model, in 4 bits if so wanted, and check the rows.
 
     Raises:
         DataError: The data cannot be read, or a check blocks and the split shall be written; nothing is written then.
@@ -121,7 +127,7 @@ def make_base(
     check_task(data, marker)
     for note in data.notes:
         watcher.say(note)
-    tools = tools or build_tools(data.task, options, embedder, purse)
+    tools = tools or build_tools(data.task, options, embedder, purse, four_bit=four_bit)
     check_tools(data, tools.engine)
     check_lengths(data, tools.engine)
     checked = Checked(task, run_on(task, embedder, engine=tools.engine))
@@ -130,7 +136,7 @@ def make_base(
     if write_split:
         refuse_blocked(checked)
         data = load_task_data(task, embedder, seed=options.seed)
-    return Base(data, tools.engine, tools.tuner, tools.embedder, marker, options, watcher, checked)
+    return Base(data, tools.engine, tools.tuner, tools.embedder, marker, options, watcher, checked, tools.four_bit)
 
 
 def check_task(data: TaskData, marker: Marker) -> None:
@@ -222,11 +228,15 @@ def check_tools(data: TaskData, engine: Engine) -> None:
     )
 
 
-def build_tools(task: Task, options: ClimbOptions, embedder: Embedder, purse: Purse | None = None) -> Tools:
+def build_tools(
+    task: Task, options: ClimbOptions, embedder: Embedder, purse: Purse | None = None, *, four_bit: bool = False
+) -> Tools:
     """Engine and tuner behind `[model] base`."""
     name = task.settings.model.base
-    engine = wiring.build_engine(name, task, device=options.device, purse=purse)
-    return Tools(engine, wiring.build_tuner(name, task, device=options.device), embedder)
+    engine = wiring.build_engine(name, task, device=options.device, purse=purse, four_bit=four_bit)
+    tuner = wiring.build_tuner(name, task, device=options.device, four_bit=four_bit)
+    other = None if tuner is None else partial(build_tools, task, options, embedder, four_bit=True)
+    return Tools(engine, tuner, embedder, four_bit=other)
 
 
 def open_run(base: Base, runs: Path) -> RunFolder:
@@ -302,6 +312,21 @@ def fit_context(
     )
 
 
+def context_of_rung(base: Base, rung: str, context: FitContext, run: RunFolder) -> FitContext:
+    """The context with the engine and the tuner that this rung is made for.
+
+    Raises:
+        MissingExtra: It wants 4-bit weights, and what holds them is not installed.
+        ModelError: It wants 4-bit weights, and this engine has none.
+    """
+    if rung not in FOUR_BIT_RUNGS:
+        return context
+    if base.four_bit is None:
+        raise ModelError(f"'{base.engine.identity.name}' cannot be held in 4 bits here.", "Name a local model in `[model] base`.")
+    tools = base.four_bit()
+    return replace(context, engine=record_engine(tools.engine, run), tuner=tools.tuner)
+
+
 def new_token_limit(train: tuple[Example, ...], engine: Engine) -> int:
     """1.5 times the 99th percentile of the training answers, and 16 more (design §4), rounded up to a multiple of 8.
 
@@ -329,7 +354,18 @@ def open_test(base: Base, run: RunFolder) -> Opened:
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on; parts that are not installed are left out."""
     found = {"python": platform.python_version()}
-    for name in ("stepladder", "torch", "transformers", "peft", "llguidance", "openai", "numpy", "scipy", *GRADING):
+    for name in (
+        "stepladder",
+        "torch",
+        "transformers",
+        "peft",
+        "bitsandbytes",
+        "llguidance",
+        "openai",
+        "numpy",
+        "scipy",
+        *GRADING,
+    ):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

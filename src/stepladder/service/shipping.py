@@ -9,7 +9,7 @@ from stepladder import files
 from stepladder.domain.climb import ClimbRecord, RungStatus
 from stepladder.domain.protocols import Choices, Engine, Recipe
 from stepladder.service.rung_run import RungRun
-from stepladder.service.setup import Base, fit_context, record_engine
+from stepladder.service.setup import Base, context_of_rung, fit_context, record_engine
 from stepladder.service.style import with_fitted_graders
 from stepladder.service.worlds import whole_world
 from stepladder.storage.run_folder import RunFolder
@@ -24,6 +24,8 @@ STANDS_ON = {
     "lora+constrained": ("prompt", "lora"),
     "lora+nearest": ("prompt", "nearest"),
     "lora+rag": ("prompt", "rag"),
+    "qlora": ("prompt",),
+    "dpo": ("prompt", "lora"),
 }
 """Which lower rungs' choices a rung builds on."""
 
@@ -56,7 +58,7 @@ def refit_rung(base: Base, run: RunFolder, engines: Mapping[str, Engine], choice
     base = with_fitted_graders(base, world, engines.get("") or record_engine(base.engine, run), run, choices)
     recipes: dict[str, Recipe] = {}
     measured = run.read_result("lora", 0)
-    if winner in ("lora+nearest", "lora+rag") and measured is not None:
+    if winner in ("lora+nearest", "lora+rag", "qlora") and measured is not None:
         recipes["lora"] = measured["recipe"]  # they take its prompt form, not its adapter
     if run.read_result(f"{winner}{separator}{compared}", None) is None:
         base.watcher.say(
@@ -68,6 +70,7 @@ def refit_rung(base: Base, run: RunFolder, engines: Mapping[str, Engine], choice
         rung = technique(name)
         label = f"{name}{separator}{compared}"
         context = fit_context(base, world, engine, choices, run.rung_folder(label, None), recipes)
+        context = context_of_rung(base, name, context, run)
         recorded = run.read_result(label, None)
         if rung.reason_not_to(context) is not None:
             continue

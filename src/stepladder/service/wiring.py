@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -32,11 +33,12 @@ def build_purse(task: Task) -> Purse:
     return Purse(task.settings.budget.usd)
 
 
-def build_engine(name: str, task: Task, *, device: str = "auto", purse: Purse | None = None) -> Engine:
+def build_engine(name: str, task: Task, *, device: str = "auto", purse: Purse | None = None, four_bit: bool = False) -> Engine:
     """The engine behind a model name: the shipped fake, an OpenAI-shaped server, or transformers on this machine.
 
     Args:
         purse: What a model with prices draws on; a purse of its own when none is given.
+        four_bit: Hold a local model's weights in 4 bits.
     Raises:
         PrivacyError: The engine is hosted and `[use] data_may_leave` is false.
         DataError: The engine is hosted and nothing says what it charges.
@@ -53,7 +55,7 @@ def build_engine(name: str, task: Task, *, device: str = "auto", purse: Purse | 
         from stepladder.models.loading import load
     except ModuleNotFoundError as error:
         raise MissingExtra("train", f"{error.name}, which runs models on this machine,") from error
-    return TransformersEngine(load(name, device=device, revision=task.settings.model.revision))
+    return TransformersEngine(load(name, device=device, revision=task.settings.model.revision, four_bit=four_bit))
 
 
 def _build_endpoint(name: str, task: Task, purse: Purse) -> Engine:
@@ -69,7 +71,7 @@ def _build_endpoint(name: str, task: Task, purse: Purse) -> Engine:
     )
 
 
-def build_tuner(name: str, task: Task, *, device: str = "auto") -> Tuner | None:
+def build_tuner(name: str, task: Task, *, device: str = "auto", four_bit: bool = False) -> Tuner | None:
     """The trainer for a local model; None where weights cannot be trained."""
     if name == "fake" or name.startswith("fake:") or is_remote(name):
         return None
@@ -78,7 +80,7 @@ def build_tuner(name: str, task: Task, *, device: str = "auto") -> Tuner | None:
         from stepladder.training.tuner import LoraTuner
     except ModuleNotFoundError as error:
         raise MissingExtra("train", f"{error.name}, which trains models,") from error
-    return LoraTuner(load(name, device=device, revision=task.settings.model.revision))
+    return LoraTuner(load(name, device=device, revision=task.settings.model.revision, four_bit=four_bit))
 
 
 def build_embedder() -> Embedder:
@@ -161,6 +163,7 @@ def set_threads() -> None:
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it asks for a kernel that is fetched from a hub
 
 
 def is_hosted(name: str) -> bool:

@@ -89,6 +89,7 @@ class Workload:
     max_new_tokens: int
     epochs: int
     batch_size: int
+    search_epochs: int = 0  # of all short runs of a learning-rate search
     labels: int = 0
     longest_input_tokens: float = 0.0  # of the rows looked at; memory follows from these, time from the means
     longest_answer_tokens: float = 0.0
@@ -142,7 +143,8 @@ def replay_share(contenders: int, *, latency_decides: bool) -> int:
 
 def trainings(choices: Choices, rungs: tuple[str, ...]) -> dict[str, int]:
     """How many adapters each of `rungs` trains in one world."""
-    counts = {"lora": choices.lora_prompts + choices.seeds - 1, "lora+nearest": choices.seeds, "lora+rag": choices.seeds}
+    counts = {"lora": choices.lora_prompts + choices.seeds - 1}
+    counts |= dict.fromkeys(("lora+nearest", "lora+rag", "qlora", "dpo"), choices.seeds)
     return {rung: count for rung, count in counts.items() if rung in rungs}
 
 
@@ -191,8 +193,8 @@ def epoch_tokens(work: Workload, *, own: float = 0.0) -> float:
 
 
 def _training(work: Workload, *, own: float) -> Effort:
-    """One training."""
-    return Effort(trained=min(work.epochs, MOST_EPOCHS_EXPECTED) * epoch_tokens(work, own=own))
+    """One training, with the search for its learning rate."""
+    return Effort(trained=(min(work.epochs, MOST_EPOCHS_EXPECTED) + work.search_epochs) * epoch_tokens(work, own=own))
 
 
 def _lora(work: Workload, choices: Choices) -> Effort:
@@ -212,6 +214,16 @@ def _lora_rag(work: Workload, choices: Choices) -> Effort:
     return _training(work, own=3 * PASSAGE_TOKENS) * choices.seeds + _tuned_answers(work, choices)
 
 
+def _qlora(work: Workload, choices: Choices) -> Effort:
+    """As `lora` with one prompt. Unpacking the weights is shared by all tokens of a pass, and is not counted."""
+    return _training(work, own=0) * choices.seeds + _tuned_answers(work, choices)
+
+
+def _dpo(work: Workload, choices: Choices) -> Effort:
+    """At most: every row may have a second answer."""
+    return _training(work, own=work.answer_tokens) * choices.seeds + _tuned_answers(work, choices)
+
+
 def _sum(efforts: Iterable[Effort]) -> Effort:
     return sum(efforts, Effort())
 
@@ -226,4 +238,6 @@ _EFFORTS: Mapping[str, Callable[[Workload, Choices], Effort]] = {
     "lora+constrained": _tuned_answers,
     "lora+nearest": _lora_nearest,
     "lora+rag": _lora_rag,
+    "qlora": _qlora,
+    "dpo": _dpo,
 }

@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 from stepladder.domain.answer import expected_answer
 from stepladder.domain.messages import Chunk, Example, Input, Message, ToolCall
 from stepladder.domain.prediction import Grade, Prediction, Score
-from stepladder.domain.protocols import Choices, Conversation, Engine, FitContext, Progress, TrainPoint, Tuned
-from stepladder.domain.task import LoraSettings, Task, TaskSettings
+from stepladder.domain.protocols import Choices, Conversation, Engine, FitContext, Preference, Progress, TrainPoint, Tuned
+from stepladder.domain.task import DpoSettings, LoraSettings, Task, TaskSettings
 from stepladder.files import hash_file
 
 Kind = Literal["labels", "json", "text", "calls"]
@@ -85,9 +85,34 @@ class FakeTuner:
         progress: Progress,
     ) -> Tuned:
         """Leave a folder whose content depends on the rows and the seed."""
+        return self._leave(rows, held_out, settings.model_dump(), folder, seed)
+
+    def prefer(
+        self,
+        rows: Sequence[Preference],
+        held_out: Sequence[Preference],
+        settings: DpoSettings,
+        *,
+        start: Path,
+        folder: Path,
+        seed: int,
+        progress: Progress,
+    ) -> Tuned:
+        """Leave a folder whose content depends on the start, the chosen answers and the seed."""
+        begun = {**settings.model_dump(), "start": hash_file(start / "adapter_model.safetensors")}
+        return self._leave([row.chosen for row in rows], [row.chosen for row in held_out], begun, folder, seed)
+
+    def _leave(
+        self,
+        rows: Sequence[Conversation],
+        held_out: Sequence[Conversation],
+        settings: Mapping[str, Any],
+        folder: Path,
+        seed: int,
+    ) -> Tuned:
         self.trainings.append(FakeTraining(tuple(rows), tuple(held_out), folder, seed))
         folder.mkdir(parents=True, exist_ok=True)
-        content = json.dumps([seed, settings.model_dump(), [[message.as_chat() for message in row.messages] for row in rows]])
+        content = json.dumps([seed, settings, [[message.as_chat() for message in row.messages] for row in rows]])
         (folder / "adapter_config.json").write_text(content, encoding="utf-8")
         digest = hashlib.sha256(content.encode()).digest()
         weights = {  # a real, tiny file: it has a hash of its own, and can be scaled
@@ -95,6 +120,7 @@ class FakeTuner:
             "layer.lora_B.weight": np.ones(4, dtype=np.float32),
         }
         save_file(weights, folder / "adapter_model.safetensors")
+        (folder / "stepladder.json").write_text('{"pins": {}}', encoding="utf-8")
         losses = tuple(self.nll(row) for row in held_out)
         point = TrainPoint(step=1, epoch=1.0, learning_rate=1e-3, loss=1.0, held_out_nll=float(np.mean(losses)))
         adapter_sha256 = hash_file(folder / "adapter_model.safetensors")
@@ -148,7 +174,10 @@ def fake_example(kind: Kind, cluster: int, copy: int) -> Example:
     text = f"what is the {word} numbered {cluster} found at the pond" + (" please" if copy else "")
     turns = (Message("user", text),)
     tools = (TOOL,) if kind == "calls" else ()
-    return Example(Input(id, turns, tools), fake_reference(kind, label, secret), sources=(f"documents/{word}.md",))
+    worse = fake_reference(kind, LABELS[(cluster + 1) % len(LABELS)], f"worse than {secret}")
+    return Example(
+        Input(id, turns, tools), fake_reference(kind, label, secret), sources=(f"documents/{word}.md",), rejected=worse
+    )
 
 
 def fake_reference(kind: Kind, label: str, note: str) -> Message:

@@ -7,6 +7,7 @@ from stepladder.domain.protocols import Technique
 from stepladder.techniques.baseline import Baseline
 from stepladder.techniques.classifier import Classifier
 from stepladder.techniques.constrained import Constrained
+from stepladder.techniques.dpo import Dpo
 from stepladder.techniques.few_shot import FewShot
 from stepladder.techniques.lora import Lora
 from stepladder.techniques.lora_constrained import LoraConstrained
@@ -14,6 +15,7 @@ from stepladder.techniques.lora_nearest import LoraNearest
 from stepladder.techniques.lora_rag import LoraRag
 from stepladder.techniques.nearest import Nearest
 from stepladder.techniques.prompt import ZeroShotPrompt
+from stepladder.techniques.qlora import Qlora
 from stepladder.techniques.rag import Rag
 from stepladder.techniques.recorded import Recorded
 
@@ -30,6 +32,8 @@ LADDER: tuple[Technique, ...] = (
     LoraConstrained(),
     LoraNearest(),
     LoraRag(),
+    Qlora(),
+    Dpo(),
 )
 
 

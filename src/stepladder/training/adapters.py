@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn import Linear
 
 from stepladder.domain.errors import ModelError
 from stepladder.training.presets import TrainSettings
@@ -25,12 +26,16 @@ SCORE_BUDGET_BYTES = 2**30
 
 
 def lora_config(settings: TrainSettings) -> LoraConfig:
-    """LoRA on every linear layer but the head, without dropout (a prefix that is shared could not drop what each row drops)."""
+    """LoRA on the chosen linear layers, by default all but the head.
+
+    Without dropout: a prefix that is shared could not drop what each row drops.
+    """
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=0.0,
-        target_modules="all-linear",
+        use_rslora=settings.rank_stabilised,
+        target_modules=list(settings.target_modules) or "all-linear",
         bias="none",
         task_type="CAUSAL_LM",
     )
@@ -41,10 +46,11 @@ def adapted(model: Any, settings: TrainSettings) -> Iterator[Any]:
     """`model` with a fresh seeded LoRA in fp32 inside; when the block ends, well or not, the base is exactly as it was.
 
     Raises:
-        ModelError: An adapter is loaded in the model already.
+        ModelError: An adapter is loaded in the model already, or a target module is none of its linear layers.
     """
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ModelError(f"{model.name_or_path or 'the model'} has an adapter loaded.", "Unload it before tuning.")
+    _check_targets(model, settings.target_modules)
     with _left_as_it_is(model):
         with torch.random.fork_rng(), _quiet_peft():
             torch.manual_seed(settings.seed)
@@ -81,6 +87,37 @@ def _left_as_it_is(model: Any) -> Iterator[None]:
             parameter.requires_grad_(trained)
             parameter.grad = None
         model.train(training_before)
+
+
+def _linear_layers(model: Any) -> list[str]:
+    """Full names of all linear layers but the head."""
+    head = model.get_output_embeddings()
+    return [name for name, module in model.named_modules() if isinstance(module, Linear) and module is not head]
+
+
+def _hit(names: Sequence[str], targets: Sequence[str]) -> set[str]:
+    """The names that PEFT would adapt: a target is a full name, or the end of one behind a dot."""
+    return {name for name in names if any(name == target or name.endswith(f".{target}") for target in targets)}
+
+
+def _check_targets(model: Any, wanted: Sequence[str]) -> None:
+    """PEFT passes silently over a name that fits nothing, as long as another one does."""
+    names = _linear_layers(model)
+    unknown = [target for target in wanted if not _hit(names, [target])]
+    if unknown:
+        raise ModelError(
+            f"`[rungs.lora] target_modules` names '{unknown[0]}', which is no linear layer of {type(model).__name__}.",
+            f"Choose among {', '.join(sorted({name.rpartition('.')[2] for name in names}))}.",
+        )
+
+
+def short_targets(model: Any, targets: Sequence[str]) -> tuple[str, ...]:
+    """The same layers in as few names as may be: none for all of them, kinds where whole kinds are meant."""
+    names = _linear_layers(model)
+    kinds = sorted({target.rpartition(".")[2] for target in targets})
+    if _hit(names, targets) == set(names):
+        return ()
+    return tuple(kinds if _hit(names, kinds) == _hit(names, targets) else sorted(targets))
 
 
 @contextmanager

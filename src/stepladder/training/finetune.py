@@ -26,6 +26,7 @@ from stepladder.training.follow import SAVE_EVERY_SECONDS, LiveTraining, follow
 from stepladder.training.loop import build_optimizer
 from stepladder.training.masks import Decode, check_rows, learned_shares, masked_examples
 from stepladder.training.memory import reused_memory
+from stepladder.training.objectives import Objective, Sft
 from stepladder.training.presets import TrainSettings, choose_settings
 from stepladder.training.proof import STOPPING_ALARM, Proof, Stopping, check_saved, measure_stopping, probe_logits, shortest
 from stepladder.training.record import model_card, pins, read_finished, side_file, write_papers
@@ -56,6 +57,40 @@ def tune_rows(
     anew: bool = False,
     save_every_seconds: float = SAVE_EVERY_SECONDS,
 ) -> Tuned:
+    """Fine-tune on `rows`: see `train_adapter`, with the preset for so many rows.
+
+    Raises:
+        ModelError: No rows; and as `train_adapter`. RunError, KeyboardInterrupt: As `train_adapter`.
+    """
+    if not rows:
+        raise ModelError("there are no rows to train on.", "Add examples, or lower the share that is held out.")
+    settings = settings_for(base, wanted, len(rows), seed)
+    return train_adapter(
+        base,
+        rows,
+        held_out,
+        settings,
+        Sft(settings.label_smoothing),
+        folder=folder,
+        progress=progress,
+        anew=anew,
+        save_every_seconds=save_every_seconds,
+    )
+
+
+def train_adapter(
+    base: Base,
+    rows: Sequence[EncodedRow],
+    held_out: Sequence[EncodedRow],
+    settings: TrainSettings,
+    objective: Objective,
+    *,
+    folder: Path,
+    progress: Progress,
+    anew: bool = False,
+    save_every_seconds: float = SAVE_EVERY_SECONDS,
+    shown: bool = True,
+) -> Tuned:
     """Train an adapter on `rows`, keep the step `held_out` chooses (the last without such rows), and leave it at `folder`.
 
     A finished adapter of equal rows, settings and base is returned as it is. A training that was broken off continues
@@ -65,18 +100,16 @@ def tune_rows(
         anew: Train although `folder` or its checkpoints belong to other data, settings or another base; the adapter there
             is replaced in the end, the other training's checkpoints stay.
         save_every_seconds: Longest time between two checkpoints, but for a single step that takes longer.
+        shown: Whether the settings and some rows with their masks are said first.
     Raises:
-        ModelError: No rows, or a row that cannot be learned from (named); the training diverged; the memory is used up; the
-            model cannot be tuned; the saved adapter is not the trained one, or changes nothing.
+        ModelError: A row that cannot be learned from (named); the training diverged (`loop.Diverged`); the memory is used up;
+            the model cannot be tuned; the saved adapter is not the trained one, or changes nothing.
         RunError: `folder` or its checkpoints belong to something else (with the difference); the disk is full or fails.
         KeyboardInterrupt: The process was told to stop, after the last step was saved.
     """
-    if not rows:
-        raise ModelError("there are no rows to train on.", "Add examples, or lower the share that is held out.")
-    settings = settings_for(base, wanted, len(rows), seed)
     check_rows(rows, what="training", max_tokens=settings.max_tokens, stop_ids=base.stop_ids)
     check_rows(held_out, what="held-out", max_tokens=settings.max_tokens, stop_ids=base.stop_ids)
-    pinned = pins(base.identity, settings, rows, held_out)
+    pinned = {**pins(base.identity, settings, rows, held_out), **objective.pins}
     binding = bind(pinned, rows, held_out)
     all_checkpoints = folder.with_name(folder.name + ".checkpoints")
     checkpoints = all_checkpoints / binding.digest[:16]
@@ -86,8 +119,9 @@ def tune_rows(
             progress.note(f"The adapter at {folder.name} is trained again: {finished}.")
         if not anew:
             refuse_others(all_checkpoints, binding)
-        introduce(base, rows, settings, progress)
-        finished = _train(base, rows, held_out, settings, folder, checkpoints, binding, progress, save_every_seconds)
+        if shown:
+            introduce(base, rows, settings, objective, progress)
+        finished = _train(base, rows, held_out, settings, objective, folder, checkpoints, binding, progress, save_every_seconds)
     _remove(checkpoints)
     return finished
 
@@ -106,14 +140,17 @@ def settings_for(base: Base, wanted: LoraSettings, rows: int, seed: int) -> Trai
     )
 
 
-def introduce(base: Base, rows: Sequence[EncodedRow], settings: TrainSettings, progress: Progress) -> None:
+def introduce(base: Base, rows: Sequence[EncodedRow], settings: TrainSettings, objective: Objective, progress: Progress) -> None:
     """Say what is about to be trained: settings, what rows share, what is learned of them, three rows with their masks."""
     smallest, middle = learned_shares(rows)
     shared = common_prefix_length(rows)
+    groups = len(rows) // objective.loss.together
+    of = "rows" if objective.loss.together == 1 else "pairs of rows"
     progress.note(
-        f"LoRA of rank {settings.rank} on {len(rows)} rows: at most {settings.epochs} epochs of "
-        f"{settings.steps_per_epoch(len(rows))} steps, learning rate {settings.learning_rate:.2g}. "
+        f"LoRA of rank {settings.rank} on {groups} {of}: at most {settings.epochs} epochs of "
+        f"{settings.steps_per_epoch(groups)} steps, learning rate {settings.learning_rate:.2g}. "
         f"All rows begin with the same {shared} tokens. Learned of a row: {middle:.0%} of its tokens (at least {smallest:.0%})."
+        + (f" Every other token counts {settings.prompt_loss_weight:g}." if settings.prompt_loss_weight else "")
     )
     for number, text in enumerate(masked_examples(rows, base.decode), 1):
         progress.note(f"Training row {number}, learned between ⟦ and ⟧:\n{text}")
@@ -124,6 +161,7 @@ def _train(
     rows: Sequence[EncodedRow],
     held_out: Sequence[EncodedRow],
     settings: TrainSettings,
+    objective: Objective,
     folder: Path,
     checkpoints: Path,
     binding: Binding,
@@ -136,15 +174,27 @@ def _train(
         memory_named(f"training {base.identity.name}", _memory_advice(base, rows, held_out, settings)),
         fast_attention(base.model, longest=longest, tokens_per_pass=settings.tokens_per_pass),
     ):
+        weighted = [row.with_prompt_weight(settings.prompt_loss_weight) for row in rows]
+        answers, unseen = rows[:: objective.loss.together], held_out[:: objective.loss.together]  # of a pair, the better one
         with adapted(base.model, settings) as wrapped:
-            path = choose_path(wrapped.get_base_model(), rows, progress.note)
+            objective.prepare(wrapped)
+            path = choose_path(wrapped.get_base_model(), weighted, progress.note)
+            objective = objective.begin(path, [*rows, *held_out], tokens_per_pass=settings.tokens_per_pass)
             live = LiveTraining(wrapped, build_optimizer(wrapped, settings), checkpoints, binding)
             progressed = live.restore(progress.note)
             progressed = follow(
-                live, progressed, rows, held_out, settings, path=path, progress=progress, save_every_seconds=save_every_seconds
+                live,
+                progressed,
+                weighted,
+                held_out,
+                settings,
+                path=path,
+                objective=objective,
+                progress=progress,
+                save_every_seconds=save_every_seconds,
             )
-            kept = _keep(base, live, progressed, rows, held_out, settings, path, progress)
-        return _publish(base, kept, shortest(rows), folder, binding)
+            kept = _keep(base, live, progressed, answers, unseen, settings, path, progress)
+        return _publish(base, kept, shortest(answers), folder, binding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +223,8 @@ def _keep(
     step = candidates(evaluations)[0] if nll else progressed.step
     set_adapter_tensors(live.wrapped, load_adapter(live.checkpoints, step))
     untuned = progressed.history[0].loss
-    if nll and fmean(evaluations[step]) > untuned:
+    alike = not (settings.prompt_loss_weight or settings.label_smoothing)  # losses of one kind
+    if nll and alike and fmean(evaluations[step]) > untuned:
         progress.note(
             f"The held-out loss ({fmean(evaluations[step]):.3f}) ended above the loss before training ({untuned:.3f}): "
             "the learning rate is too high, or the held-out rows are of another kind."

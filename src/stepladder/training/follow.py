@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from stepladder.domain.errors import ModelError, StepladderError
+from stepladder.domain.errors import StepladderError
 from stepladder.domain.protocols import Progress, TrainPoint
 from stepladder.models.prefix.paths import Path as ComputePath
 from stepladder.models.prefix.rows import EncodedRow
@@ -28,7 +28,8 @@ from stepladder.training.checkpoint import (
     steps_taken,
 )
 from stepladder.training.failures import disk_named, refuse_full_disk
-from stepladder.training.loop import Evaluation, TrainStep, train, worst_rows
+from stepladder.training.loop import Diverged, Evaluation, TrainStep, train, worst_rows
+from stepladder.training.objectives import Objective
 from stepladder.training.presets import TrainSettings
 from stepladder.training.stopping import candidates, far_above, learned_by_heart, may_diverge, settled, steps_to_judge_by
 
@@ -96,6 +97,7 @@ def follow(
     settings: TrainSettings,
     *,
     path: ComputePath,
+    objective: Objective,
     progress: Progress,
     save_every_seconds: float = SAVE_EVERY_SECONDS,
 ) -> Progressed:
@@ -103,11 +105,11 @@ def follow(
 
     Raises:
         KeyboardInterrupt / SystemExit: As raised by a signal or by `progress`, after what was done is saved.
-        ModelError: The training diverges. RunError: It cannot be saved.
+        Diverged: The loss is no number, or far above where it began. RunError: It cannot be saved.
     """
     if enough(progressed):  # killed between its last evaluation and its end
         return progressed
-    steps, from_step = settings.steps(len(rows)), progressed.step
+    steps, from_step = settings.steps(len(rows) // objective.loss.together), progressed.step
     before, started = progressed.seconds, time.perf_counter()
     saved_at = started
     progress.start("training", steps)
@@ -115,7 +117,15 @@ def follow(
         progress.advance(from_step)
     model = live.wrapped.get_base_model()
     events = train(
-        model, live.optimizer, rows, held_out, settings, path=path, after_step=from_step, evaluated=progressed.evaluated
+        model,
+        live.optimizer,
+        rows,
+        held_out,
+        settings,
+        path=path,
+        objective=objective,
+        after_step=from_step,
+        evaluated=progressed.evaluated,
     )
     try:
         for event in events:
@@ -125,7 +135,7 @@ def follow(
                 left = (now - started) / (event.step - from_step) * (steps - event.step)
                 progress.advance(detail=f"loss {event.loss:.3f}, at most {_duration(left)} left")
                 if may_diverge(progressed.history, settings.batch_size):
-                    _refuse_divergence(live, progressed, rows, settings, path)
+                    _refuse_divergence(live, progressed, rows, settings, path, objective)
             if isinstance(event, Evaluation) or now - saved_at >= save_every_seconds:
                 live.save(progressed)
                 saved_at = time.perf_counter()
@@ -166,23 +176,30 @@ def _after(progressed: Progressed, event: TrainStep | Evaluation) -> Progressed:
 
 
 def _refuse_divergence(
-    live: LiveTraining, progressed: Progressed, rows: Sequence[EncodedRow], settings: TrainSettings, path: ComputePath
+    live: LiveTraining,
+    progressed: Progressed,
+    rows: Sequence[EncodedRow],
+    settings: TrainSettings,
+    path: ComputePath,
+    objective: Objective,
 ) -> None:
     """Whether the rows of the last steps have become far worse than they are without the adapter.
 
     Raises:
-        ModelError: They have; the worst is named.
+        Diverged: They have; the worst is named.
     """
-    first = progressed.step - steps_to_judge_by(settings.batch_size)
-    recent = takewhile(lambda step: step[0] <= progressed.step, settings.batches(len(rows), after_step=first))
-    seen = [rows[index] for _, batch in recent for index in batch]
-    tuned = path.row_nll(seen, tokens_per_pass=settings.tokens_per_pass)
-    with silenced(live.wrapped):
-        untuned = path.row_nll(seen, tokens_per_pass=settings.tokens_per_pass)
-    if far_above(fmean(tuned), fmean(untuned)):
-        raise ModelError(
+    first, together = progressed.step - steps_to_judge_by(settings.batch_size), objective.loss.together
+    recent = takewhile(lambda step: step[0] <= progressed.step, settings.batches(len(rows) // together, after_step=first))
+    seen = [row for _, batch in recent for index in batch for row in rows[index * together : (index + 1) * together]]
+    tuned = objective.judge(path, seen, tokens_per_pass=settings.tokens_per_pass)
+    untuned = objective.loss_at_start
+    if untuned is None:
+        with silenced(live.wrapped):
+            untuned = fmean(objective.judge(path, seen, tokens_per_pass=settings.tokens_per_pass))
+    if far_above(fmean(tuned), untuned):
+        raise Diverged(
             f"training diverges: at step {progressed.step} the loss of the rows it just learned is {fmean(tuned):.3g}, "
-            f"and without training it is {fmean(untuned):.3g} (worst now: row {worst_rows(seen, tuned)[0].id}).",
+            f"and without training it is {untuned:.3g} (worst now: row {worst_rows(seen[::together], tuned)[0].id}).",
             f"Lower [rungs.lora] learning_rate (it peaks at {settings.learning_rate:.2g} here), or look at this row.",
         )
 

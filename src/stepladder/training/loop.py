@@ -12,6 +12,7 @@ import torch
 from stepladder.domain.errors import ModelError
 from stepladder.models.prefix.paths import Path
 from stepladder.models.prefix.rows import EncodedRow
+from stepladder.training.objectives import Objective, Sft
 from stepladder.training.presets import TrainSettings
 
 LEARNS_FROM_STEP = {1: ("lora_B", "first"), 2: ("lora_A", "second")}
@@ -20,7 +21,7 @@ NAMES_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class TrainStep:
-    """One optimizer step. `loss`: mean nats per learned token before the step; `tokens`: of its rows, prompts included."""
+    """One optimizer step. `loss`: the objective's before the step; `tokens`: of its rows, prompts included."""
 
     step: int
     epoch: float
@@ -31,7 +32,7 @@ class TrainStep:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A moment to save. `held_out_nll`: mean nats per learned token of each held-out row; empty without such rows."""
+    """A moment to save. `held_out_nll`: loss of each held-out row (or pair); empty without such rows."""
 
     step: int
     held_out_nll: tuple[float, ...]
@@ -45,12 +46,15 @@ def train(
     settings: TrainSettings,
     *,
     path: Path,
+    objective: Objective = Sft(),  # noqa: B008 - a frozen value
     after_step: int = 0,
     evaluated: bool = True,
 ) -> Iterator[TrainStep | Evaluation]:
     """Train the parameters of `optimizer` on `rows`, continuing behind `after_step`.
 
-    Loss of a step = Σ weight · nll / Σ weight over all learned tokens of its rows, however they are split into passes.
+    The loss of a step is the objective's over its rows, however they are split into passes. Where an objective compares
+    rows, `rows` and `held_out` hold its groups one behind the other, and a batch is so many groups.
+
     Between two yields nothing is half done: parameters and optimizer belong to the step last yielded.
 
     Args:
@@ -59,15 +63,17 @@ def train(
         ModelError: The loss or its gradient is not a number, or the first two steps do not reach a part of the adapter.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    steps, per_epoch = settings.steps(len(rows)), settings.steps_per_epoch(len(rows))
-    if after_step and not evaluated and settings.evaluates_after(after_step, len(rows)):
-        yield evaluate(path, held_out, settings, after_step)
-    for step, batch in settings.batches(len(rows), after_step=after_step):
+    together = objective.loss.together
+    groups = len(rows) // together
+    steps, per_epoch = settings.steps(groups), settings.steps_per_epoch(groups)
+    if after_step and not evaluated and settings.evaluates_after(after_step, groups):
+        yield evaluate(path, held_out, settings, after_step, objective)
+    for step, batch in settings.batches(groups, after_step=after_step):
         rate = settings.learning_rate_at(step, steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        chosen = [rows[index] for index in batch]
-        loss = path.backward_loss(chosen, tokens_per_pass=settings.tokens_per_pass)
+        chosen = [row for index in batch for row in rows[index * together : (index + 1) * together]]
+        loss = path.backward_loss(chosen, tokens_per_pass=settings.tokens_per_pass, loss=objective.loss)
         norm = torch.nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
         if not (math.isfinite(loss) and math.isfinite(norm.item())):
             raise _broken(step, loss, chosen, rate, path.row_nll(chosen, tokens_per_pass=settings.tokens_per_pass))
@@ -76,13 +82,13 @@ def train(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         yield TrainStep(step, step / per_epoch, rate, loss, sum(map(len, chosen)))
-        if settings.evaluates_after(step, len(rows)):
-            yield evaluate(path, held_out, settings, step)
+        if settings.evaluates_after(step, groups):
+            yield evaluate(path, held_out, settings, step, objective)
 
 
-def evaluate(path: Path, held_out: Sequence[EncodedRow], settings: TrainSettings, step: int) -> Evaluation:
+def evaluate(path: Path, held_out: Sequence[EncodedRow], settings: TrainSettings, step: int, objective: Objective) -> Evaluation:
     """The held-out losses after `step`."""
-    return Evaluation(step, tuple(path.row_nll(held_out, tokens_per_pass=settings.tokens_per_pass)))
+    return Evaluation(step, tuple(objective.judge(path, held_out, tokens_per_pass=settings.tokens_per_pass)))
 
 
 def build_optimizer(model: Any, settings: TrainSettings) -> torch.optim.AdamW:
@@ -114,16 +120,20 @@ def check_every_part_learns(model: Any, step: int = 1) -> None:
         )
 
 
+class Diverged(ModelError):
+    """The loss or its gradient is no number any more, or far above where it began."""
+
+
 def worst_rows(rows: Sequence[EncodedRow], nll: Sequence[float]) -> list[EncodedRow]:
     """The rows whose loss is not a number; where all are numbers, the one of the highest loss."""
     broken = [row for row, nats in zip(rows, nll, strict=True) if not math.isfinite(nats)]
     return broken or [max(zip(rows, nll, strict=True), key=lambda pair: pair[1])[0]]
 
 
-def _broken(step: int, loss: float, rows: Sequence[EncodedRow], rate: float, nll: Sequence[float]) -> ModelError:
+def _broken(step: int, loss: float, rows: Sequence[EncodedRow], rate: float, nll: Sequence[float]) -> Diverged:
     worst = worst_rows(rows, nll)
     what, these = ("row", "this row") if len(worst) == 1 else ("rows", "these rows")
-    return ModelError(
+    return Diverged(
         f"training broke at step {step}: the loss is {loss:g} or its gradient is not finite "
         f"({what} {_listed([row.id for row in worst])}).",
         f"Lower [rungs.lora] learning_rate (it is {rate:.2g} here), or look at {these}.",

@@ -19,6 +19,10 @@ WARMUP_STEPS_AT_LEAST = 3
 FINAL_RATE_SHARE = 0.1
 STEPS_BETWEEN_EVALUATIONS = 20
 QWEN_RATE = 3e-4
+LOWEST_DPO_RATE = 5e-6
+SEARCH_FACTORS = (1.0, 1 / 3, 3.0)
+SEARCH_STEPS = 20  # of a short run, about; whole epochs are run
+STABILISED_ALPHA = 16.0  # the scale of rank-stabilised LoRA falls with √rank only, so one alpha serves every rank
 ACTIVATION_BYTES = 2**30  # for one pass; what a pass needs beyond the weights
 BYTES_PER_TOKEN_LAYER_WIDTH = 40  # kept of a llama shape in bf16 for the backward pass, attention weights included
 TOKENS_PER_PASS_AT_LEAST = 512  # fewer rows leave the matrix products waiting for the weights
@@ -39,6 +43,10 @@ class TrainSettings:
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     gradient_clip: float = 1.0
+    rank_stabilised: bool = False  # scaled by alpha / √rank
+    target_modules: tuple[str, ...] = ()  # none = every linear layer but the head
+    prompt_loss_weight: float = 0.0  # of a prompt's token, beside 1 of an answer's
+    label_smoothing: float = 0.0
 
     def steps_per_epoch(self, rows: int) -> int:
         return math.ceil(rows / self.batch_size)
@@ -84,13 +92,17 @@ def choose_settings(
     limits = [limit for limit in (wanted.max_tokens, context_tokens) if limit]
     return TrainSettings(
         rank=rank,
-        alpha=wanted.alpha or 2 * rank,
+        alpha=wanted.alpha or (STABILISED_ALPHA if wanted.rank_stabilised else 2 * rank),
         learning_rate=wanted.learning_rate or default_learning_rate(hidden, model_type),
         epochs=epochs_for(wanted, rows),
         batch_size=batch_size_for(wanted, rows),
         max_tokens=min(limits, default=0),
         tokens_per_pass=max(TOKENS_PER_PASS_AT_LEAST, ACTIVATION_BYTES // (layers * hidden * BYTES_PER_TOKEN_LAYER_WIDTH)),
         seed=seed,
+        rank_stabilised=wanted.rank_stabilised,
+        target_modules=wanted.target_modules,
+        prompt_loss_weight=wanted.prompt_loss_weight,
+        label_smoothing=wanted.label_smoothing,
     )
 
 
@@ -109,6 +121,16 @@ def default_learning_rate(hidden: int, model_type: str) -> float:
     if model_type.startswith("qwen"):
         return QWEN_RATE
     return min(1e-3, max(1e-4, 5e-4 * math.pow(2000 / hidden, 0.78)))
+
+
+def search_epochs(rows: int, *, epochs: int, batch_size: int) -> int:
+    """Epochs of a short run of the learning-rate search: about 20 steps, and never more than the training's own."""
+    return min(epochs, math.ceil(SEARCH_STEPS / max(1, math.ceil(rows / batch_size))))
+
+
+def dpo_learning_rate(sft: float) -> float:
+    """Peak rate of preference tuning from the preset of the fine-tune before it: a hundredth, at least 5e-6."""
+    return max(LOWEST_DPO_RATE, sft / 100)
 
 
 def _by_size(rows: int, small: int, medium: int, large: int) -> int:

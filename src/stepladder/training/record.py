@@ -43,7 +43,6 @@ def pins(
         "dtype": identity.dtype,
         "data_sha256": fingerprint(rows),
         "held_out_sha256": fingerprint(held_out),
-        "objective": "sft",
         "settings": asdict(settings),
     }
 
@@ -111,6 +110,15 @@ def read_finished(folder: Path, binding: Binding, *, anew: bool = False) -> Tune
 def model_card(pinned: Mapping[str, Any], tuned: Tuned, proof: Proof) -> str:
     """The adapter folder's README.md."""
     settings = pinned["settings"]
+    scaled = "rank-stabilised, " if settings["rank_stabilised"] else ""
+    layers = ", ".join(settings["target_modules"]) or "all linear layers but the head"
+    weight, smoothing = settings["prompt_loss_weight"], settings["label_smoothing"]
+    learned = f"answers, and on prompts with weight {weight:g}" if weight else "answers only (prompts are not learned)"
+    smoothed = f"; labels smoothed by {smoothing:g}" if smoothing else ""
+    unit = "nats per learned token" if pinned["objective"] == "sft" else "preference loss; ln 2 = 0.6931 before"
+    method = (
+        "supervised" if pinned["objective"] == "sft" else f"DPO, β {pinned['beta']:g}, from adapter `{pinned['start_sha256']}`"
+    )
     stopped = f"mean {sum(tuned.held_out_nll) / len(tuned.held_out_nll):.4f}" if tuned.held_out_nll else "no held-out rows"
     return f"""---
 base_model: {json.dumps(pinned["base"])}
@@ -120,7 +128,7 @@ tags: [lora, stepladder]
 ---
 # LoRA adapter for {pinned["base"]}
 
-Trained by Stepladder on answers only (prompts are not learned). Load it on exactly the base model below:
+Trained by Stepladder on {learned}{smoothed}. Load it on exactly the base model below:
 
 ```python
 from peft import PeftModel
@@ -131,10 +139,11 @@ model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
 |---|---|
 | base model | {pinned["base"]}, sha256 `{pinned["base_sha256"]}` |
 | tokenizer, chat template | sha256 `{pinned["tokenizer_sha256"]}`, `{pinned["template_sha256"]}` |
-| rank, alpha | {settings["rank"]}, {settings["alpha"]:g}, on all linear layers but the head, no dropout |
+| rank, alpha | {settings["rank"]}, {settings["alpha"]:g}, {scaled}on {layers}; no dropout |
 | learning rate | {settings["learning_rate"]:.3g} at its peak, AdamW |
 | steps | {tuned.steps} run, step {tuned.best_step} kept |
-| held-out loss | {stopped} (nats per learned token, over {len(tuned.held_out_nll)} rows) |
+| held-out loss | {stopped} ({unit}; over {len(tuned.held_out_nll)} rows) |
+| method | {method} |
 | training data | sha256 `{pinned["data_sha256"]}` |
 {"".join(f"| {name} | {found} |{chr(10)}" for name, found in proof.lines())}
 `{SIDE_FILE}` beside this file pins all of it and holds the training's history.

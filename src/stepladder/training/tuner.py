@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from stepladder.domain.protocols import Conversation, Progress, Tuned
-from stepladder.domain.task import LoraSettings
+from stepladder.domain.protocols import Conversation, Preference, Progress, Tuned
+from stepladder.domain.task import DpoSettings, LoraSettings
 from stepladder.models.conversation import encode_conversation
 from stepladder.models.loading import LoadedModel
 from stepladder.models.prefix.rows import EncodedRow
 from stepladder.training.finetune import Base, tune_rows
+from stepladder.training.preferring import tune_pairs
+from stepladder.training.search import tune_searching
 
 
 class LoraTuner:
@@ -31,16 +34,39 @@ class LoraTuner:
         progress: Progress,
     ) -> Tuned:
         """Train on `rows`, stop by `held_out`, leave a PEFT folder at `folder`; see `finetune.tune_rows`."""
+        learned, unseen = ([self.encode(row) for row in part] for part in (rows, held_out))
+        train = tune_searching if settings.search_learning_rate else tune_rows
+        return train(self._base, learned, unseen, settings, folder=folder, seed=seed, progress=progress)
+
+    def prefer(
+        self,
+        rows: Sequence[Preference],
+        held_out: Sequence[Preference],
+        settings: DpoSettings,
+        *,
+        start: Path,
+        folder: Path,
+        seed: int,
+        progress: Progress,
+    ) -> Tuned:
+        """Train the adapter of `start` on by preferences; see `preferring.tune_pairs`."""
+        learned, unseen = ([side for row in part for side in self.encode_pair(row)] for part in (rows, held_out))
+        return tune_pairs(self._base, learned, unseen, settings, start=start, folder=folder, seed=seed, progress=progress)
+
+    @property
+    def _base(self) -> Base:
         loaded = self._loaded
-        base = Base(
+        return Base(
             model=loaded.model,
             identity=loaded.identity,
             decode=partial(loaded.tokenizer.decode, keep_control_tokens=True),
             stop_ids=frozenset(loaded.stop_ids),
             tokenizer_folder=loaded.folder,
         )
-        learned, unseen = ([self.encode(row) for row in part] for part in (rows, held_out))
-        return tune_rows(base, learned, unseen, settings, folder=folder, seed=seed, progress=progress)
+
+    def encode_pair(self, row: Preference) -> tuple[EncodedRow, EncodedRow]:
+        """Both answers as the trainer sees them, the better one first."""
+        return self.encode(row.chosen), replace(self.encode(row.rejected), id=f"{row.rejected.id} (rejected)")
 
     def encode(self, row: Conversation) -> EncodedRow:
         """A conversation as the trainer sees it.

@@ -17,7 +17,9 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto import CONFIG_MAPPING
 
 from stepladder.models.prefix.anatomy import NotRead, read_anatomy
-from stepladder.models.prefix.fused import FusedStep, Work
+from stepladder.models.prefix.fused import FusedStep, Sending, Work
+from stepladder.models.prefix.losses import WeightedMean
+from stepladder.models.prefix.paths import FusedPath, StockPath
 from stepladder.models.prefix.rows import EncodedRow
 
 VOCAB = 61
@@ -112,7 +114,7 @@ def fused(wrapped: Any, rows: Sequence[EncodedRow], tokens_per_pass: int, worthw
     work = Work.of(rows, tokens_per_pass=tokens_per_pass, worthwhile=worthwhile)
     step = FusedStep(read_anatomy(wrapped.get_base_model()))
     loss = 0.0
-    for labels, nll in step.backward(work, lambda labels: [label.weight / total for label in labels]):
+    for labels, nll in step.backward(work, Sending(lambda labels: [label.weight / total for label in labels])):
         loss += sum(label.weight * nats for label, nats in zip(labels, nll.tolist(), strict=True)) / total
     return loss, {name: value.grad for name, value in trained(wrapped).items()}
 
@@ -249,6 +251,31 @@ def test_a_decoder_of_another_class_is_not_read() -> None:
     config = CONFIG_MAPPING["gpt2"](vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64)
     with pytest.raises(NotRead, match="its layers are of class GPT2Model"):
         read_anatomy(AutoModelForCausalLM.from_config(config))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text"])
+@pytest.mark.parametrize("smoothing", [0.1, 0.5])
+def test_smoothed_labels_are_those_of_autograd_with_torchs_own_cross_entropy(architecture: str, smoothing: float) -> None:
+    wrapped = build_adapted(architecture)
+    rows = tree_rows(6)
+    total = sum(row.weight for row in rows)
+    loss = torch.zeros((), dtype=torch.float64)
+    with stock_in_fp64(wrapped):
+        for row in rows:
+            logits = wrapped(input_ids=torch.tensor([row.token_ids]), use_cache=False).logits[0, :-1]
+            each = torch.nn.functional.cross_entropy(
+                logits, torch.tensor(row.token_ids[1:]), reduction="none", label_smoothing=smoothing
+            )
+            loss = loss + (each * torch.tensor(row.weights[1:], dtype=each.dtype)).sum() / total
+        wrapped.zero_grad(set_to_none=True)
+        loss.backward()
+        right = {name: value.grad.clone() for name, value in trained(wrapped).items()}
+        for path in (FusedPath(wrapped.get_base_model()), StockPath(wrapped.get_base_model(), share=True)):
+            for tokens_per_pass in (5, 10_000):
+                wrapped.zero_grad(set_to_none=True)
+                found = path.backward_loss(rows, tokens_per_pass=tokens_per_pass, loss=WeightedMean(smoothing=smoothing))
+                assert found == pytest.approx(loss.item(), abs=1e-9)
+                assert furthest({name: value.grad for name, value in trained(wrapped).items()}, right) <= 1e-9
 
 
 def test_weights_that_take_too_much_memory_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,3 +94,21 @@ def test_passes_of_one_level_are_of_similar_size() -> None:
 def test_a_subtree_counts_all_below_it() -> None:
     trie = build_trie(encode([[1, 2, 3], [1, 2, 4], [1, 5]]), worthwhile=1)
     assert subtree_tokens(trie, 0) == 5
+
+
+@given(token_rows, st.integers(1, 40), st.integers(1, 20), st.integers(2, 3))
+def test_what_a_group_does_not_share_stays_in_one_pass(
+    lists: list[list[int]], tokens_per_pass: int, worthwhile: int, together: int
+) -> None:
+    lists = lists * together
+    trie = build_trie(encode(lists), worthwhile=worthwhile)
+    steps = cut_into_passes(trie, tokens_per_pass, together=together)
+    assert sorted(nodes_of(steps)) == list(range(len(trie)))
+
+    def passes_of(steps: tuple[Pass | Kept, ...]) -> list[Pass]:
+        return [one for step in steps for one in ([step] if isinstance(step, Pass) else passes_of(step.below))]
+
+    for first in range(0, len(lists), together):
+        group = range(first, first + together)
+        ends = [{row for number in one.nodes for row in trie[number].rows} & set(group) for one in passes_of(steps)]
+        assert sum(map(bool, ends)) <= 1

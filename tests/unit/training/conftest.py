@@ -34,6 +34,21 @@ def build_rows() -> Callable[..., list[EncodedRow]]:
 
 
 @pytest.fixture
+def build_pairs(build_rows: Callable[..., list[EncodedRow]]) -> Callable[..., list[EncodedRow]]:
+    def build(count: int, *, seed: int = 0, name: str = "pair") -> list[EncodedRow]:
+        """Rows of `build_rows`, each followed by another answer to its prompt, of another length."""
+        pairs = []
+        for number, row in enumerate(build_rows(count, seed=seed, name=name)):
+            prompt = row.token_ids[: row.labelled[0]]
+            answer = (*((5 + number + place) % 50 + 3 for place in range(number % 4 + 1)), 2)
+            weights = (0.0,) * len(prompt) + (1.0,) * len(answer)
+            pairs += [row, EncodedRow(f"{row.id} (rejected)", prompt + answer, weights)]
+        return pairs
+
+    return build
+
+
+@pytest.fixture
 def quick_settings() -> TrainSettings:
     return TrainSettings(rank=4, alpha=8, learning_rate=5e-3, epochs=3, batch_size=4, max_tokens=96, tokens_per_pass=40, seed=0)
 

@@ -19,6 +19,7 @@ from stepladder.training.adapters import (
     lora_config,
     reloaded,
     set_adapter_tensors,
+    short_targets,
     silenced,
 )
 from stepladder.training.presets import TrainSettings
@@ -71,6 +72,41 @@ def test_every_linear_layer_but_the_head_is_adapted(build_llama: Callable[..., A
     with adapted(build_llama(), quick_settings) as wrapped:
         names = {name.split(".lora_")[0].rsplit(".", 1)[1] for name in adapter_tensors(wrapped)}
     assert names == LINEAR
+
+
+def test_chosen_layers_alone_are_adapted(build_llama: Callable[..., Any], quick_settings: TrainSettings) -> None:
+    with adapted(build_llama(), replace(quick_settings, target_modules=("q_proj", "down_proj"))) as wrapped:
+        names = {name.split(".lora_")[0].rsplit(".", 1)[1] for name in adapter_tensors(wrapped)}
+    assert names == {"q_proj", "down_proj"}
+
+
+@pytest.mark.parametrize("name", ["q_porj", "lm_head", "norm"])
+def test_a_layer_that_is_not_there_is_refused_by_name(
+    build_llama: Callable[..., Any], quick_settings: TrainSettings, name: str
+) -> None:
+    model = build_llama()
+    wrong = adapted(model, replace(quick_settings, target_modules=("q_proj", name)))
+    with pytest.raises(ModelError, match=f"names '{name}', which is no linear layer of LlamaForCausalLM. Choose among .*q_proj"):
+        wrong.__enter__()
+    assert not hasattr(model, "peft_config")
+
+
+def test_layers_are_named_as_briefly_as_they_can_be(build_llama: Callable[..., Any]) -> None:
+    model = build_llama()
+    everything = [name for name, module in model.named_modules() if name.rpartition(".")[2] in LINEAR]
+    assert short_targets(model, everything) == ()
+    assert short_targets(model, sorted(LINEAR)) == ()
+    assert short_targets(model, [name for name in everything if "q_proj" in name]) == ("q_proj",)
+    one = "model.layers.0.self_attn.q_proj"
+    assert short_targets(model, [one]) == (one,)
+
+
+def test_a_rank_stabilised_adapter_is_scaled_by_the_root_of_its_rank(
+    build_llama: Callable[..., Any], quick_settings: TrainSettings
+) -> None:
+    with adapted(build_llama(), replace(quick_settings, alpha=6, rank_stabilised=True)) as wrapped:
+        layer = wrapped.get_base_model().model.layers[0].self_attn.q_proj
+        assert layer.scaling["default"] == pytest.approx(6 / 4**0.5)
 
 
 def test_a_fresh_adapter_changes_nothing_and_its_seed_decides_its_start(

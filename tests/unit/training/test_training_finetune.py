@@ -20,7 +20,7 @@ from stepladder.files import hash_file
 from stepladder.models.prefix.forward import row_nll
 from stepladder.models.prefix.rows import EncodedRow
 from stepladder.training.finetune import Base
-from tiny_training import IDENTITY, KilledError, Watcher, build_base
+from tiny_training import IDENTITY, QUICK, KilledError, Watcher, build_base
 from tiny_training import tune as tune_tiny
 
 BuildRows = Callable[..., list[EncodedRow]]
@@ -69,6 +69,56 @@ def test_plain_peft_loads_the_folder_and_gives_the_reported_loss(
     assert row_nll(loaded, held_out, share=False, tokens_per_pass=500) == pytest.approx(tuned.held_out_nll, rel=1e-4)
     untuned = row_nll(build_llama(), held_out, share=False, tokens_per_pass=500)
     assert fmean(tuned.held_out_nll) < fmean(untuned)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+def test_scaling_and_chosen_layers_are_recorded_and_followed_by_plain_peft(
+    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], build_llama: Callable[..., Any], tmp_path: Path
+) -> None:
+    from peft import PeftModel
+
+    wanted = QUICK.model_copy(update={"rank_stabilised": True, "target_modules": ("q_proj", "up_proj")})
+    tuned = tune(base, rows, held_out, tmp_path / "adapter", wanted=wanted)
+    side = json.loads((tuned.folder / "stepladder.json").read_text(encoding="utf-8"))
+    assert side["pins"]["settings"]["rank_stabilised"] is True
+    assert side["pins"]["settings"]["target_modules"] == ["q_proj", "up_proj"]
+    assert "16, rank-stabilised, on q_proj, up_proj" in (tuned.folder / "README.md").read_text(encoding="utf-8")
+    loaded = PeftModel.from_pretrained(build_llama(), str(tuned.folder)).eval().get_base_model()
+    assert row_nll(loaded, held_out, share=False, tokens_per_pass=500) == pytest.approx(tuned.held_out_nll, rel=1e-4)
+    watcher = Watcher()
+    again = tune(base, rows, held_out, tmp_path / "adapter", wanted=wanted, progress=watcher)
+    assert (again.adapter_sha256, watcher.advanced) == (tuned.adapter_sha256, 0)
+
+
+def test_prompts_may_count_a_little_while_held_out_answers_still_stop_it(
+    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], build_llama: Callable[..., Any], tmp_path: Path
+) -> None:
+    wanted = QUICK.model_copy(update={"prompt_loss_weight": 0.25, "epochs": 1, "batch_size": 10})
+    watcher = Watcher()
+    tuned = tune(base, rows, held_out, tmp_path / "adapter", wanted=wanted, progress=watcher)
+    total, weights = 0.0, 0.0  # the loss of the first step, by the stock model alone
+    for row in rows:
+        logits = build_llama()(input_ids=torch.tensor([row.token_ids])).logits[0, :-1]
+        nll = torch.nn.functional.cross_entropy(logits, torch.tensor(row.token_ids[1:]), reduction="none").tolist()
+        counted = [weight or 0.25 for weight in row.weights[1:]]
+        total += sum(weight * nats for weight, nats in zip(counted, nll, strict=True))
+        weights += sum(counted)
+    assert tuned.history[0].loss == pytest.approx(total / weights, rel=1e-5)
+    assert any("Every other token counts 0.25." in note for note in watcher.notes)
+    assert "and on prompts with weight 0.25" in (tuned.folder / "README.md").read_text(encoding="utf-8")
+    example = next(note for note in watcher.notes if note.startswith("Training row 1"))
+    assert example.partition("\n")[2].index("⟦") > 0  # the prompt is still shown as what is asked
+
+
+def test_another_smoothing_is_another_training_and_is_recorded(
+    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path
+) -> None:
+    plain = tune(base, rows, held_out, tmp_path / "adapter")
+    wanted = QUICK.model_copy(update={"label_smoothing": 0.2})
+    smoothed = tune(base, rows, held_out, tmp_path / "smoothed", wanted=wanted)
+    assert smoothed.adapter_sha256 != plain.adapter_sha256
+    assert smoothed.history[0].loss != plain.history[0].loss
+    assert "labels smoothed by 0.2" in (smoothed.folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_base_answers_bit_for_bit_as_before(

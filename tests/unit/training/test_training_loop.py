@@ -33,8 +33,8 @@ class SpoiltPath(FusedPath):
         super().__init__(model)
         self._spoil = spoil
 
-    def backward_loss(self, rows: Sequence[EncodedRow], *, tokens_per_pass: int) -> float:
-        loss = super().backward_loss(rows, tokens_per_pass=tokens_per_pass)
+    def backward_loss(self, rows: Sequence[EncodedRow], **options: Any) -> float:
+        loss = super().backward_loss(rows, **options)
         self._spoil()
         return loss
 

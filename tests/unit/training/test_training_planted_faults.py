@@ -192,8 +192,8 @@ def test_inert_adapters__a_matrix_without_gradient_is_named_after_its_step(
     quick_settings: TrainSettings, matrix: str, step: int, which: str
 ) -> None:
     class Spoilt(FusedPath):
-        def backward_loss(self, rows: Sequence[EncodedRow], *, tokens_per_pass: int) -> float:
-            loss = super().backward_loss(rows, tokens_per_pass=tokens_per_pass)
+        def backward_loss(self, rows: Sequence[EncodedRow], **options: Any) -> float:
+            loss = super().backward_loss(rows, **options)
             planted.grad.zero_()
             return loss
 

@@ -27,6 +27,13 @@ def test_the_users_own_values_stand() -> None:
     assert (settings.epochs, settings.batch_size, settings.max_tokens) == (2, 6, 100)
 
 
+def test_a_rank_stabilised_adapter_has_one_alpha_for_every_rank() -> None:
+    for rows in (50, 500):
+        settings = choose_settings(LoraSettings(rank_stabilised=True), rows=rows, **LLAMA)
+        assert (settings.alpha, settings.rank_stabilised) == (16, True)
+    assert choose_settings(LoraSettings(rank_stabilised=True, alpha=3), rows=50, **LLAMA).alpha == 3
+
+
 def test_rows_never_exceed_the_models_context_even_when_the_user_allows_more() -> None:
     assert choose_settings(LoraSettings(max_tokens=9000), rows=50, **LLAMA).max_tokens == 2048
     assert choose_settings(LoraSettings(), rows=50, **{**LLAMA, "context_tokens": 0}).max_tokens == 0

@@ -18,12 +18,13 @@ from stepladder.service.setup import versions
 SMALLEST_FREE_GIGABYTES = 3.0
 EXTRAS = {
     "train": ("torch", "transformers", "peft"),
+    "qlora": ("bitsandbytes",),
     "constrained": ("llguidance",),
     "documents": ("pypdf",),
     "graders": ("pydantic_monty", "re2"),
     "data": ("pyarrow",),
 }
-OPTIONAL = ("documents", "graders", "data")
+OPTIONAL = ("documents", "qlora", "graders", "data")
 """Extras that a climb can do without."""
 
 

@@ -160,6 +160,28 @@ def climb(
 
 
 @app.command()
+def tune(
+    task: TaskFolder,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the adapter; DIR/tuned/METHOD by default.", show_default=False),
+    ] = None,
+    method: Annotated[str, typer.Option(help="sft, or dpo: preference tuning that goes on from the fine-tune.")] = "sft",
+    start: Annotated[
+        Path | None, typer.Option(help="With dpo: the adapter to go on from; DIR/tuned/sft by default.", show_default=False)
+    ] = None,
+    four_bit: Annotated[bool, typer.Option("--four-bit", help="Hold the base model's weights in 4 bits (QLoRA).")] = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Only the fine-tune: a PEFT adapter with a model card, measured on held-out rows. Run it again to continue."""
+    from stepladder.interfaces.cli import tuning
+
+    tuning.tune(task, output=output, method=method, start=start, four_bit=four_bit, device=device, seed=seed, as_json=as_json)
+
+
+@app.command()
 def predict(
     run: RunArgument,
     file: Annotated[Path, typer.Argument(help="New inputs: JSONL, JSON, CSV, TSV or Parquet.", show_default=False)],

@@ -21,6 +21,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from stepladder.models.prefix.head import head_logits
+from stepladder.models.prefix.losses import MEAN, Loss, Tally
 from stepladder.models.prefix.rows import EncodedRow, common_prefix_length, group_by_length
 
 SHAREABLE_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
@@ -115,14 +116,20 @@ def shared_forward(model: Any, rows: Sequence[EncodedRow], prefix: Prefix | None
     )
 
 
-def token_nll(model: Any, states: LabelledStates) -> Tensor:
+def token_nll(model: Any, states: LabelledStates, *, smoothing: float = 0.0) -> Tensor:
     """Negative log-likelihood of each label in nats, shape (labels,), in fp32 or the model's own wider type.
 
     Written out, because `cross_entropy` on a CPU adds up a large vocabulary one by one in fp32: with 49,000 tokens its
     gradients are ten times further from fp64 than these.
+
+    Args:
+        smoothing: As in `head.Head.nll`.
     """
     logits = head_logits(model, states.states)
-    return logits.logsumexp(dim=-1) - logits.gather(-1, states.labels[:, None])[:, 0]
+    own = logits.gather(-1, states.labels[:, None])[:, 0]
+    if smoothing:
+        own = torch.lerp(own, logits.mean(dim=-1), smoothing)
+    return logits.logsumexp(dim=-1) - own
 
 
 def shared_prefix(model: Any, rows: Sequence[EncodedRow]) -> Prefix | None:
@@ -140,18 +147,32 @@ def passes(
         yield group, shared_forward(model, [rows[index] for index in group], prefix)
 
 
-def backward_loss(model: Any, rows: Sequence[EncodedRow], *, share: bool, tokens_per_pass: int) -> float:
-    """Add the gradient of Σ weight · nll / Σ weight over all `rows` to the trainable parameters; return that loss in nats."""
-    total = sum(row.weight for row in rows)
+def backward_loss(model: Any, rows: Sequence[EncodedRow], *, share: bool, tokens_per_pass: int, loss: Loss = MEAN) -> float:
+    """Add the gradient of `loss` over all `rows` to the trainable parameters; return that loss.
+
+    A loss whose gradient depends on the losses costs a forward pass more.
+    """
+    tally = Tally(rows, loss)
+    if not loss.linear:
+        with torch.no_grad():
+            _all_passes(model, rows, tally, None, share=share, tokens_per_pass=tokens_per_pass)
+    _all_passes(model, rows, tally, tally.coefficients(), share=share, tokens_per_pass=tokens_per_pass)
+    return tally.value
+
+
+def _all_passes(
+    model: Any, rows: Sequence[EncodedRow], tally: Tally, coefficients: Tensor | None, *, share: bool, tokens_per_pass: int
+) -> None:
+    """Put every token's loss into the tally; with coefficients also send Σ coefficient · nll back."""
     prefix = shared_prefix(model, rows) if share else None
-    loss = 0.0
-    for _, states in passes(model, rows, prefix, tokens_per_pass=tokens_per_pass):
-        part = (states.weights * token_nll(model, states)).sum() / total
-        torch.autograd.backward(part)
-        loss += part.item()
-    if prefix is not None:
+    for group, states in passes(model, rows, prefix, tokens_per_pass=tokens_per_pass):
+        nll = token_nll(model, states, smoothing=tally.loss.smoothing)
+        numbers = [tally.places[index, place] for index in group for place in rows[index].labelled]
+        tally.put(numbers, nll)
+        if coefficients is not None:
+            torch.autograd.backward((coefficients[numbers].to(nll) * nll).sum())
+    if prefix is not None and coefficients is not None:
         prefix.backward()
-    return loss
 
 
 @torch.no_grad()

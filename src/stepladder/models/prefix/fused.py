@@ -26,6 +26,19 @@ Coefficients = Callable[[Sequence[Label]], Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
+class Sending:
+    """How losses are sent back.
+
+    `late`: a pass's coefficients are asked for only when its labels, and those of everything below it, have been yielded:
+    they may then depend on them, and the head goes forward twice. `smoothing`: of the labels; see `Head.nll`.
+    """
+
+    coefficients: Coefficients
+    late: bool = False
+    smoothing: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """The rows of one step as a trie, its passes, and the labels by node."""
 
@@ -34,12 +47,13 @@ class Work:
     labels: dict[int, list[Label]]
 
     @classmethod
-    def of(cls, rows: Sequence[EncodedRow], *, tokens_per_pass: int, **options: Any) -> Work:
+    def of(cls, rows: Sequence[EncodedRow], *, tokens_per_pass: int, together: int = 1, **options: Any) -> Work:
+        """Args: together: Rows of a group, which stay in one pass; see `cut_into_passes`."""
         trie = build_trie(rows, **options)
         labels: dict[int, list[Label]] = {}
         for label in label_places(rows, trie):
             labels.setdefault(label.node, []).append(label)
-        return cls(trie, cut_into_passes(trie, tokens_per_pass), labels)
+        return cls(trie, cut_into_passes(trie, tokens_per_pass, together=together), labels)
 
     @property
     def computed_tokens(self) -> int:
@@ -71,11 +85,11 @@ class FusedStep:
         self.device = anatomy.model.device
         self.head = Head(anatomy.model)
 
-    def backward(self, work: Work, coefficients: Coefficients) -> Iterator[tuple[list[Label], Tensor]]:
+    def backward(self, work: Work, sending: Sending) -> Iterator[tuple[list[Label], Tensor]]:
         """Add the gradient of Σ coefficient · nll to the adapter, yielding each pass's labels with their nll in nats."""
         self._refresh()
         with torch.no_grad():
-            yield from self._walk(work, work.steps, [None] * len(self.anatomy.layers), coefficients)
+            yield from self._walk(work, work.steps, [None] * len(self.anatomy.layers), sending)
 
     def losses(self, work: Work) -> Iterator[tuple[list[Label], Tensor]]:
         """Each pass's labels with their negative log-likelihoods in nats; no gradients, and hardly any memory."""
@@ -88,21 +102,25 @@ class FusedStep:
             lora.refresh(self.anatomy.dtype)
 
     def _walk(
-        self, work: Work, steps: Sequence[Pass | Kept], past: Sequence[Past | None], coefficients: Coefficients | None
+        self, work: Work, steps: Sequence[Pass | Kept], past: Sequence[Past | None], sending: Sending | None
     ) -> Iterator[tuple[list[Label], Tensor]]:
+        trained = sending is not None
+        late = sending is not None and sending.late
         for step in steps:
             nodes = (step.node,) if isinstance(step, Kept) else step.nodes
-            run = self._forward(work, nodes, past, keep=coefficients is not None)
-            nll, gradient = self._head(run, coefficients)
+            run = self._forward(work, nodes, past, keep=trained)
+            nll, gradient = self._head(run, sending, back=trained and not late)
             yield run.labels, nll
-            if isinstance(step, Pass):
-                if gradient is not None:
-                    self._backward(run, gradient, None)
-                continue
-            below = [_longer(layer_past, kept, coefficients is not None) for layer_past, kept in zip(past, run.kept, strict=True)]
-            yield from self._walk(work, step.below, below, coefficients)
+            passed_on = None
+            if isinstance(step, Kept):
+                below = [_longer(layer_past, kept, trained) for layer_past, kept in zip(past, run.kept, strict=True)]
+                yield from self._walk(work, step.below, below, sending)
+                if trained:
+                    passed_on = [_hand_back(outer, inner) for outer, inner in zip(past, below, strict=True)]
+            if late:
+                _, gradient = self._head(run, sending, back=True)
             if gradient is not None:
-                self._backward(run, gradient, [_hand_back(outer, inner) for outer, inner in zip(past, below, strict=True)])
+                self._backward(run, gradient, passed_on)
 
     def _forward(self, work: Work, nodes: Sequence[int], past: Sequence[Past | None], *, keep: bool) -> Run:
         anatomy = self.anatomy
@@ -129,21 +147,21 @@ class FusedStep:
         places = torch.tensor([first[label.node] + label.place for label in labels], dtype=torch.long, device=self.device)
         return Run(stream, past, states, kept, tapes, labels, places)
 
-    def _head(self, run: Run, coefficients: Coefficients | None) -> tuple[Tensor, Tensor | None]:
-        """Nats of every label; with coefficients also the gradient at the states before the final norm."""
+    def _head(self, run: Run, sending: Sending | None, *, back: bool) -> tuple[Tensor, Tensor | None]:
+        """Nats of every label; with `back` also the gradient at the states before the final norm."""
         anatomy = self.anatomy
         entered = run.states[run.places]
         normed = norm_forward(anatomy.final_norm, entered)
         targets = torch.tensor([label.token_id for label in run.labels], dtype=torch.long, device=self.device)
         wanted = None
-        if coefficients is not None:
-            wanted = torch.tensor(list(coefficients(run.labels)), dtype=torch.float64, device=self.device)
-        nll, gradient = self.head.nll(normed, targets, wanted)
+        if sending is not None and back:
+            wanted = torch.tensor(list(sending.coefficients(run.labels)), dtype=torch.float64, device=self.device)
+        smoothing = 0.0 if sending is None else sending.smoothing
+        nll, gradient = self.head.nll(normed, targets, wanted, smoothing=smoothing)
         if gradient is None:
             return nll, None
         at_states = torch.zeros_like(run.states)
-        back = norm_backward(anatomy.final_norm, gradient, entered)
-        at_states.index_add_(0, run.places, back)
+        at_states.index_add_(0, run.places, norm_backward(anatomy.final_norm, gradient, entered))
         return nll, at_states
 
     def _backward(self, run: Run, gradient: Tensor, passed_on: Sequence[tuple[Tensor, Tensor]] | None) -> None:

@@ -57,23 +57,31 @@ class Head:
         self.labels_at_once = max(1, LOGITS_AT_ONCE // self.weight.shape[0])
         self._buffers: _Buffers | None = None
 
-    def nll(self, states: Tensor, targets: Tensor, coefficients: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def nll(
+        self, states: Tensor, targets: Tensor, coefficients: Tensor | None, *, smoothing: float = 0.0
+    ) -> tuple[Tensor, Tensor | None]:
         """Nats of every label (labels,), and d Σ coefficient · nll / d states when there are coefficients.
 
         Args:
             states: Behind the final norm, (labels, hidden). targets: Token ids, (labels,). coefficients: (labels,).
+            smoothing: With ε, a label's loss is its cross-entropy against a target of 1 - ε on the label and ε spread evenly
+                over the whole vocabulary, the label included: log Σ exp(z) - (1 - ε) · z_label - ε · mean(z).
+        Source:
+            Szegedy et al. (2016), Rethinking the Inception architecture, section 7; as torch's `label_smoothing`.
         """
         nll = torch.empty(len(targets), dtype=torch.promote_types(states.dtype, torch.float32), device=states.device)
         gradient = None if coefficients is None else torch.empty_like(states)
         for first in range(0, len(targets), self.labels_at_once):
             piece = slice(first, min(first + self.labels_at_once, len(targets)))
             share = None if coefficients is None else coefficients[piece]
-            nll[piece], back = self._piece(states[piece], targets[piece], share)
+            nll[piece], back = self._piece(states[piece], targets[piece], share, smoothing)
             if gradient is not None and back is not None:
                 gradient[piece] = back
         return nll, gradient
 
-    def _piece(self, states: Tensor, targets: Tensor, coefficients: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _piece(
+        self, states: Tensor, targets: Tensor, coefficients: Tensor | None, smoothing: float
+    ) -> tuple[Tensor, Tensor | None]:
         raw, logits = self._views(states)
         torch.mm(states, self.weight.t(), out=raw)
         if self.bias is not None:
@@ -85,6 +93,8 @@ class Head:
             logits.div_(self.cap).tanh_().mul_(self.cap)
         bent = None if self.cap is None or coefficients is None else logits.square().div_(-self.cap * self.cap).add_(1)
         own = logits.gather(1, targets[:, None])
+        if smoothing:
+            own = torch.lerp(own, logits.mean(dim=1, keepdim=True), smoothing)
         highest = logits.amax(dim=1, keepdim=True)
         sums = logits.sub_(highest).exp_().sum(dim=1, keepdim=True)
         nll = (sums.log() + highest - own)[:, 0]
@@ -92,7 +102,9 @@ class Head:
             return nll, None
         share = coefficients[:, None].to(logits.dtype)
         logits.mul_(share / sums)
-        logits.scatter_add_(1, targets[:, None], -share)
+        logits.scatter_add_(1, targets[:, None], -share * (1 - smoothing))
+        if smoothing:
+            logits.sub_(share * (smoothing / logits.shape[1]))
         if bent is not None:
             logits.mul_(bent)
         if self.scale != 1:

@@ -7,8 +7,10 @@ from typing import Any, Protocol
 
 from stepladder.models.prefix.anatomy import NotRead, read_anatomy
 from stepladder.models.prefix.forward import backward_loss, row_nll
-from stepladder.models.prefix.fused import FusedStep, Work
+from stepladder.models.prefix.fused import FusedStep, Sending, Work
+from stepladder.models.prefix.losses import MEAN, Loss, Tally
 from stepladder.models.prefix.rows import EncodedRow
+from stepladder.models.prefix.trie import Label
 
 
 class Path(Protocol):
@@ -17,8 +19,12 @@ class Path(Protocol):
     @property
     def name(self) -> str: ...
 
-    def backward_loss(self, rows: Sequence[EncodedRow], *, tokens_per_pass: int) -> float:
-        """Add the gradient of Σ weight · nll / Σ weight over all `rows` to the adapter; return that loss in nats."""
+    def backward_loss(self, rows: Sequence[EncodedRow], *, tokens_per_pass: int, loss: Loss = MEAN) -> float:
+        """Add the gradient of `loss` over all `rows` to the adapter; return that loss.
+
+        Args:
+            loss: By default Σ weight · nll / Σ weight, in nats. With groups, the rows of each stand side by side.
+        """
         ...
 
     def row_nll(self, rows: Sequence[EncodedRow], *, tokens_per_pass: int) -> list[float]:
@@ -38,13 +44,19 @@ class FusedPath:
         """
         self._step = FusedStep(read_anatomy(model))
 
-    def backward_loss(self, rows: Sequence[EncodedRow], *, tokens_per_pass: int) -> float:
-        total = sum(row.weight for row in rows)
-        work = Work.of(rows, tokens_per_pass=tokens_per_pass)
-        loss = 0.0
-        for labels, nll in self._step.backward(work, lambda labels: [label.weight / total for label in labels]):
-            loss += sum(label.weight * nats for label, nats in zip(labels, nll.tolist(), strict=True)) / total
-        return loss
+    def backward_loss(self, rows: Sequence[EncodedRow], *, tokens_per_pass: int, loss: Loss = MEAN) -> float:
+        work = Work.of(rows, tokens_per_pass=tokens_per_pass, together=loss.together)
+        tally = Tally(rows, loss)
+
+        def numbers(labels: Sequence[Label]) -> list[int]:
+            return [tally.places[label.row, work.trie[label.node].start + label.place + 1] for label in labels]
+
+        def coefficients(labels: Sequence[Label]) -> list[float]:
+            return list(tally.coefficients()[numbers(labels)].tolist())
+
+        for labels, nll in self._step.backward(work, Sending(coefficients, not loss.linear, loss.smoothing)):
+            tally.put(numbers(labels), nll)
+        return tally.value
 
     def row_nll(self, rows: Sequence[EncodedRow], *, tokens_per_pass: int) -> list[float]:
         sums = [0.0] * len(rows)
@@ -64,8 +76,8 @@ class StockPath:
     def name(self) -> str:
         return "stock, shared prefix" if self._share else "stock"
 
-    def backward_loss(self, rows: Sequence[EncodedRow], *, tokens_per_pass: int) -> float:
-        return backward_loss(self._model, rows, share=self._share, tokens_per_pass=tokens_per_pass)
+    def backward_loss(self, rows: Sequence[EncodedRow], *, tokens_per_pass: int, loss: Loss = MEAN) -> float:
+        return backward_loss(self._model, rows, share=self._share, tokens_per_pass=tokens_per_pass, loss=loss)
 
     def row_nll(self, rows: Sequence[EncodedRow], *, tokens_per_pass: int) -> list[float]:
         return row_nll(self._model, rows, share=self._share, tokens_per_pass=tokens_per_pass)

@@ -27,6 +27,13 @@ class EncodedRow:
         if self.weights and self.weights[0] != 0:
             raise ValueError(f"row {self.id}: its first token has no token before it and cannot be learned")
 
+    def with_prompt_weight(self, weight: float) -> EncodedRow:
+        """The row with `weight` on every token that is not learned, but for the first."""
+        if not weight:
+            return self
+        weights = tuple(own or (weight if place else 0.0) for place, own in enumerate(self.weights))
+        return EncodedRow(self.id, self.token_ids, weights)
+
     def __len__(self) -> int:
         return len(self.token_ids)
 

@@ -143,37 +143,61 @@ class Kept:
     below: tuple[Pass | Kept, ...]
 
 
-def cut_into_passes(trie: Sequence[Node], tokens_per_pass: int) -> tuple[Pass | Kept, ...]:
+def cut_into_passes(trie: Sequence[Node], tokens_per_pass: int, *, together: int = 1) -> tuple[Pass | Kept, ...]:
     """The whole trie once, in passes of at most `tokens_per_pass` tokens (a longer node makes a pass of its own).
 
     Passes of one level are of similar size: a small last one would run the matrix products on a few rows.
+
+    Args:
+        together: Rows 0 … together - 1 are a group, and so on. What a group's rows do not share stays in one pass, however
+            long it is: their losses are then known before any of them goes back.
     """
-    return _cut(trie, _children(trie, ROOT, 0, len(trie)), tokens_per_pass)
+    return _cut(trie, _children(trie, ROOT, 0, len(trie)), tokens_per_pass, together)
 
 
 def subtree_tokens(trie: Sequence[Node], node: int) -> int:
     return sum(len(trie[number].token_ids) for number in range(node, trie[node].end))
 
 
-def _cut(trie: Sequence[Node], siblings: Sequence[int], tokens_per_pass: int) -> tuple[Pass | Kept, ...]:
-    sizes = {node: subtree_tokens(trie, node) for node in siblings}
-    small = [node for node in siblings if sizes[node] <= tokens_per_pass or trie[node].end == node + 1]
+def _cut(trie: Sequence[Node], siblings: Sequence[int], tokens_per_pass: int, together: int) -> tuple[Pass | Kept, ...]:
     steps: list[Pass | Kept] = []
-    for node in siblings:
-        if node not in small:
-            steps.append(Kept(node, _cut(trie, _children(trie, node, node + 1, trie[node].end), tokens_per_pass)))
-    even = _even_size(sum(sizes[node] for node in small), tokens_per_pass)
+    small: list[tuple[list[int], int]] = []  # siblings that stay in one pass, and their tokens
+    for unit in _units(trie, siblings, together):
+        node, size = unit[0], sum(subtree_tokens(trie, node) for node in unit)
+        if len(unit) > 1 or size <= tokens_per_pass or trie[node].end == node + 1:
+            small.append((unit, size))
+        else:
+            below = _children(trie, node, node + 1, trie[node].end)
+            steps.append(Kept(node, _cut(trie, below, tokens_per_pass, together)))
+    even = _even_size(sum(size for _, size in small), tokens_per_pass)
     group: list[int] = []
     taken = 0
-    for node in small:
-        if group and (taken + sizes[node] > tokens_per_pass or taken >= even):
+    for unit, size in small:
+        if group and (taken + size > tokens_per_pass or taken >= even):
             steps.append(Pass(tuple(group)))
             group, taken = [], 0
-        group.extend(range(node, trie[node].end))
-        taken += sizes[node]
+        group.extend(number for node in unit for number in range(node, trie[node].end))
+        taken += size
     if group:
         steps.append(Pass(tuple(group)))
     return tuple(steps)
+
+
+def _units(trie: Sequence[Node], siblings: Sequence[int], together: int) -> list[list[int]]:
+    """Siblings that hold rows of a common group, joined; each of the others for itself."""
+    if together == 1:
+        return [[node] for node in siblings]
+    units: list[tuple[set[int], list[int]]] = []
+    for node in siblings:
+        groups, nodes = {row // together for row in trie[node].rows}, [node]
+        apart = []
+        for unit in units:
+            if unit[0] & groups:
+                groups, nodes = groups | unit[0], [*unit[1], *nodes]
+            else:
+                apart.append(unit)
+        units = [*apart, (groups, nodes)]
+    return [sorted(nodes) for _, nodes in units]
 
 
 def _even_size(tokens: int, tokens_per_pass: int) -> float:

@@ -1,0 +1,62 @@
+"""Preference tuning of an adapter that has learned the task: from pairs of answers to another adapter folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from stepladder.domain.errors import ModelError
+from stepladder.domain.protocols import Progress, Tuned
+from stepladder.domain.task import DpoSettings, LoraSettings
+from stepladder.models.adapter import WEIGHTS_FILE, check_pins, read_config
+from stepladder.models.prefix.rows import EncodedRow
+from stepladder.training.adapters import short_targets
+from stepladder.training.finetune import Base, settings_for, train_adapter
+from stepladder.training.objectives import Dpo, check_pairs
+from stepladder.training.presets import TrainSettings, dpo_learning_rate
+
+
+def tune_pairs(
+    base: Base,
+    rows: Sequence[EncodedRow],
+    held_out: Sequence[EncodedRow],
+    wanted: DpoSettings,
+    *,
+    start: Path,
+    folder: Path,
+    seed: int,
+    progress: Progress,
+) -> Tuned:
+    """Train the adapter of `start` on, so that it prefers the first of each pair; `start` itself stays, as the reference.
+
+    Args:
+        rows, held_out: Chosen and rejected answers by turns. `held_out_nll` of the result is the loss of each held-out pair.
+    Raises:
+        ModelError: No pairs, or one with equal answers; `start` is no adapter of this base; and as `finetune.train_adapter`.
+    """
+    if not rows:
+        raise ModelError("there are no preference rows to train on.", "Add rows with a preferred and a non-preferred answer.")
+    check_pairs(rows)
+    check_pairs(held_out)
+    if not (start / WEIGHTS_FILE).is_file():
+        raise ModelError(f"{start}: there is no adapter to go on from.", "Give the folder that a fine-tune has left.")
+    check_pins(start, base.identity)
+    settings = dpo_settings_for(base, wanted, start, pairs=len(rows) // 2, seed=seed)
+    return train_adapter(base, rows, held_out, settings, Dpo(wanted.beta, start), folder=folder, progress=progress)
+
+
+def dpo_settings_for(base: Base, wanted: DpoSettings, start: Path, *, pairs: int, seed: int) -> TrainSettings:
+    """The preset for so many pairs; the adapter keeps the shape it has in `start`."""
+    adapter = read_config(start)
+    same = LoraSettings(epochs=wanted.epochs, batch_size=wanted.batch_size)
+    preset = settings_for(base, same, pairs, seed)
+    targets = adapter.target_modules
+    return replace(
+        preset,
+        rank=adapter.r,
+        alpha=adapter.lora_alpha,
+        rank_stabilised=adapter.use_rslora,
+        target_modules=short_targets(base.model, [targets] if isinstance(targets, str) else list(targets or ())),
+        learning_rate=wanted.learning_rate or dpo_learning_rate(preset.learning_rate),
+    )
