@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stepladder.domain.retention import Retention, RetentionMeasure, TriedRemedy
@@ -19,6 +20,20 @@ class MeasureRow:
     loss: str
     limit: str
     held: str
+
+
+def retention_lines(found: Sequence[Retention]) -> list[str]:
+    """One line a rung; of several folds the worst, since each of them has to hold."""
+    folds = [one for one in found if one.fold is not None and not one.refit]
+    lines = [retention_line(one) for one in found if one not in folds]
+    if not folds:
+        return lines
+    worst = max(folds, key=lambda one: (bool(one.blocked), bool(one.unmeasured), _rise(one)))
+    return [f"{retention_line(worst)} The worst of {len(folds)} folds." if len(folds) > 1 else retention_line(worst), *lines]
+
+
+def _rise(retention: Retention) -> float:
+    return max((one.figure for one in retention.measures if one.name == GENERAL_TEXT), default=0.0)
 
 
 def retention_line(retention: Retention) -> str:

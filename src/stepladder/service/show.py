@@ -28,7 +28,7 @@ from stepladder.service.figures import (
     tokens_text,
 )
 from stepladder.service.findings import changed_lines, mistake_lines, slice_lines
-from stepladder.service.retention_text import retention_line
+from stepladder.service.retention_text import retention_lines
 
 __all__ = ["cost_text", "fixed_line", "html_fragment", "interval_text", "ladder_lines", "ladder_rows", "ladder_table"]
 
@@ -142,7 +142,7 @@ def remarks(record: ClimbRecord) -> list[str]:
     ran = [rung for rung in record.rungs if rung.status is RungStatus.RAN and rung.reason.strip()]
     noise = replay_line(record.noise)
     remarks = [*map(one_line, record.judges), *(f"{one_line(rung.name)}: {one_line(rung.reason)}" for rung in ran)]
-    return [*remarks, *map(retention_line, record.retention), *([noise] if noise else [])]
+    return [*remarks, *retention_lines(record.retention), *([noise] if noise else [])]
 
 
 def review_line(review: Review) -> str:

@@ -236,7 +236,7 @@ def test_a_climb_killed_after_a_remedy_continues_with_it(tmp_path: Path) -> None
 
 
 def test_after_cross_fitting_every_fold_and_the_refit_are_guarded(tmp_path: Path) -> None:
-    finished = Forgetful(tmp_path / "task", lambda adapter: 0.05 * strength(adapter), rows=60).climb()
+    finished = Forgetful(tmp_path / "task", lambda adapter: 0.05 * strength(adapter), rows=80).climb()
     found = finished.record.retention
     assert finished.record.regime == "cross"
     assert [one.fold for one in found if not one.refit] == list(range(5))

@@ -14,7 +14,7 @@ from stepladder.domain.climb import ClimbRecord
 from stepladder.domain.retention import Retention
 from stepladder.domain.verdict import Outcome
 from stepladder.service.figures import one_line
-from stepladder.service.retention_text import retention_line
+from stepladder.service.retention_text import retention_line, retention_lines
 from stepladder.service.show import fixed_line, html_fragment, ladder_lines, ladder_rows, ladder_table
 
 
@@ -66,6 +66,15 @@ def test_lost_and_unmeasured_abilities_are_said_as_such() -> None:
     nothing = Retention("lora", True, unmeasured="the engine 'endpoint' cannot.", fold=1)
     assert retention_line(nothing) == "General abilities of lora (fold 2): not measured. the engine 'endpoint' cannot."
     assert "(fitted again on all rows): restored" in retention_line(replace(retention, refit=True))
+
+
+def test_of_several_folds_the_worst_speaks() -> None:
+    retention = made_up_climb().retention[0]
+    worse = replace(retention, fold=1, measures=(lost("general text", 3.0, 3.1, 0.02, 0.03, "upper"),))
+    lines = retention_lines((replace(retention, fold=0), worse, replace(retention, refit=True)))
+    assert len(lines) == 2
+    assert lines[0].startswith("General abilities of lora (fold 2): restored")
+    assert lines[0].endswith("+2.0 (at most +2.4) %. The worst of 2 folds.")
 
 
 def test_scores_choose_and_confirm_in_columns_of_their_own() -> None:
