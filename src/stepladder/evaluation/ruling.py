@@ -21,6 +21,7 @@ class VerdictInputs:
         base_parameters: Size of the base model; None = unknown.
         larger_models_compared: Whether prompted models of `[model] compare` were climbed too.
         why_nothing_tuned: Where no contender is tuned, the reason in a sentence.
+        growth: What learning curves forecast for twice the training rows, in sentences.
         leaks: Test rows that training rows or demonstrations give away, in words; any makes the verdict invalid.
     """
 
@@ -36,6 +37,7 @@ class VerdictInputs:
     leaks: tuple[str, ...] = ()
     seed: int = 0
     why_nothing_tuned: str = ""
+    growth: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,11 @@ from stepladder.domain.protocols import Choices, Engine, Recipe, Technique
 from stepladder.domain.task import Task
 from stepladder.domain.verdict import Verdict
 from stepladder.evaluation.records import inputs_to_json
+from stepladder.evaluation.wording import growth
 from stepladder.service import wiring
 from stepladder.service.check import to_json
 from stepladder.service.contest import hold_contest
+from stepladder.service.curve import draw_curves
 from stepladder.service.figures import usd_text
 from stepladder.service.judging import judge_remarks
 from stepladder.service.plan import COMPARED, Plan
@@ -185,10 +187,19 @@ def _ascend(ascent: Ascent) -> Climb:
             base.watcher.say(_rung_line(finished, world, len(worlds)))
     if not any(ran.status is RungStatus.RAN for ran in ascent.runs):
         raise EvaluationError("no rung could be climbed.", "See the reason of each above; `[rungs] skip` may name too many.")
-    openings = open_test(base, run)
-    contest = hold_contest(base, run, ascent.runs, openings=openings, cross_fit=_is_cross(base), deadline=ascent.deadline)
+    left = ascent.budget_seconds - ascent.seconds - ascent.plan.confirmation_seconds - ascent.plan.refit_seconds
+    curves = draw_curves(base, ascent.runs, seconds_left=left)  # before test opens: they rest on validation alone
+    contest = hold_contest(
+        base,
+        run,
+        ascent.runs,
+        openings=open_test(base, run),
+        cross_fit=_is_cross(base),
+        deadline=ascent.deadline,
+        growth=tuple(filter(None, map(growth, curves))),
+    )
     run.replace_rows([*(row for ran in ascent.runs for row in ran.rows), *contest.rows])
-    record = make_record(base, run, ascent.plan, ascent.runs, contest, seconds=ascent.seconds)
+    record = make_record(base, run, ascent.plan, ascent.runs, contest, curves=curves, seconds=ascent.seconds)
     ship(base, run, {"": ascent.engine, **ascent.compared}, ascent.choices, ascent.runs, record, refit=_is_cross(base))
     write_report(record, run.report_path)
     run.write_verdict(record, inputs_to_json(contest.inputs))

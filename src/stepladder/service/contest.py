@@ -62,7 +62,14 @@ class Seat:
 
 
 def hold_contest(
-    base: Base, run: RunFolder, runs: Sequence[RungRun], *, openings: int, cross_fit: bool, deadline: float
+    base: Base,
+    run: RunFolder,
+    runs: Sequence[RungRun],
+    *,
+    openings: int,
+    cross_fit: bool,
+    deadline: float,
+    growth: tuple[str, ...] = (),
 ) -> Contest:
     """Name the contenders, let them answer, replay some rows alone (with time to spare, until `deadline`), decide."""
     seats = name_seats(base, runs)
@@ -87,6 +94,7 @@ def hold_contest(
         leaks=find_leaks(base.data, [ran.world for ran in runs]),
         seed=base.options.seed,
         why_nothing_tuned=_why_nothing_tuned(runs, contenders),
+        growth=growth,
     )
     return Contest(
         decide(inputs),

@@ -4,4 +4,4 @@ import sys
 from pathlib import Path
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
-sys.path[:0] = [str(BENCHMARKS / "real"), str(BENCHMARKS)]
+sys.path[:0] = [str(BENCHMARKS / "real"), str(BENCHMARKS / "planted"), str(BENCHMARKS / "curve"), str(BENCHMARKS)]
