@@ -1,8 +1,8 @@
 """Markdown tables of the real climbs, written into marked regions of README.md and docs/log.md.
 
 A region lies between `<!-- table:NAME -->` and `<!-- /table:NAME -->`: `demo` (the bundled demo) and `real` (all others side by
-side) in the README, and `real:TASK` in the log (one task, all its rungs). With `--check` nothing is written; exit code 1 means a
-region is out of date.
+side) in the README, `real:TASK` in the log (one task, all its rungs), `checks` in the page on data checks and `curve` in the log.
+With `--check` nothing is written; exit code 1 means a region is out of date.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = Path("benchmarks/results/real")
 README = Path("README.md")
 LOG = Path("docs/log.md")
+DATA_CHECKS = Path("docs/explanation/data-checks.md")
+MEASURED = {"checks": Path("benchmarks/results/checks.json"), "curve": Path("benchmarks/results/curve.json")}
 
 DEMO = "tickets"  # the bundled task that `make demo` climbs
 
@@ -95,6 +97,79 @@ def provenance(result: Result) -> str:
     )
 
 
+def load_measured(path: Path) -> Result | None:
+    """A stored measurement; None where there is none yet.
+
+    Raises:
+        DataError: The file is not JSON.
+    """
+    if not path.is_file():
+        return None
+    try:
+        result: Result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(path, None, f"not JSON: {error}.", "Run the script that writes it again.") from error
+    return result
+
+
+def checks_table(result: Result) -> str:
+    """Recall per kind of planted fault, and what was said about the clean sets."""
+    found = [
+        [
+            _one_line(row["kind"]),
+            " ".join(f"`{code}`" for code in row["codes"]),
+            f"{row['found']} of {row['planted']}",
+            f"{row['found'] / row['planted']:.0%}",
+            "–" if row["bound"] is None else f"{row['bound']:.0%}",
+        ]
+        for row in result["recall"]
+    ]
+    clean = [
+        [f"{row['set']} ({row['rows']} rows)", *(_codes(row[severity]) for severity in ("block", "warn", "note"))]
+        for row in result["precision"]
+    ]
+    reasons = [f"No bound for *{row['kind']}*: {row['why_no_bound']}." for row in result["recall"] if row["why_no_bound"]]
+    return "\n\n".join(
+        [
+            _table(["planted", "code", "found", "recall", "at least"], found, right_from=2),
+            *reasons,
+            _table(["clean set", "block", "warn (rows)", "note (rows)"], clean, right_from=4),
+            where_it_ran(result["machine"]),
+        ]
+    )
+
+
+def curve_table(result: Result) -> str:
+    """How often the 80 % intervals of learning curves held the score at twice the rows."""
+    rows = [
+        [
+            f"`{row['rung']}`",
+            row["set"],
+            f"{row['rows']} → {2 * row['rows']}",
+            f"{row['held']} of {row['trials']}",
+            f"{row['mean_width']:.3f}",
+            f"{row['mean_gain']:+.3f}",
+            f"{row['mean_forecast_gain']:+.3f}",
+            f"{row['of_these_gained_the_minimum']} of {row['said_unlikely_to_help']}",
+        ]
+        for row in result["trials"]
+    ]
+    headers = ["rung", "set", "rows", "held", "width", "gain", "forecast", 'wrong of "unlikely"']
+    held = "; ".join(f"`{rung}` {share:.0%}" for rung, share in result["held"].items())
+    return "\n\n".join([_table(headers, rows, right_from=2), f"Held in all: {held}.", where_it_ran(result["machine"])])
+
+
+def where_it_ran(machine: Mapping[str, Any]) -> str:
+    """Commit, date, processor and versions of a measurement without a model."""
+    commit = machine["commit"] + (" with local changes" if machine["dirty"] else "")
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return f"Commit {commit}, {machine['date']}, {machine['cores']} cores of {machine['cpu']}; {versions}."
+
+
+def _codes(found: Mapping[str, int]) -> str:
+    return ", ".join(f"`{code}` ({rows})" if rows else f"`{code}`" for code, rows in found.items()) or "–"
+
+
 def replace_region(text: str, name: str, content: str, *, where: Path) -> str:
     """`text` with `content` between the two markers of the region.
 
@@ -114,7 +189,7 @@ def replace_region(text: str, name: str, content: str, *, where: Path) -> str:
 
 def region_names(text: str) -> list[str]:
     """Names of the regions of real climbs that a text has markers for."""
-    return list(dict.fromkeys(re.findall(r"<!-- /?table:(demo|real(?::[^ ]+)?) -->", text)))
+    return list(dict.fromkeys(re.findall(r"<!-- /?table:(demo|checks|curve|real(?::[^ ]+)?) -->", text)))
 
 
 def fill(text: str, wanted: Mapping[str, str], *, where: Path) -> str:
@@ -133,6 +208,10 @@ def update(repository: Path, *, check: bool) -> list[Path]:
         README: {**({"real": overview(public)} if public else {}), **({"demo": demo_table(demo)} if demo else {})},
         LOG: {f"real:{result['name']}": task_table(result) for result in results},
     }
+    if (checks := load_measured(repository / MEASURED["checks"])) is not None:
+        wanted[DATA_CHECKS] = {"checks": checks_table(checks)}
+    if (curve := load_measured(repository / MEASURED["curve"])) is not None:
+        wanted[LOG] |= {"curve": curve_table(curve)}
     stale = []
     for name, regions in wanted.items():
         path = repository / name

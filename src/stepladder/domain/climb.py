@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from stepladder.domain.learning_curve import LearningCurve
 from stepladder.domain.protocols import ModelIdentity, Recipe, TrainPoint
 from stepladder.domain.retention import Retention
 from stepladder.domain.verdict import Cost, Interval, Verdict
@@ -159,3 +160,4 @@ class ClimbRecord:
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: str = ""
     seconds: float = 0.0
+    curves: tuple[LearningCurve, ...] = ()  # of the rungs `[rungs] learning_curve` asks for

@@ -292,6 +292,11 @@ class RungsSettings(Settings):
     include: tuple[str, ...] = Field(
         (), description="Rungs to climb that would be left out: `qlora`, which waits until 16-bit weights do not fit."
     )
+    learning_curve: tuple[str, ...] | None = Field(
+        None,
+        description="Rungs that are also fitted to parts of the training rows, to forecast what twice as many would bring; by "
+        "default `classifier` and `nearest` where no call is charged. `lora` trains nine times more; `[]` is for none.",
+    )
 
 
 class TaskSettings(Settings):

@@ -61,6 +61,7 @@ def inputs_to_json(inputs: VerdictInputs) -> dict[str, Any]:
         "contenders": [contender_to_json(contender) for contender in inputs.contenders],
         "clusters": None if inputs.clusters is None else [int(cluster) for cluster in inputs.clusters],
         "leaks": list(inputs.leaks),
+        "growth": list(inputs.growth),
     }
 
 
@@ -73,6 +74,7 @@ def inputs_from_json(record: Record) -> VerdictInputs:
                 "contenders": tuple(contender_from_json(contender) for contender in record["contenders"]),
                 "clusters": None if record["clusters"] is None else tuple(record["clusters"]),
                 "leaks": tuple(record["leaks"]),
+                "growth": tuple(record.get("growth", ())),
             }
         )
     except (KeyError, TypeError, ValueError) as error:

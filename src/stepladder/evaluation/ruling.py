@@ -22,6 +22,7 @@ class VerdictInputs:
         larger_models_compared: Whether prompted models of `[model] compare` were climbed too.
         why_nothing_tuned: Where no contender is tuned, the reason in a sentence.
         data_may_leave: Whether a rung on a hosted model may be recommended.
+        growth: What learning curves forecast for twice the training rows, in sentences.
         leaks: Test rows that training rows or demonstrations give away, in words; any makes the verdict invalid.
     """
 
@@ -38,6 +39,7 @@ class VerdictInputs:
     seed: int = 0
     why_nothing_tuned: str = ""
     data_may_leave: bool = True
+    growth: tuple[str, ...] = ()
 
     def why_not(self, contender: Contender) -> str | None:
         """Which limit of the user's this contender breaks, in a sentence; None when it may be recommended."""

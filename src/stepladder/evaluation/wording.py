@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from stepladder.domain.learning_curve import LearningCurve
 from stepladder.domain.verdict import Gain, Interval, Outcome, Route
 from stepladder.evaluation.compare import Contender
 from stepladder.evaluation.cost import break_even_calls, cost_per_thousand, total_cost
@@ -134,8 +135,22 @@ def _target_text(inputs: VerdictInputs) -> str:
 
 
 def would_change(inputs: VerdictInputs, ruling: Ruling, eligible: Sequence[Contender]) -> tuple[str, ...]:
-    """What would turn the verdict: more rows, more or fewer calls, a larger model."""
-    return (*_rows(inputs, ruling), *_calls(ruling, eligible), *_models(inputs))
+    """What would turn the verdict: more rows to test or to learn from, more or fewer calls, a larger model."""
+    return (*_rows(inputs, ruling), *inputs.growth, *_calls(ruling, eligible), *_models(inputs))
+
+
+def growth(curve: LearningCurve) -> str:
+    """What twice the training rows would bring, in a sentence; empty where the curve says nothing."""
+    if curve.doubling is None:
+        return ""
+    gain, rows = curve.doubling.gain, f"from {curve.rows} to {2 * curve.rows}"
+    between = f"{points(gain.value)}, 80% between {points(gain.low)} and {points(gain.high)}"
+    if curve.unlikely_to_help:
+        return f"More of the same is unlikely to help {curve.rung}: {rows} training rows would change its score by {between}."
+    return (
+        f"Twice the training rows ({rows}) would change the score of {curve.rung} by {between}; the odds of "
+        f"{points(curve.minimum_gain)} or more are {odds(curve.doubling.probability_minimum)}."
+    )
 
 
 def _rows(inputs: VerdictInputs, ruling: Ruling) -> tuple[str, ...]:

@@ -72,7 +72,7 @@ def forest(rungs: Sequence[RungResult], *, width: int, chosen: str | None, targe
         f"{name}: validation {interval_text(rung.validation)}, test {interval_text(rung.test)}"
         for rung, name in zip(scored, names, strict=True)
     )
-    return _svg(width, bottom + 26, "forest", "Scores with their intervals", words, parts)
+    return draw_svg(width, bottom + 26, "forest", "Scores with their intervals", words, parts)
 
 
 def _forest_row(
@@ -81,10 +81,10 @@ def _forest_row(
     narrow = width < NARROW
     weight = "label strong" if chosen else "label"
     if narrow:
-        label = _text(gutter, top + 17, shorten(name, width - 2 * gutter, SIZE), weight)
+        label = draw_text(gutter, top + 17, shorten(name, width - 2 * gutter, SIZE), weight)
         first = top + 33.0
     else:
-        label = _text(gutter - 12, top + height / 2 + 4, shorten(name, gutter - 14, SIZE), weight, "end")
+        label = draw_text(gutter - 12, top + height / 2 + 4, shorten(name, gutter - 14, SIZE), weight, "end")
         first = top + 14.0
     parts = [label]
     pairs = [(interval, kind) for interval, kind in ((rung.validation, "hollow"), (rung.test, "solid")) if interval is not None]
@@ -94,9 +94,9 @@ def _forest_row(
         low, high = (
             scale(end) for end in (finite([interval.low, interval.value])[0], finite([interval.high, interval.value])[0])
         )
-        parts.append(_line(low, y, high, y, f"whisker {kind}{' win' if chosen else ''}"))
-        parts.append(_dot(scale(interval.value), y, f"{kind}{' win' if chosen else ''}"))
-        parts.append(_text(width - 4, y + 4, interval_text(interval), "figure", "end"))
+        parts.append(draw_line(low, y, high, y, f"whisker {kind}{' win' if chosen else ''}"))
+        parts.append(draw_dot(scale(interval.value), y, f"{kind}{' win' if chosen else ''}"))
+        parts.append(draw_text(width - 4, y + 4, interval_text(interval), "figure", "end"))
     return parts
 
 
@@ -110,17 +110,17 @@ def score_against_cost(rungs: Sequence[RungResult], *, width: int, chosen: str |
     across, cost_ticks = value_axis([spot.cost / factor for spot in spots], plot.x + 10, plot.x + plot.width - 10)
     up, score_ticks = score_axis(finite([*(spot.score for spot in spots), target]), plot.y + plot.height - 8, plot.y + 8)
     bottom = plot.y + plot.height
-    parts = [line for tick in score_ticks for line in _level(up(tick), f"{tick * 100:g}", plot)]
+    parts = [line for tick in score_ticks for line in draw_level(up(tick), f"{tick * 100:g}", plot)]
     for tick in cost_ticks:
-        parts.append(_line(across(tick), plot.y, across(tick), bottom, "grid"))
-        parts.append(_text(across(tick), bottom + 18, f"{tick:,.6g}", "tick", "middle"))
+        parts.append(draw_line(across(tick), plot.y, across(tick), bottom, "grid"))
+        parts.append(draw_text(across(tick), bottom + 18, f"{tick:,.6g}", "tick", "middle"))
     points = [(across(spot.cost / factor), up(spot.score)) for spot in spots]
     log = ", log scale" if across.log else ""
-    parts.append(_text(plot.x + plot.width, bottom + 40, f"{unit} per {CALLS:,} calls{log}", "axis", "end"))
+    parts.append(draw_text(plot.x + plot.width, bottom + 40, f"{unit} per {CALLS:,} calls{log}", "axis", "end"))
     label, aim = _level_target(target, up, plot, points)
     parts += [*aim, *_spot_marks(spots, points, plot, label, chosen)]
     words = "; ".join(f"{one_line(spot.name)}: {_spot_words(spot)} at {number_text(spot.cost / factor)} {unit}" for spot in spots)
-    return _svg(width, height, "cost", "Score against cost", words, parts)
+    return draw_svg(width, height, "cost", "Score against cost", words, parts)
 
 
 def _spot_words(spot: Spot) -> str:
@@ -140,8 +140,8 @@ def _level_target(
     marks = [Box(at - 50, height - 12, 100, 24) for at, height in points]  # a point and the beginning of its label
     label = min(places, key=lambda box: sum(box.overlap(mark) for mark in marks))
     return [label], [
-        _line(plot.x, y, plot.x + plot.width, y, "target"),
-        _text(label.x + wide / 2, y - 5, words, "target-label", "middle"),
+        draw_line(plot.x, y, plot.x + plot.width, y, "target"),
+        draw_text(label.x + wide / 2, y - 5, words, "target-label", "middle"),
     ]
 
 
@@ -176,12 +176,12 @@ def _spot_marks(
         nearest_x = min(max(x, box.x), box.x + box.width)
         nearest_y = min(max(y, box.y), box.y + box.height)
         if abs(nearest_x - x) + abs(nearest_y - y) > 20:
-            parts.append(_line(x, y, nearest_x, nearest_y, "tie"))
-        parts.append(_dot(x, y, ("solid" if spot.confirmed else "hollow") + win))
+            parts.append(draw_line(x, y, nearest_x, nearest_y, "tie"))
+        parts.append(draw_dot(x, y, ("solid" if spot.confirmed else "hollow") + win))
         # the estimated width is on the wide side: a label left of its point is set against it
         end = box.x + box.width <= x
         style = "label strong" if win else "label"
-        parts.append(_text(box.x + box.width if end else box.x, box.y + SIZE - 1, name, style, "end" if end else "start"))
+        parts.append(draw_text(box.x + box.width if end else box.x, box.y + SIZE - 1, name, style, "end" if end else "start"))
     return parts
 
 
@@ -199,18 +199,18 @@ def learning(rung: RungResult, *, width: int, number: int) -> str:
     losses = [point.loss for point in points] + [nll for _, nll in held_out]
     ticks = nice_ticks(min(0.0, *losses), max(losses), 4)
     up = Scale(ticks[0], ticks[-1], plot.y + plot.height, plot.y)
-    parts = [line for tick in ticks for line in _level(up(tick), f"{tick:g}", plot)]
+    parts = [line for tick in ticks for line in draw_level(up(tick), f"{tick:g}", plot)]
     bottom = plot.y + plot.height
-    parts += [_text(across(tick), bottom + 18, f"{tick:,g}", "tick", "middle") for tick in across_ticks]
-    parts.append(_text(plot.x + plot.width, bottom + 36, "optimizer step", "axis", "end"))
-    parts.append(_text(4, 14, "nats per learned token", "axis"))
-    parts.append(_path([(across(point.step), up(point.loss)) for point in points], "training"))
-    parts.append(_path([(across(step), up(nll)) for step, nll in held_out], "held-out"))
-    parts += [_dot(across(step), up(nll), "held-out-dot", 2.5) for step, nll in held_out]
+    parts += [draw_text(across(tick), bottom + 18, f"{tick:,g}", "tick", "middle") for tick in across_ticks]
+    parts.append(draw_text(plot.x + plot.width, bottom + 36, "optimizer step", "axis", "end"))
+    parts.append(draw_text(4, 14, "nats per learned token", "axis"))
+    parts.append(draw_path([(across(point.step), up(point.loss)) for point in points], "training"))
+    parts.append(draw_path([(across(step), up(nll)) for step, nll in held_out], "held-out"))
+    parts += [draw_dot(across(step), up(nll), "held-out-dot", 2.5) for step, nll in held_out]
     parts += _curve_labels(across, up, points, held_out, plot)
     words, mark = _kept_mark(rung, across, up, held_out, plot)
     last = f"Training loss {points[-1].loss:.3g} at step {points[-1].step}"
-    return _svg(
+    return draw_svg(
         width, int(bottom) + 44, f"learning-{number}", f"Learning of {one_line(rung.name)}", f"{last}. {words}", parts + mark
     )
 
@@ -247,8 +247,11 @@ def _kept_mark(
     x, nlls = across(step), [nll for at, nll in held_out if at == step]
     half = text_width(words, SMALL) / 2
     label_x = min(max(x, plot.x + half), plot.x + plot.width + 70 - half)
-    parts = [_line(x, plot.y, x, plot.y + plot.height, "kept"), _text(label_x, plot.y - 5, words, "figure strong", "middle")]
-    return f"Held-out loss, {words}.", parts + [_dot(x, up(nll), "ring", 5.5) for nll in nlls[:1]]
+    parts = [
+        draw_line(x, plot.y, x, plot.y + plot.height, "kept"),
+        draw_text(label_x, plot.y - 5, words, "figure strong", "middle"),
+    ]
+    return f"Held-out loss, {words}.", parts + [draw_dot(x, up(nll), "ring", 5.5) for nll in nlls[:1]]
 
 
 def _curve_labels(
@@ -260,7 +263,7 @@ def _curve_labels(
     places = spread([end for end, _, _ in ends], 15, plot.y + 8, plot.y + plot.height - 2)
     last = max([point.step for point in points] + [step for step, _ in held_out])
     x = across(last) + 7
-    return [_text(x, y + 4, words, style) for y, (_, words, style) in zip(places, ends, strict=True)]
+    return [draw_text(x, y + 4, words, style) for y, (_, words, style) in zip(places, ends, strict=True)]
 
 
 def _time_unit(most_seconds: float) -> tuple[str, float]:
@@ -276,7 +279,7 @@ def _values(interval: Interval | None) -> tuple[float, ...]:
 # SVG ------------------------------------------------------------------------------------------------------------------
 
 
-def _svg(width: int, height: float, name: str, title: str, words: str, parts: Sequence[str]) -> str:
+def draw_svg(width: int, height: float, name: str, title: str, words: str, parts: Sequence[str]) -> str:
     key = f"{name}-{width}"
     return (
         f'<svg viewBox="0 0 {width} {height:g}" width="{width}" height="{height:g}" role="img" '
@@ -288,31 +291,33 @@ def _svg(width: int, height: float, name: str, title: str, words: str, parts: Se
 def _vertical_grid(scale: Scale, ticks: Sequence[float], top: float, bottom: float) -> list[str]:
     parts = []
     for tick in ticks:
-        parts.append(_line(scale(tick), top, scale(tick), bottom, "grid"))
-        parts.append(_text(scale(tick), bottom + 18, f"{tick * 100:g}{' %' if tick == ticks[-1] else ''}", "tick", "middle"))
+        parts.append(draw_line(scale(tick), top, scale(tick), bottom, "grid"))
+        parts.append(draw_text(scale(tick), bottom + 18, f"{tick * 100:g}{' %' if tick == ticks[-1] else ''}", "tick", "middle"))
     return parts
 
 
-def _level(y: float, words: str, plot: Box) -> list[str]:
-    return [_line(plot.x, y, plot.x + plot.width, y, "grid"), _text(plot.x - 8, y + 4, words, "tick", "end")]
+def draw_level(y: float, words: str, plot: Box) -> list[str]:
+    return [draw_line(plot.x, y, plot.x + plot.width, y, "grid"), draw_text(plot.x - 8, y + 4, words, "tick", "end")]
 
 
 def _target_line(x: float, target: float, top: float, bottom: float) -> str:
-    return _line(x, top - 4, x, bottom, "target") + _text(x, top - 9, f"target {setting_text(target)}", "target-label", "middle")
+    return draw_line(x, top - 4, x, bottom, "target") + draw_text(
+        x, top - 9, f"target {setting_text(target)}", "target-label", "middle"
+    )
 
 
-def _text(x: float, y: float, words: str, style: str, anchor: str = "start") -> str:
+def draw_text(x: float, y: float, words: str, style: str, anchor: str = "start") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{style}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
+def draw_line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{style}"/>'
 
 
-def _dot(x: float, y: float, style: str, radius: float = 5) -> str:
+def draw_dot(x: float, y: float, style: str, radius: float = 5) -> str:
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" class="{style}"/>'
 
 
-def _path(points: Sequence[tuple[float, float]], style: str) -> str:
+def draw_path(points: Sequence[tuple[float, float]], style: str) -> str:
     steps = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     return f'<polyline points="{steps}" class="{style}"/>' if points else ""

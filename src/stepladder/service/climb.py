@@ -15,9 +15,11 @@ from stepladder.domain.retention import Retention
 from stepladder.domain.task import Task
 from stepladder.domain.verdict import Verdict
 from stepladder.evaluation.records import inputs_to_json
+from stepladder.evaluation.wording import growth
 from stepladder.service import wiring
 from stepladder.service.check import to_json
 from stepladder.service.contest import hold_contest
+from stepladder.service.curve import draw_curves
 from stepladder.service.figures import usd_text
 from stepladder.service.judging import judge_remarks, keep_judgements
 from stepladder.service.plan import COMPARED, Plan
@@ -197,6 +199,8 @@ def _ascend(ascent: Ascent) -> Climb:
             base.watcher.say(_rung_line(finished, world, len(worlds)))
     if not any(ran.status is RungStatus.RAN for ran in ascent.runs):
         raise EvaluationError("no rung could be climbed.", "See the reason of each above; `[rungs] skip` may name too many.")
+    left = ascent.budget_seconds - ascent.seconds - ascent.plan.confirmation_seconds - ascent.plan.refit_seconds
+    curves = draw_curves(base, ascent.runs, seconds_left=left)  # before test opens: they rest on validation alone
     guard = Guard.of(base, run, ascent.runs, deadline=ascent.deadline)
     ascent.runs, retention = guard.keep_abilities(ascent.runs)  # the last choice: what answers the test rows is what ships
     opened = open_test(base, run)
@@ -208,9 +212,10 @@ def _ascend(ascent: Ascent) -> Climb:
         cross_fit=_is_cross(base),
         deadline=ascent.deadline,
         retention=retention,
+        growth=tuple(filter(None, map(growth, curves))),
     )
     run.replace_rows([*(row for ran in ascent.runs for row in ran.rows), *contest.rows])
-    record = make_record(base, run, ascent.plan, ascent.runs, contest, seconds=ascent.seconds)
+    record = make_record(base, run, ascent.plan, ascent.runs, contest, curves=curves, seconds=ascent.seconds)
     refit = _refit_winner(ascent, guard, record) if _is_cross(base) else ()
     record = replace(record, retention=(*retention, *refit))
     ship_champion(run, ascent.runs, record)

@@ -72,6 +72,7 @@ def hold_contest(
     cross_fit: bool,
     deadline: float,
     retention: Sequence[Retention] = (),
+    growth: tuple[str, ...] = (),
 ) -> Contest:
     """Name the contenders, let them answer, replay some rows alone (with time to spare, until `deadline`), decide."""
     seats = name_seats(base, runs, retention)
@@ -100,6 +101,7 @@ def hold_contest(
         seed=base.options.seed,
         why_nothing_tuned=_why_nothing_tuned(runs, contenders),
         data_may_leave=settings.use.data_may_leave,
+        growth=growth,
     )
     return Contest(
         decide(inputs),

@@ -11,6 +11,7 @@ import numpy as np
 
 from stepladder.domain.answer import expected_answer
 from stepladder.domain.climb import ChangedRow, ClimbRecord, GradedRow, RungResult, RungStatus
+from stepladder.domain.learning_curve import LearningCurve
 from stepladder.domain.protocols import TrainPoint
 from stepladder.evaluation.graders import metrics
 from stepladder.service.check import brief_lines
@@ -29,7 +30,14 @@ OWN_PROMPT = "own:"  # how the rung `prompt` names the user's own
 
 
 def make_record(
-    base: Base, run: RunFolder, plan: Plan, runs: Sequence[RungRun], contest: Contest, *, seconds: float
+    base: Base,
+    run: RunFolder,
+    plan: Plan,
+    runs: Sequence[RungRun],
+    contest: Contest,
+    *,
+    seconds: float,
+    curves: Sequence[LearningCurve] = (),
 ) -> ClimbRecord:
     """Everything a reader of the verdict may ask for."""
     settings = base.task.settings
@@ -64,6 +72,7 @@ def make_record(
         versions=versions(),
         machine=f"{platform.machine()} {platform.system()}, {_processor()}",
         seconds=seconds,
+        curves=tuple(curves),
     )
 
 

@@ -15,8 +15,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from stepladder.domain.climb import ChangedRow, ClimbRecord, RungResult, RungStatus
+from stepladder.domain.learning_curve import LearningCurve
 from stepladder.domain.review import Review
 from stepladder.domain.verdict import Outcome, Route
+from stepladder.evaluation.wording import growth
 from stepladder.files import write_text
 from stepladder.service import charts, findings, show
 from stepladder.service.figures import (
@@ -31,6 +33,7 @@ from stepladder.service.figures import (
     setting_text,
     visible,
 )
+from stepladder.service.growth_chart import growth_chart
 from stepladder.service.retention_text import measure_rows, retention_line, tried_line
 
 WIDE, HALF, NARROW = 1020, 490, 340  # widths of drawings, in the pixels they get on a desk, beside another, on a phone
@@ -91,6 +94,7 @@ def render_report(record: ClimbRecord, reviews: Sequence[Review] = ()) -> str:
         forest=_both_widths(lambda width: charts.forest(record.rungs, width=width, **marks)),
         against_cost=_both_widths(lambda width: charts.score_against_cost(record.rungs, width=width, **marks)),
         curves=_curves(record.rungs),
+        growth=_growth(record),
         mistakes=findings.mistake_lines(record),
         slices=record.slices,
         worse=findings.slice_lines(record),
@@ -230,6 +234,19 @@ def _curves(rungs: Sequence[RungResult]) -> list[Curve]:
         if rung.history
     ]
     return [curve for curve in curves if curve.drawings]
+
+
+def _growth(record: ClimbRecord) -> list[tuple[str, str, list[tuple[str, Markup]]]]:
+    """Name, forecast and drawings of every learning curve over training rows."""
+    return [
+        (curve.rung, growth(curve), _both_widths(partial(_grown, curve, number), HALF))
+        for number, curve in enumerate(record.curves)
+        if curve.points
+    ]
+
+
+def _grown(curve: LearningCurve, number: int, width: int) -> str:
+    return growth_chart(curve, width=width, number=number)
 
 
 def _learning(rung: RungResult, number: int, width: int) -> str:

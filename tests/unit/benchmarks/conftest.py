@@ -4,4 +4,7 @@ import sys
 from pathlib import Path
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
-sys.path[:0] = [str(BENCHMARKS / "real"), str(BENCHMARKS / "retention"), str(BENCHMARKS)]
+sys.path[:0] = [
+    *(str(BENCHMARKS / name) for name in ("real", "retention", "planted", "curve")),
+    str(BENCHMARKS),
+]

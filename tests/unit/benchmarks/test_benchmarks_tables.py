@@ -189,3 +189,36 @@ def test_a_broken_result_is_named(repository, capsys):
     store(repository).write_text("{broken", encoding="utf-8")
     assert tables.main([], repository=repository) == 3
     assert "boats.json: not JSON" in capsys.readouterr().err
+
+
+MACHINE = {"commit": "abc", "dirty": False, "date": "2026-01-02", "cores": 2, "cpu": "CPU X", "versions": {"scipy": "1.0"}}
+
+
+def test_recall_of_planted_faults_stands_with_its_bound_or_with_the_reason_for_none():
+    recall = [
+        {"kind": "copied row", "codes": ["duplicate"], "planted": 12, "found": 12, "bound": 1.0, "why_no_bound": ""},
+        {"kind": "wrong label", "codes": ["label-doubt"], "planted": 12, "found": 6, "bound": None, "why_no_bound": "a guess"},
+    ]
+    precision = [{"set": "boats", "rows": 90, "block": {}, "warn": {"echo": 2}, "note": {"learned-share": 0}}]
+    text = tables.checks_table({"recall": recall, "precision": precision, "machine": MACHINE})
+    assert "| copied row | `duplicate` | 12 of 12 | 100% | 100% |" in text
+    assert "| wrong label | `label-doubt` | 6 of 12 | 50% | – |" in text
+    assert "No bound for *wrong label*: a guess." in text
+    assert "| boats (90 rows) | – | `echo` (2) | `learned-share` |" in text
+    assert text.endswith("Commit abc, 2026-01-02, 2 cores of CPU X; scipy 1.0.")
+
+
+def test_trials_of_learning_curves_say_how_many_intervals_held():
+    row = {
+        "rung": "classifier",
+        "set": "boats",
+        "rows": 40,
+        "validation_rows": 70,
+        "trials": 60,
+        "held": 51,
+        "mean_width": 0.1234,
+    }
+    row |= {"mean_gain": 0.05, "mean_forecast_gain": 0.04, "said_unlikely_to_help": 7, "of_these_gained_the_minimum": 1}
+    text = tables.curve_table({"trials": [row], "held": {"classifier": 0.85}, "machine": MACHINE})
+    assert "| `classifier` | boats | 40 → 80 | 51 of 60 | 0.123 | +0.050 | +0.040 | 1 of 7 |" in text
+    assert "Held in all: `classifier` 85%." in text

@@ -14,6 +14,11 @@ _SPEAKER = re.compile(
     r"|a)[ \t]*\d{0,3}[ \t]*:)",
     re.IGNORECASE | re.MULTILINE,
 )
+_PARTNER = re.compile(
+    r"^[ \t]*(customer|client|caller|patient|tenant|agent|support|adviser|advisor|operator|representative|interviewer)[ \t]*:",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""People may be quoted one at a time; two of these in one turn are a conversation."""
 _LEADING = re.compile(
     r"^\s*(?:#{2,}[ \t]*(?:response|output|answer|assistant)\b:?|(?:assistant|ai|bot|chatbot|model|gpt|response"
     r"|completion|a)[ \t]*\d{0,3}[ \t]*:)\s*",
@@ -31,7 +36,7 @@ def find(context: CheckContext) -> list[Finding]:
                 if (
                     field.part == part
                     and ":" in field.text + ("#" in field.text) * ":"
-                    and (match := _SPEAKER.search(field.text))
+                    and (match := _SPEAKER.search(field.text) or _conversation(field.text))
                 ):
                     hits.append((row, field, match))
         if len({row.id for row, _, _ in hits}) > HABIT * len(context.rows):
@@ -51,6 +56,12 @@ def find(context: CheckContext) -> list[Finding]:
         "Make turns of them, or remove them.",
         repairs,
     )
+
+
+def _conversation(text: str) -> re.Match[str] | None:
+    """The first line of a conversation between two kinds of people."""
+    lines = list(_PARTNER.finditer(text))
+    return lines[0] if len({line[1].casefold() for line in lines}) > 1 else None
 
 
 def _without_leading(text: str) -> str:

@@ -50,16 +50,20 @@ def _gaps(context: CheckContext) -> list[Mark]:
         rare = said[answer] <= max(2, HABIT * len(context.rows))
         if answer in NOTHING and rare and answer not in labels:
             marks.append(row.mark(f"the answer is only '{answer}'"))
-        elif not row.example.reference.tool_calls and not answer:
+        elif not row.example.reference.tool_calls and (not answer or (rare and _is_wordless(answer))):
             marks.append(row.mark("the answer holds nothing that can be seen"))
         user = [field.text for field in row.fields if field.part == "input" and field.role == "user"]
-        if user and not _WORD.search(user[-1]) and not any(map(_is_picture, user[-1])):
+        if user and _is_wordless(user[-1]):
             marks.append(row.mark("the input holds no word"))
     return marks
 
 
 def _said(text: str) -> str:
     return _FORMAT.sub("", text).strip().casefold()
+
+
+def _is_wordless(text: str) -> bool:
+    return not _WORD.search(text) and not any(map(_is_picture, text))
 
 
 def _is_picture(letter: str) -> bool:

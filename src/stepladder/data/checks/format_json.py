@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 from stepladder.data.checks.answer_fields import answer_fields, json_objects
@@ -73,7 +73,7 @@ def find_types(context: CheckContext) -> list[Finding]:
             kind = _kind(value)
             if kind != common and kinds[kind] <= max(1, RARE * len(field.values)) and not _allowed_null(context, kind):
                 marks.append(context.rows[place].mark(f"{field.name()} is a {kind}, elsewhere a {common}"))
-    marks += [*_word_numbers(context), *_written_nulls(context)]
+    marks += [*_containers(context), *_word_numbers(context), *_written_nulls(context)]
     return finding(
         "format-types",
         Severity.WARN,
@@ -81,6 +81,23 @@ def find_types(context: CheckContext) -> list[Finding]:
         "{rows} write a value in another type than the other rows.",
         "Write it as the others do; `[output] schema` then holds every row to it.",
     )
+
+
+def _containers(context: CheckContext) -> list[Mark]:
+    """Keys that hold a plain value nearly everywhere and a list or an object in a few rows, or the other way round."""
+    values: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for place, answer in json_objects(context) or []:
+        for key, value in answer.items():
+            kind = "list" if isinstance(value, list) else "object" if isinstance(value, dict) else "plain value"
+            values[key].append((place, kind))
+    marks = []
+    for key, own in values.items():
+        kinds = Counter(kind for _, kind in own)
+        common, count = kinds.most_common(1)[0]
+        if len(own) >= FEWEST and count >= (1 - RARE) * len(own):
+            odd = [(place, kind) for place, kind in own if kind != common]
+            marks += [context.rows[place].mark(f"'{key}' is of the kind {kind}, elsewhere {common}") for place, kind in odd]
+    return marks
 
 
 def _word_numbers(context: CheckContext) -> list[Mark]:

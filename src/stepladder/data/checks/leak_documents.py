@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
+from rapidfuzz import fuzz
+
 from stepladder.data.checks.context import CheckContext, finding
 from stepladder.data.checks.finding import Check, Finding, Mark, Severity
 from stepladder.data.normalise import plain_form
@@ -12,6 +14,8 @@ FEWEST_WORDS = 4
 FEWEST_CHARACTERS = 18
 GRAM = 3  # words
 INSIDE = 0.8  # share of a question's word 3-grams that stand in one passage
+NEAR = 0.3  # share from which on it is looked at letter by letter
+ALIKE = 92.0  # similarity of the question to the best place of the passage; two slips in forty letters are 95
 
 
 def find(context: CheckContext) -> list[Finding]:
@@ -42,7 +46,10 @@ def _passage_with(text: str, passages: list[str], holding: dict[tuple[str, ...],
     if not found:
         return None
     number, count = max(found.items(), key=lambda item: (f" {text} " in passages[item[0]], item[1]))
-    return number if f" {text} " in passages[number] or (len(own) >= 5 and count >= INSIDE * len(own)) else None
+    if f" {text} " in passages[number] or (len(own) >= 5 and count >= INSIDE * len(own)):
+        return number
+    near = count >= NEAR * len(own) and fuzz.partial_ratio(text, passages[number], score_cutoff=ALIKE) > 0
+    return number if near else None
 
 
 def _grams(text: str) -> set[tuple[str, ...]]:
@@ -63,7 +70,7 @@ def _report(marks: list[Mark], severity: Severity) -> list[Finding]:
 
 CHECK = Check(
     "leak-documents",
-    "Questions that stand word by word (or with four of five word triples) in a document. A test row's question beside "
-    "its answer blocks.",
+    "Questions that stand word by word (or with four of five word triples, or but for a slip of the keys) in a document. "
+    "A test row's question beside its answer blocks.",
     find,
 )

@@ -37,7 +37,7 @@ _CLOSING = re.compile(
 )
 _THINKING = re.compile(r"</?(?:think|thinking|thought|reasoning|scratchpad)>", re.IGNORECASE)
 _GAP = re.compile(
-    r"\blorem ipsum\b|\[(?:insert|your|todo|tbd|name|placeholder|company|date|customer|product)\b[^\]\n]{0,40}\]"
+    r"\blorem ipsum\b|(?i:\[(?:insert|your|todo|tbd|name|placeholder|company|date|customer|product)\b[^\]\n]{0,40}\])"
     r"|\{\{[^{}\n]{1,40}\}\}"
     r"|(?<![\"\w{])\{[a-z_]{2,30}\}|<(?:your|insert|name|placeholder|todo|answer|input|output|question"
     r"|text)[\w ]{0,30}>|\bTODO\b|\bFIXME\b|\bTBD\b|\bXXX+\b|%\([a-z_]+\)s|\$\{[a-zA-Z_]+\}",

@@ -30,7 +30,7 @@ SHAPES = (
     ("a bearer token", re.compile(r"\bBearer\s+[A-Za-z0-9._~+/-]{20,}=*")),
 )
 _ASSIGNED = re.compile(
-    r"\b(?:password|passwd|passphrase|pwd|secret|api[_ -]?key|access[_ -]?(?:key|token)|auth[_ -]?token"
+    r"\b(?:password|passwd|passphrase|pwd|secret(?:[_ -]?key)?|api[_ -]?key|access[_ -]?(?:key|token)|auth[_ -]?token"
     r"|client[_ -]?secret|token|pin)\b"
     r"(?P<sign>\s*(?:[:=]|\bis\b(?:\s*:)?)\s*)['\"]?(?P<value>[^\s'\",;<>]{4,80})",
     re.IGNORECASE,

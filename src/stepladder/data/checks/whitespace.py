@@ -9,7 +9,7 @@ from stepladder.data.checks.context import CheckContext, finding, quote
 from stepladder.data.checks.finding import Check, Finding, Mark, Repair, Severity
 from stepladder.data.checks.rows import CheckedRow, TextField
 
-_SEPARATOR = re.compile(r"(?:\n\s*)?(?:#{3,}|-{2,}>|->|={3,}|\|{2,}|\n\n(?:Answer|Output|Response|A):|<SEP>|\[SEP\])\s*$")
+_SEPARATOR = re.compile(r"(?:\n\s*)?(?:#{3,}|[-=]+>|={3,}|\|{2,}|\n\n(?:Answer|Output|Response|A):|<SEP>|\[SEP\])\s*$")
 _STOP = re.compile(r"(?:\s*(?:\bEND\b|#{3,}|<END>|\[END\]|<STOP>|<\|end\|>|\|{2,}|={3,}))\s*$")
 _DOUBLED = re.compile(r"(?<=[^\s.!?:;])[ \t]{2,}(?=\S)")
 HALF = 0.5

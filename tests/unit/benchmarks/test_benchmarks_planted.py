@@ -1,0 +1,78 @@
+"""Faults of every kind, planted into the bundled tasks, are found; the tasks as they are stay quiet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+import pytest
+from measure_checks import BUNDLED, KINDS, PLANTINGS, Bench, is_found, is_noisy, is_short, load_sets, precision_row, recall_rows
+from planted_copy import Kind, Row, load_copy, plain, rewriting, shaped
+from planted_private import iban, luhn
+from planted_variants import add_variants
+
+from stepladder.service import wiring
+
+pytestmark = pytest.mark.starter
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    return Bench(
+        add_variants(load_sets(None, tmp_path_factory.mktemp("work"))), tmp_path_factory.mktemp("copies"), wiring.build_embedder()
+    )
+
+
+@pytest.fixture(scope="module")
+def recall(bench):
+    return {row["kind"]: row for row in recall_rows(list(bench.outcomes(KINDS, seed=0)))}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_planted_faults_are_found(kind, recall):
+    row = recall[kind.name]
+    assert not is_short(row), f"{row['found']} of {row['planted']}"
+
+
+def test_there_are_more_than_25_kinds_each_planted_at_least_ten_times(recall):
+    assert len({kind.name for kind in KINDS}) == len(KINDS) >= 25
+    assert min(row["planted"] for row in recall.values()) >= 10
+    assert sum(row["bound"] is None for row in recall.values()) <= 3
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_clean_task_gets_no_block_and_at_most_two_warnings(name, bench):
+    row = precision_row(name, bench.check(plain(bench.copies, name)))
+    assert not is_noisy(row), row
+
+
+def test_a_fault_that_no_check_looks_for_counts_as_missed(bench):
+    """The measurement itself: a harmless change with a code that means something else is not found."""
+
+    def harmless(row: Row, chance: Random) -> Row:
+        return {**row, "prompt": row["prompt"] + " Thank you."}
+
+    kind = Kind("harmless", frozenset({"mojibake"}), rewriting(harmless), ("repairs",))
+    outcomes = list(bench.outcomes([kind], seed=0))
+    assert Counter(one.found for one in outcomes) == {False: PLANTINGS}
+
+
+def test_what_the_clean_set_was_told_already_does_not_count():
+    kind = Kind("any", frozenset({"empty"}), rewriting(lambda row, chance: row), ())
+    spot = frozenset({("examples.jsonl", 3)})
+    marks = {("empty", "examples.jsonl", 3)}
+    assert is_found(kind, spot, marks, set())
+    assert not is_found(kind, spot, marks, marks)
+    assert not is_found(kind, frozenset({("examples.jsonl", 4)}), marks, set())
+
+
+def test_a_copy_can_be_written_read_and_split(tmp_path, bench):
+    copy = shaped(plain(bench.copies, "repairs"), "split")
+    again = load_copy(copy.write(tmp_path / "copy"), "repairs", "labels")
+    assert again.files == copy.files
+    assert len(again.files["train.jsonl"]) > len(again.files["test.jsonl"]) > 50
+
+
+def test_made_up_cards_and_accounts_carry_valid_checksums():
+    assert luhn("7992739871") == "79927398713"  # Luhn's own example in ISO/IEC 7812-1
+    assert iban("GB", "WEST12345698765432") == "GB82WEST12345698765432"  # the example of ISO 13616
