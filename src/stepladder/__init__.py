@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stepladder.data.bundled import copy_bundled as copy_bundled
     from stepladder.data.readers import read_file as read_file
     from stepladder.data.write import write_examples as write_examples
     from stepladder.domain.task import Task as Task
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from stepladder.service.climb import climb as climb
     from stepladder.service.init import init_task as init_task
     from stepladder.service.open_run import load_climb as load_climb
+    from stepladder.service.planning import plan as plan
     from stepladder.service.predict import predict as predict
     from stepladder.service.score import Scored as Scored
     from stepladder.service.score import score as score
+    from stepladder.service.setup import Watcher as Watcher
     from stepladder.service.tune import FineTune as FineTune
     from stepladder.service.tune import tune as tune
 
@@ -33,11 +36,14 @@ __all__ = [
     "FineTune",
     "Scored",
     "Task",
+    "Watcher",
     "__version__",
     "check",
     "climb",
+    "copy_bundled",
     "init_task",
     "load_climb",
+    "plan",
     "predict",
     "read_file",
     "score",
@@ -52,7 +58,10 @@ _HOMES = {
     "Climb": "stepladder.service.climb",
     "climb": "stepladder.service.climb",
     "load_climb": "stepladder.service.open_run",
+    "plan": "stepladder.service.planning",
     "predict": "stepladder.service.predict",
+    "Watcher": "stepladder.service.setup",
+    "copy_bundled": "stepladder.data.bundled",
     "init_task": "stepladder.service.init",
     "read_file": "stepladder.data.readers",
     "write_examples": "stepladder.data.write",

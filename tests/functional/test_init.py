@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from small_tasks import LABELS, THINGS, World
 from stepladder.domain.task import Task
 from stepladder.service.climb import climb
@@ -17,9 +19,9 @@ from stepladder.service.init import init_task
 TOPICS = "tea rain ships bread glass winter clocks paint maps owls salt doors".split()
 
 
-def stepladder(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def stepladder(*arguments: str | Path, timeout_seconds: float = 240) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "stepladder.interfaces.cli.main", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ), timeout=240)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ), timeout=timeout_seconds)
 
 
 def write_csv(path: Path, rows: list[list[str]]) -> Path:
@@ -51,6 +53,19 @@ def test_a_spreadsheet_of_300_rows_reaches_a_verdict_with_two_commands(tmp_path:
     assert record["verdict"]["outcome"] in ("sufficient", "undecided")
     assert record["grader"] == "labels"
     assert sum(record["split_sizes"].values()) == 300
+
+
+@pytest.mark.long
+@pytest.mark.starter
+@pytest.mark.timeout(1500)
+def test_a_spreadsheet_reaches_a_verdict_with_no_model_named_at_all(tmp_path: Path) -> None:
+    begun = stepladder("init", tmp_path / "task", spreadsheet(tmp_path / "export.csv"))
+    assert begun.returncode == 0, begun.stderr
+    climbed = stepladder("climb", tmp_path / "task", "--json", "--budget-minutes", "4", timeout_seconds=1400)
+    assert climbed.returncode == 0, climbed.stderr
+    record = json.loads(climbed.stdout)
+    assert record["model"]["name"] == "smollm2-135m-instruct"
+    assert record["verdict"]["outcome"] in ("sufficient", "undecided")
 
 
 def test_the_task_that_init_wrote_is_climbed_with_training_too(tmp_path: Path) -> None:

@@ -61,6 +61,12 @@ class Plan:
         """Those that fit the budget."""
         return tuple(rung for rung in self.seconds if rung not in self.over_budget)
 
+    def __str__(self) -> str:
+        left_out = dict.fromkeys(self.over_budget, "  (left out)")
+        each = [f"  {rung:<18} about {taken / 60:5.1f} min{left_out.get(rung, '')}" for rung, taken in self.seconds.items()]
+        last = f"  {'test and replay':<18} about {self.confirmation_seconds / 60:5.1f} min"
+        return "\n".join((*self.lines, *each, last))
+
 
 def make_plan(
     settings: TaskSettings, work: Workload, speeds: Speeds, rungs: tuple[str, ...], *, budget_minutes: float, refit: bool

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from stepladder.domain.answer import expected_answer, wants_tool_calls
 from stepladder.domain.messages import Message
 from stepladder.domain.protocols import Choices, Comparing, Prompt
+from stepladder.domain.task import Task
 from stepladder.models.hardware import memory_available_bytes
 from stepladder.service import wiring
 from stepladder.service.judging import plan_remark
@@ -15,7 +17,16 @@ from stepladder.service.leaks import find_leaks
 from stepladder.service.memory import Local, Memory, memory_lines, predict_memory
 from stepladder.service.money import label_lines, money_lines, predict_money
 from stepladder.service.plan import COMPARED, FREE_RUNGS, TUNED_RUNGS, Plan, make_plan
-from stepladder.service.setup import CHARACTERS_PER_TOKEN, FOUR_BIT_RUNGS, Base, new_token_limit
+from stepladder.service.setup import (
+    CHARACTERS_PER_TOKEN,
+    FOUR_BIT_RUNGS,
+    Base,
+    ClimbOptions,
+    Tools,
+    Watcher,
+    make_base,
+    new_token_limit,
+)
 from stepladder.service.speeds import Speeds, measure_speeds
 from stepladder.service.style import untuned_answers
 from stepladder.service.workload import Workload
@@ -26,6 +37,24 @@ from stepladder.training.presets import SEARCH_FACTORS, batch_size_for, choose_s
 SIZED_ROWS = 40
 """Rows whose lengths are measured; their mean is close enough for a plan."""
 FULL_FOLDS = 5
+
+
+def plan(
+    task: Task | Path | str,
+    *,
+    budget_minutes: float | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    watcher: Watcher | None = None,
+    tools: Tools | None = None,
+) -> Plan:
+    """Say what a climb of this task can show, how long it takes and what it leaves out; nothing is written into the task.
+
+    Args and errors: As of `stepladder.climb`.
+    """
+    task = task if isinstance(task, Task) else Task.load(task)
+    options = ClimbOptions(budget_minutes, device, seed)
+    return plan_climb(make_base(task, options, watcher or Watcher(), tools=tools, write_split=False))
 
 
 def plan_climb(base: Base) -> Plan:

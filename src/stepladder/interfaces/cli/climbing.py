@@ -12,14 +12,13 @@ from pathlib import Path
 from rich.console import Console
 
 from stepladder.data.bundled import copy_bundled
-from stepladder.domain.task import Task
 from stepladder.domain.verdict import Outcome
 from stepladder.interfaces.cli.progress import TerminalProgress
 from stepladder.interfaces.exit_codes import DATA, OK, TARGET_NOT_REACHED
 from stepladder.service.climb import Climb
 from stepladder.service.climb import climb as climb_task
-from stepladder.service.planning import plan_climb
-from stepladder.service.setup import ClimbOptions, Watcher, make_base
+from stepladder.service.planning import plan as plan_task
+from stepladder.service.setup import Watcher
 from stepladder.service.show import ladder_lines
 from stepladder.storage.records import to_json
 
@@ -52,17 +51,8 @@ def demo(name: str, folder: Path, *, budget_minutes: float, device: str, as_json
 def plan(task: Path, *, budget_minutes: float | None, device: str, seed: int, as_json: bool) -> None:
     """Print the plan of a climb."""
     with watching() as watcher:
-        base = make_base(Task.load(task), ClimbOptions(budget_minutes, device, seed), watcher, write_split=False)
-        planned = plan_climb(base)
-    if as_json:
-        print(json.dumps(to_json(planned), indent=2))
-        return
-    for line in planned.lines:
-        print(line)
-    for rung, seconds in planned.seconds.items():
-        mark = "  (left out)" if rung in planned.over_budget else ""
-        print(f"  {rung:<18} about {seconds / 60:5.1f} min{mark}")
-    print(f"  {'test and replay':<18} about {planned.confirmation_seconds / 60:5.1f} min")
+        planned = plan_task(task, budget_minutes=budget_minutes, device=device, seed=seed, watcher=watcher)
+    print(json.dumps(to_json(planned), indent=2) if as_json else planned)
 
 
 def climb(
