@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: demo test test-long check format docs constraints bench-real clean
+.PHONY: demo test test-long check format docs constraints bench-real bench-train bench-gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/stepladder models pull smollm2-135m-instruct
@@ -36,6 +36,16 @@ docs: $(VENV)/.installed-check
 
 bench-real: $(VENV)/.installed
 	$(BIN)/python benchmarks/real/run.py
+
+# Two and a half hours at most with the machine to itself; BENCH="--workloads A,B --rounds 1" takes a part, and a second call what is missing.
+bench-train: $(VENV)/.installed
+	$(BIN)/stepladder models pull smollm2-135m-instruct
+	$(BIN)/python benchmarks/bench_train.py $(BENCH)
+	$(BIN)/python benchmarks/tables.py
+
+# On a machine without a GPU only a dry run with a tiny model, which shows that every part works and says what was not run.
+bench-gpu: $(VENV)/.installed
+	$(BIN)/python benchmarks/bench_gpu.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) build dist

@@ -1,8 +1,8 @@
-"""Markdown tables of the real climbs, written into marked regions of README.md and docs/log.md.
+"""Markdown tables of the real climbs and of training speed, written into marked regions of README.md and docs/log.md.
 
-A region lies between `<!-- table:NAME -->` and `<!-- /table:NAME -->`: `demo` (the bundled demo) and `real` (all others side by
-side) in the README, `real:TASK` in the log (one task, all its rungs), `checks` in the page on data checks and `curve` in the log.
-With `--check` nothing is written; exit code 1 means a region is out of date.
+A region lies between `<!-- table:NAME -->` and `<!-- /table:NAME -->`: `demo` (the bundled demo), `real` (all others side by
+side) and `training` (speed beside other trainers) in the README, `real:TASK` in the log (one task, all its rungs), `checks` in
+the page on data checks and `curve` in the log. With `--check` nothing is written; exit code 1 means a region is out of date.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from typing import Any
 
 from stepladder.domain.errors import DataError, StepladderError
 from stepladder.files import write_text
+from training.table import load_training, training_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = Path("benchmarks/results/real")
+TRAINING = Path("benchmarks/results/training.json")
 README = Path("README.md")
 LOG = Path("docs/log.md")
 DATA_CHECKS = Path("docs/explanation/data-checks.md")
@@ -188,12 +190,12 @@ def replace_region(text: str, name: str, content: str, *, where: Path) -> str:
 
 
 def region_names(text: str) -> list[str]:
-    """Names of the regions of real climbs that a text has markers for."""
-    return list(dict.fromkeys(re.findall(r"<!-- /?table:(demo|checks|curve|real(?::[^ ]+)?) -->", text)))
+    """Names of the regions of this script that a text has markers for."""
+    return list(dict.fromkeys(re.findall(r"<!-- /?table:(demo|training|checks|curve|real(?::[^ ]+)?) -->", text)))
 
 
 def fill(text: str, wanted: Mapping[str, str], *, where: Path) -> str:
-    """`text` with every wanted region filled and every other region of real climbs emptied."""
+    """`text` with every wanted region filled and every other region of this script emptied."""
     for name in dict.fromkeys([*wanted, *region_names(text)]):
         text = replace_region(text, name, wanted.get(name, ""), where=where)
     return text
@@ -204,8 +206,14 @@ def update(repository: Path, *, check: bool) -> list[Path]:
     results = load_results(repository / RESULTS)
     demo = next((result for result in results if result["name"] == DEMO), None)
     public = [result for result in results if result is not demo]
+    trained = load_training(repository / TRAINING)
+    speed = training_table(trained) if trained is not None else ""
     wanted = {
-        README: {**({"real": overview(public)} if public else {}), **({"demo": demo_table(demo)} if demo else {})},
+        README: {
+            **({"real": overview(public)} if public else {}),
+            **({"demo": demo_table(demo)} if demo else {}),
+            **({"training": speed} if speed else {}),
+        },
         LOG: {f"real:{result['name']}": task_table(result) for result in results},
     }
     if (checks := load_measured(repository / MEASURED["checks"])) is not None:
