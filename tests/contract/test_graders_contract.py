@@ -166,7 +166,8 @@ def test_a_row_that_can_be_graded_is_not_called_impossible(name: str) -> None:
 
 def test_every_grader_of_a_task_toml_stands_in_this_contract() -> None:
     known = {model.model_fields["type"].default for model in get_args(get_args(GraderSettings)[0])}
-    assert known == {chosen.type for chosen, _ in PERFECT.values()}
+    # Style learns before it can judge, and gives even a perfect answer a probability: it has tests of its own.
+    assert known - {"style"} == {chosen.type for chosen, _ in PERFECT.values()}
 
 
 @settings(max_examples=100, deadline=None)
