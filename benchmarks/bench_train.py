@@ -33,6 +33,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--row-seconds", type=float, nargs=2, default=(60.0, 240.0), metavar=("LEAST", "MOST"), help="time of a row"
     )
     parser.add_argument("--search-seconds", type=float, default=40.0, help="time of a trial in the search for settings")
+    parser.add_argument("--rows-per-step", type=int, default=32, help="fewer than 32 is a trial run: name another --results")
+    parser.add_argument("--no-search", action="store_true", help="a trial run without searched settings: name another --results")
     parser.add_argument("--model", default="smollm2-135m-instruct", help="name or folder; default: the starter model")
     parser.add_argument("--results", type=Path, default=RESULT, help="where the rows go")
     options = parser.parse_args(arguments)
@@ -41,6 +43,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         strange = [one for one in getattr(options, name) if one not in known]
         if strange:
             parser.error(f"--{name}: '{strange[0]}' is none of {', '.join(known)}")
+    if (options.no_search or options.rows_per_step != 32) and options.results.resolve() == RESULT:
+        parser.error("a trial run does not belong into the committed results: name another file with --results")
     return options
 
 
@@ -61,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     began = time.monotonic()
     try:
-        comparison = Comparison(options.results, options.model, Limits(tuple(options.row_seconds), options.search_seconds))
+        limits = Limits(tuple(options.row_seconds), options.search_seconds, options.rows_per_step, not options.no_search)
+        comparison = Comparison(options.results, options.model, limits)
         comparison.prepare(options.systems)
         for number, workload, system in plan(options.workloads, options.systems, options.rounds):
             if time.monotonic() - began > options.minutes * 60:

@@ -36,15 +36,18 @@ LOSS_GAP, GRADIENT_GAP = 1e-4, 1e-4  # nats of a step's loss; ‖g - g'‖ / ‖
 PARITY_STEPS, PARITY_MICRO_BATCH = 3, 2
 TRIAL_MICRO_BATCH = 2
 SWEEP_UP_TO = 16
+UNSEARCHED_MICRO_BATCH = 4
 PATIENCE_SECONDS = 900  # for a child, beyond what it is asked to measure
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds: (least, most) of a row's measurement; of one trial in a search."""
+    """Seconds: (least, most) of a row's measurement; of one trial in a search. Fewer rows, or no search, is a trial run."""
 
     row_seconds: tuple[float, float] = (60.0, 240.0)
     search_seconds: float = 40.0
+    rows_per_step: int = 32
+    search: bool = True
 
 
 class Comparison:
@@ -56,6 +59,7 @@ class Comparison:
         self.limits = limits
         self.machine = describe_machine(BENCHMARKS.parent)
         self.shape = Shape.of_config(json.loads((self.folder / "config.json").read_text(encoding="utf-8")))
+        self.workloads = {name: workload.first(limits.rows_per_step) for name, workload in WORKLOADS.items()}
         self._scratch = tempfile.TemporaryDirectory(prefix="bench-train-")
         self.scratch = Path(self._scratch.name)
 
@@ -105,7 +109,7 @@ class Comparison:
         return "\n".join(lines)
 
     def _as_row(self, keys: dict[str, Any], measured: dict[str, Any], setting: Setting | None, ceiling: float) -> dict[str, Any]:
-        workload = WORKLOADS[keys["workload"]]
+        workload = self.workloads[keys["workload"]]
         per_second = 1 / measured["seconds"]
         tokens = measured["tokens"] * per_second
         if "flops" in measured:
@@ -164,6 +168,8 @@ class Comparison:
 
     def _choose(self, workload: str, system: System) -> dict[str, Any]:
         """Defaults: the largest micro-batch that fits. Tuned: the fastest of a search, one choice after the other."""
+        if not self.limits.search:
+            return {"setting": asdict(replace(system.start, micro_batch=UNSEARCHED_MICRO_BATCH)), "tried": []}
         sizes = [size for size in MICRO_BATCHES if size <= SWEEP_UP_TO]
         if not system.tuned:
             tried = self._search(workload, system, system.start, sizes[:2], longest=True)
@@ -171,7 +177,7 @@ class Comparison:
             return {"setting": asdict(replace(system.start, micro_batch=largest_fitting(peaks))), "tried": [tried]}
         best = replace(system.start, micro_batch=TRIAL_MICRO_BATCH)
         trials = [self._search(workload, system, best, [TRIAL_MICRO_BATCH])]
-        for build in (arithmetic_variants, lambda setting: further_variants(system, setting, WORKLOADS[workload].lengths)):
+        for build in (arithmetic_variants, lambda setting: further_variants(system, setting, self.workloads[workload].lengths)):
             for candidate in build(best):
                 trials.append(self._search(workload, system, candidate, [TRIAL_MICRO_BATCH]))
             fastest = min((trial for trial in trials if trial["seconds_per_row"]), key=_seconds_of_fastest)
@@ -197,7 +203,7 @@ class Comparison:
                 raise
             return {"setting": asdict(setting), "seconds_per_row": {}, "peaks": {}, "failed": str(error)}
         self._say(
-            f"{workload} {system.name}, {setting.words()}: "
+            f"{workload} {system.name}, {setting.words().rpartition(', ')[0]}: "
             + "; ".join(
                 f"{size} at once: {took:.2f} s a row, {found['peaks'][size] / 2**30:.1f} GiB"
                 for size, took in found["seconds_per_row"].items()
@@ -240,7 +246,7 @@ class Comparison:
         order |= {
             "system": system,
             "task": task,
-            "workload": workload,
+            "workload": asdict(self.workloads[workload]),
             "model": str(self.folder),
             "device": "cpu",
             "quantised": False,

@@ -54,6 +54,10 @@ class Workload:
     def lengths(self) -> list[int]:
         return [self.shared + own for own in self.own]
 
+    def first(self, rows: int) -> Workload:
+        """The same mix with fewer rows a step: for a trial of the machinery, not for figures."""
+        return replace(self, own=self.own[:rows], learned=self.learned[:rows])
+
     def cut(self, *, rows: int = CUT_ROWS, by: int = CUT_BY) -> Workload:
         """The same mix with fewer rows, `by` times shorter: enough to compare losses and gradients number by number."""
         return replace(

@@ -205,6 +205,14 @@ def test_an_unknown_workload_is_refused_by_name(capsys):
     assert "'Z' is none of A, B, C, D" in capsys.readouterr().err
 
 
+def test_a_trial_run_cannot_write_into_the_committed_results(capsys, tmp_path):
+    for trial in (["--no-search"], ["--rows-per-step", "8"]):
+        with pytest.raises(SystemExit):
+            bench_train.parse(trial)
+        assert "name another file with --results" in capsys.readouterr().err
+        assert bench_train.parse([*trial, "--results", str(tmp_path / "trial.json")]).workloads == list("ABCD")
+
+
 def test_every_entry_is_on_disk_at_once_and_ratios_follow_within_a_round(tmp_path):
     path = tmp_path / "training.json"
     results = Results(path)
