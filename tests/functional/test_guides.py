@@ -92,7 +92,7 @@ def write_jsonl(path: Path, rows: list[dict[str, str]]) -> None:
 
 def test_the_guide_from_a_spreadsheet_leads_to_answers(tmp_path: Path) -> None:
     with (tmp_path / "complaints.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("received", "message", "desk"), *(("2026-01-07", *row) for row in MESSAGES[:130])])
+        csv.writer(file).writerows([("received", "message", "desk"), *(("2026-01-07", *row) for row in MESSAGES[:40])])
     with (tmp_path / "new.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("message",), ("Where is the courier?",), ("The lamp is cracked.",)])
     shown = commands("from-a-spreadsheet")
@@ -137,7 +137,7 @@ class Desk(ChatServer):
 
 def hosted_task(folder: Path, toml: str) -> None:
     write_jsonl(
-        folder / "support-tickets" / "examples.jsonl", [{"prompt": text, "completion": desk} for text, desk in MESSAGES[:130]]
+        folder / "support-tickets" / "examples.jsonl", [{"prompt": text, "completion": desk} for text, desk in MESSAGES[:40]]
     )
     write_jsonl(folder / "new.jsonl", [{"prompt": "Something about the van again."}])
     (folder / "support-tickets" / "task.toml").write_text(toml, encoding="utf-8")
