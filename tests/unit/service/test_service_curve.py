@@ -22,7 +22,7 @@ from stepladder.service.show import ladder_lines
 
 def rows_of(count: int) -> list[Example]:
     turns = [(Message("user", f"question {number}"), Message("assistant", "yes")) for number in range(count)]
-    return [Example(f"r{number}", Input(f"r{number}", (asked,)), answer) for number, (asked, answer) in enumerate(turns)]
+    return [Example(Input(f"r{number}", (asked,)), answer) for number, (asked, answer) in enumerate(turns)]
 
 
 def test_the_parts_of_a_draw_are_nested_whole_clusters_up_to_seven_eighths() -> None:
