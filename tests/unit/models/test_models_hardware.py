@@ -75,7 +75,7 @@ def test_the_measurement_is_a_positive_ratio():
 
 
 def test_the_light_half_of_the_room_starts_without_torch():
-    heavy = {"adapter", "dequantise", "hub", "loading"}
+    heavy = {"adapter", "dequantise", "four_bit", "hub", "loading"}
     light = [path.stem for path in Path(hardware.__file__).parent.glob("*.py") if path.stem not in {*heavy, "__init__"}]
     assert {"pull", "conversation", "embedder"} <= set(light)
     code = f"import sys\nfor name in {light}: __import__('stepladder.models.' + name)\n"

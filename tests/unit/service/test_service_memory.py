@@ -60,7 +60,7 @@ def test_a_larger_model_needs_more(name: str, times: int) -> None:
     )
     assert large.answering >= small.answering
     assert large.training >= small.training
-    assert large.peak > small.peak
+    assert large.peak >= small.peak
 
 
 def test_what_is_not_planned_needs_no_memory() -> None:

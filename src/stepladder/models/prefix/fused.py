@@ -85,17 +85,17 @@ class FusedStep:
         self.device = anatomy.model.device
         self.head = Head(anatomy.model)
 
+    @torch.no_grad()  # on a generator it holds while the generator runs, and not for whoever is handed a result
     def backward(self, work: Work, sending: Sending) -> Iterator[tuple[list[Label], Tensor]]:
         """Add the gradient of Σ coefficient · nll to the adapter, yielding each pass's labels with their nll in nats."""
         self._refresh()
-        with torch.no_grad():
-            yield from self._walk(work, work.steps, [None] * len(self.anatomy.layers), sending)
+        yield from self._walk(work, work.steps, [None] * len(self.anatomy.layers), sending)
 
+    @torch.no_grad()
     def losses(self, work: Work) -> Iterator[tuple[list[Label], Tensor]]:
         """Each pass's labels with their negative log-likelihoods in nats; no gradients, and hardly any memory."""
         self._refresh()
-        with torch.no_grad():
-            yield from self._walk(work, work.steps, [None] * len(self.anatomy.layers), None)
+        yield from self._walk(work, work.steps, [None] * len(self.anatomy.layers), None)
 
     def _refresh(self) -> None:
         for lora in self.anatomy.loras:
