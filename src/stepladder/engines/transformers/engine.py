@@ -16,6 +16,7 @@ from stepladder.domain.errors import EngineError, ModelError
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import CompletionScore, Decoding, Grammar, ModelIdentity, Prompt
 from stepladder.engines.adapter import hash_adapter, hash_adapter_weights
+from stepladder.engines.transformers.attention import use_short_attention
 from stepladder.engines.transformers.caches import Prefix, PrefixMemory, is_plain
 from stepladder.engines.transformers.comparing import chunks, divergences, text_nll
 from stepladder.engines.transformers.decode import Row, decode, draw_seed
@@ -64,6 +65,7 @@ class TransformersEngine:
     """
 
     def __init__(self, loaded: LoadedModel, limits: BatchLimits | None = None) -> None:
+        use_short_attention(loaded.model)
         self._loaded = loaded
         self._limits = limits or BatchLimits.of(loaded.model)
         self._stop_ids = frozenset(loaded.stop_ids)
