@@ -85,7 +85,10 @@ def main() -> int:
             if number >= WARM_UP_STEPS:
                 taken[name].append(time.perf_counter() - started)
     numbers = sum(rows * columns for rows, columns in shapes)
-    print(f"{len(shapes)} tensors, {numbers / 1e6:.1f} million numbers, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(
+        f"{len(shapes)} tensors, {numbers / 1e6:.1f} million numbers, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}"
+    )
     for name, seconds in taken.items():
         print(f"{name:<26} {1000 * median(seconds):6.1f} ms a step (best {1000 * min(seconds):.1f})")
     return 0

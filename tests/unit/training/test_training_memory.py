@@ -25,7 +25,8 @@ resident_before = resident_pages()
 with reused_memory():
     inside = faults_of_twenty_large_tensors()
     resident_inside = resident_pages()
-print(json.dumps({"faults": [before, inside], "kept": resident_inside - resident_before, "left": resident_pages() - resident_before}))
+kept, left = resident_inside - resident_before, resident_pages() - resident_before
+print(json.dumps({"faults": [before, inside], "kept": kept, "left": left}))
 """
 
 

@@ -22,8 +22,12 @@ FAMILIES = {
     "PhiDecoderLayer": "phi",
 }
 ACTIVATIONS = {
-    **{"SiLU": "silu", "SiLUActivation": "silu", "GELU": "gelu", "GELUActivation": "gelu"},
-    **{"GELUTanh": "gelu_tanh", "NewGELUActivation": "gelu_tanh"},
+    "SiLU": "silu",
+    "SiLUActivation": "silu",
+    "GELU": "gelu",
+    "GELUActivation": "gelu",
+    "GELUTanh": "gelu_tanh",
+    "NewGELUActivation": "gelu_tanh",
 }
 
 
