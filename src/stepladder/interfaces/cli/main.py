@@ -350,7 +350,8 @@ def _explain(error: BaseException, *, debug: bool) -> int:
         return exit_code(error)
     usage: Any = getattr(error, "format_message", None)
     if usage is not None:
-        print(f"stepladder: {usage()} Try: stepladder --help", file=sys.stderr)
+        said = usage()  # of a call without arguments: the whole help
+        print(said if said.startswith("Usage:") else f"stepladder: {said} Try: stepladder --help", file=sys.stderr)
         return USAGE
     print(f"stepladder: an error of ours: {type(error).__name__}: {error}", file=sys.stderr)
     print("Set STEPLADDER_DEBUG=1 for the details, and please report them.", file=sys.stderr)
