@@ -159,6 +159,43 @@ def test_a_climb_ends_with_its_table_its_json_and_answers_new_inputs(tmp_path: P
     assert stepladder("predict", folder, new, "--rung", "lora").returncode == 3
 
 
+@pytest.mark.parametrize(
+    ("outcome", "code", "right", "target", "instruction"),
+    [
+        ("sufficient", 0, 24, 0.8, "Repeat it."),
+        ("undecided", 0, 12, 0.5, "Repeat it."),
+        ("not_reached", 1, 3, 0.9, "Repeat it."),
+        ("invalid", 3, 24, 0.8, "Repeat it. So: question number 3 about the year of bread."),
+    ],
+)
+def test_the_exit_code_of_a_climb_tells_its_outcome(
+    tmp_path: Path, outcome: str, code: int, right: int, target: float, instruction: str
+) -> None:
+    """The fake model repeats its input: it is right about as many rows as we say."""
+    prompts = [f"question number {number} about the year of {WORDS[number % 12]}" for number in range(24)]
+    rows = [{"prompt": prompt, "completion": prompt if number < right else "no"} for number, prompt in enumerate(prompts)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    graders = '[[graders]]\ntype = "normalised_match"\n'
+    skip = '[rungs]\nskip = ["baseline", "few-shot", "nearest", "constrained"]\n'
+    toml = TASK.replace("Do it.", instruction).replace("[model]", f"target = {target}\n{graders}[model]", 1)
+    (tmp_path / "task.toml").write_text(toml + skip, encoding="utf-8")
+    done = stepladder("climb", tmp_path, "--json")
+    assert done.returncode == code, done.stderr
+    assert json.loads(done.stdout)["verdict"]["outcome"] == outcome
+
+
+def test_a_place_that_cannot_be_written_is_named_and_no_fault_of_ours(tmp_path: Path) -> None:
+    folder = tmp_path / "task"
+    folder.mkdir()
+    (folder / "task.toml").write_text(TASK, encoding="utf-8")
+    (folder / "rows.jsonl").write_text(good_rows(24), encoding="utf-8")
+    (folder / "runs").write_text("not a folder", encoding="utf-8")
+    refused = stepladder("climb", folder, cache=tmp_path / "cache")
+    assert refused.returncode == 3, refused.stderr
+    assert f"{folder / 'runs'}" in refused.stderr.splitlines()[-1]
+    assert "error of ours" not in refused.stderr
+
+
 def test_no_run_and_no_verdict_are_said(tmp_path: Path) -> None:
     refused = stepladder("report", tmp_path)
     assert refused.returncode == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from rich.console import Console
 
 import stepladder
 from small_tasks import write_task
-from stepladder.domain.errors import DataError
+from stepladder.domain.errors import DataError, UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +88,13 @@ def test_predictions_never_go_into_a_file_that_holds_something_else(tmp_path: Pa
     with pytest.raises(DataError, match="out.jsonl:1: this is not a file of answers"):
         stepladder.predict(climbed, tmp_path / "new.jsonl", out, rung="prompt")
     assert out.read_text(encoding="utf-8") == content
+
+
+@pytest.mark.parametrize("place", [".", os.devnull])
+def test_predictions_go_into_files_only(tmp_path: Path, climbed: Path, place: str) -> None:
+    (tmp_path / "new.jsonl").write_text('{"id": "n1", "prompt": "what about tea"}\n', encoding="utf-8")
+    with pytest.raises(UsageError, match="is no file"):
+        stepladder.predict(climbed, tmp_path / "new.jsonl", tmp_path / place, rung="prompt")
 
 
 def test_only_public_names_are_offered() -> None:

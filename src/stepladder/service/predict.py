@@ -82,8 +82,8 @@ def predict(
     inputs = [row.input for row in read_inputs(Path(file), task.settings.data, shared_instruction=read.shared_instruction)]
     calls = wants_tool_calls(read.examples)
     target = Path(output)
-    if target.is_dir():
-        raise UsageError(f"{target} is a folder.", "Give --output a file name.")
+    if target.exists() and not target.is_file():  # a folder, or a device, whose end would never be read
+        raise UsageError(f"{target} is no file.", "Give --output a file name.")
     done = _answered_before(target, name, inputs)
     waiting = [item for item in inputs if item.id not in done]
     cut = sum(bool(line.get("cut")) for line in done.values())
