@@ -185,15 +185,21 @@ def test_the_exit_code_of_a_climb_tells_its_outcome(
 
 
 def test_a_place_that_cannot_be_written_is_named_and_no_fault_of_ours(tmp_path: Path) -> None:
-    folder = tmp_path / "task"
-    folder.mkdir()
-    (folder / "task.toml").write_text(TASK, encoding="utf-8")
-    (folder / "rows.jsonl").write_text(good_rows(24), encoding="utf-8")
-    (folder / "runs").write_text("not a folder", encoding="utf-8")
-    refused = stepladder("climb", folder, cache=tmp_path / "cache")
+    (tmp_path / "task.toml").write_text(TASK, encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text(good_rows(24) + "{broken\n", encoding="utf-8")
+    copy = tmp_path / "rows.fixed.jsonl"
+    copy.mkdir()
+    refused = stepladder("check", tmp_path, "--fix")
     assert refused.returncode == 3, refused.stderr
-    assert f"{folder / 'runs'}" in refused.stderr.splitlines()[-1]
-    assert "error of ours" not in refused.stderr
+    assert (
+        refused.stderr.splitlines()[-1] == f"stepladder: {copy}: Is a directory. Put that right and run the same command again."
+    )
+    copy.rmdir()
+    (tmp_path / "runs").write_text("not a folder", encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text(good_rows(24), encoding="utf-8")
+    refused = stepladder("climb", tmp_path)
+    assert refused.returncode == 3, refused.stderr
+    assert f"{tmp_path / 'runs'} cannot be made" in refused.stderr.splitlines()[-1]
 
 
 def test_no_run_and_no_verdict_are_said(tmp_path: Path) -> None:

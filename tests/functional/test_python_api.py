@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,14 @@ def test_a_climb_prints_in_a_terminal_and_in_a_notebook_and_is_found_again(tmp_p
     assert "<table" in notebook
     assert "<script" not in notebook
     assert {rung.name for rung in climb.rungs} >= {"baseline", "prompt", "lora"}
+    table = str(climb.rungs).splitlines()
+    assert [line.removeprefix("★").split()[0] for line in table] == ["rung", *(rung.name for rung in climb.rungs)]
+    assert str(pickle.loads(pickle.dumps(climb.rungs))) == str(climb.rungs)
+    assert "<table" in climb.rungs._repr_html_()
+    assert "Verdict" not in climb.rungs._repr_html_()
+    prompt = next(rung for rung in climb.rungs if rung.name == "prompt")
+    assert re.fullmatch(r"prompt: ran, validation 0\.\d\d \[.*\], test 0\.\d\d \[.*\]", str(prompt))
+    assert str(climb.rungs[-1]) == f"dpo: not applicable. {climb.rungs[-1].reason}"
     again = stepladder.load_climb(tmp_path / "things")
     assert again.record == climb.record
     assert again.folder == climb.folder

@@ -361,8 +361,11 @@ def _explain(error: BaseException, *, debug: bool) -> int:
         print(said if said.startswith("Usage:") else f"stepladder: {said} Try: stepladder --help", file=sys.stderr)
         return USAGE
     if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"stepladder: {where}{error.strerror}. Put that right and run the same command again.", file=sys.stderr)
+        path = error.filename2 or error.filename  # of a rename, where it should have led
+        print(
+            f"stepladder: {f'{path}: ' if path else ''}{error.strerror}. Put that right and run the same command again.",
+            file=sys.stderr,
+        )
         return DATA
     print(f"stepladder: an error of ours: {type(error).__name__}: {error}", file=sys.stderr)
     print("Set STEPLADDER_DEBUG=1 for the details, and please report them.", file=sys.stderr)
