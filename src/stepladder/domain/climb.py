@@ -45,6 +45,11 @@ class RungResult:
     recipe: Recipe = field(default_factory=dict)
     history: tuple[TrainPoint, ...] = ()
 
+    def __str__(self) -> str:
+        scores = {"validation": self.validation, "test": self.test}
+        told = [self.status.value, *(f"{split} {score}" for split, score in scores.items() if score is not None)]
+        return f"{self.name}: {', '.join(told)}{f'. {self.reason}' if self.reason else ''}"
+
 
 @dataclass(frozen=True, slots=True)
 class GradedRow:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from stepladder.domain.errors import DataError
 from stepladder.domain.grader_settings import OpenAIGraderSettings
 from stepladder.domain.settings import Settings as Settings
+from stepladder.domain.text_file import read_text
 
 FactsChange = Literal["never", "yearly", "monthly", "weekly", "daily"]
 
@@ -378,9 +379,7 @@ class Task(BaseModel):
         if not path.is_file():
             raise DataError(path, None, "there is no task.toml.", "A task is a folder with a task.toml; see the tutorial.")
         try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise DataError(path, None, f"not UTF-8 (byte {error.start}).", "Save the file as UTF-8.") from error
+            raw = tomllib.loads(read_text(path))
         except tomllib.TOMLDecodeError as error:
             raise DataError(path, None, f"not TOML: {error}.", "Correct the line.") from error
         try:
@@ -403,7 +402,7 @@ class Task(BaseModel):
             return None
         path = self.path(self.settings.output.json_schema)
         try:
-            schema = json.loads(path.read_text(encoding="utf-8-sig"))
+            schema = json.loads(read_text(path))
         except OSError as error:
             raise DataError(path, None, "the schema cannot be read.", "Check `[output] schema`.") from error
         except ValueError as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 
-from stepladder.domain.climb import ClimbRecord, RungResult, RungStatus
+from stepladder.domain.climb import ClimbRecord, RungStatus
 from stepladder.domain.errors import BudgetError, DataError, EngineError, EvaluationError, MissingExtra, ModelError, UsageError
 from stepladder.domain.protocols import Choices, Engine, Recipe, Technique
 from stepladder.domain.retention import Retention
@@ -46,7 +46,7 @@ from stepladder.service.setup import (
     runs_folder,
 )
 from stepladder.service.shipping import plain_name, refit_rung, ship_champion
-from stepladder.service.show import html_fragment, interval_text, ladder_lines, ladder_table
+from stepladder.service.show import Rungs, html_fragment, interval_text, ladder_lines, ladder_table
 from stepladder.service.speeds import remember_training
 from stepladder.service.style import check_decider, with_fitted_graders
 from stepladder.service.worlds import World, build_worlds
@@ -69,8 +69,9 @@ class Climb:
         return self.record.verdict
 
     @property
-    def rungs(self) -> tuple[RungResult, ...]:
-        return self.record.rungs
+    def rungs(self) -> Rungs:
+        """Every rung in ladder order; printed, the table of the ladder."""
+        return Rungs(self.record)
 
     def __str__(self) -> str:
         return "\n".join(ladder_lines(self.record))

@@ -37,6 +37,7 @@ from stepladder.techniques.ladder import technique
 
 ROWS_AT_ONCE = 32
 """Answers written together; a kill costs at most these."""
+LINE_BEGINS = b'{"id": "'
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ def predict(
     inputs = [row.input for row in read_inputs(Path(file), task.settings.data, shared_instruction=read.shared_instruction)]
     calls = wants_tool_calls(read.examples)
     target = Path(output)
-    if target.is_dir():
-        raise UsageError(f"{target} is a folder.", "Give --output a file name.")
+    if target.exists() and not target.is_file():  # a folder, or a device, whose end would never be read
+        raise UsageError(f"{target} is no file.", "Give --output a file name.")
     done = _answered_before(target, name, inputs)
     waiting = [item for item in inputs if item.id not in done]
     cut = sum(bool(line.get("cut")) for line in done.values())
@@ -182,16 +183,36 @@ def _answered_before(target: Path, rung: str, inputs: Sequence[Input]) -> dict[s
     asked = {item.id: _hash_input(item) for item in inputs}
     done: dict[str, dict[str, Any]] = {}
     for number, text in enumerate(files.read_lines(target), start=1):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue  # a line torn by a kill
+        line = _read_line(text)
         if not isinstance(line, dict) or "rung" not in line or "input_sha256" not in line:
-            raise DataError(target, number, "this is not a file of answers.", "Choose another --output.")
+            raise _no_answers(target, number)
         if line["rung"] != rung or asked.get(line["id"]) != line["input_sha256"]:
             raise DataError(target, number, "the answers in it are another rung's or another file's.", "Choose another --output.")
         done[line["id"]] = line
+    _take_out_torn_line(target, len(done) + 1)
     return done
+
+
+def _read_line(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _take_out_torn_line(target: Path, number: int) -> None:
+    """Whoever reads the answers finds whole lines only: the one that a kill tore goes, and is answered again."""
+    content = target.read_bytes() if target.exists() else b""
+    whole, torn = content[: content.rfind(b"\n") + 1], content[content.rfind(b"\n") + 1 :]
+    if not torn:
+        return
+    if not torn.startswith(LINE_BEGINS[: len(torn)]):
+        raise _no_answers(target, number)
+    files.write_bytes(target, whole)
+
+
+def _no_answers(target: Path, number: int) -> DataError:
+    return DataError(target, number, "this is not a file of answers.", "Choose another --output.")
 
 
 def _hash_input(item: Input) -> str:

@@ -410,9 +410,21 @@ def test_tools_in_another_form_are_refused(tmp_path: Path, rest: dict[str, Any])
         read_rows(tmp_path, [chat(("user", "Q"), ("assistant", "A"), **rest)])
 
 
-def test_a_utf8_byte_order_mark_is_left_out_and_said(tmp_path: Path) -> None:
-    path = tmp_path / "examples.jsonl"
-    path.write_bytes(b"\xef\xbb\xbf" + GOOD)
+@pytest.mark.parametrize(("name", "content"), [("a.jsonl", GOOD), ("a.json", b"[" + GOOD + b"]"), ("a.txt", GOOD)])
+def test_json_behind_a_byte_order_mark_is_refused_on_line_1(tmp_path: Path, name: str, content: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert len(read_file(path, SETTINGS).examples) == 1
+    path.write_bytes(b"\xef\xbb\xbf" + content)
+    with pytest.raises(DataError, match="byte order mark.*without it") as caught:
+        read_file(path, SETTINGS)
+    assert caught.value.line == 1
+
+
+@pytest.mark.parametrize(("name", "cell"), [("a.csv", ","), ("a.tsv", "\t")])
+def test_a_table_behind_a_byte_order_mark_is_read_and_that_is_said(tmp_path: Path, name: str, cell: str) -> None:
+    path = tmp_path / name
+    path.write_text(f"prompt{cell}completion\nQ{cell}A\n", encoding="utf-8-sig")
     result = read_file(path, SETTINGS)
     assert result.examples[0].input.text == "Q"
     assert any("byte order mark" in note for note in result.notes)

@@ -48,8 +48,20 @@ def test_a_faulty_setting_is_named_with_its_file(tmp_path: Path, toml: str, says
 def test_a_missing_task_and_a_wrong_encoding_are_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no task.toml"):
         Task.load(tmp_path)
-    (tmp_path / "task.toml").write_bytes('name = "ä"'.encode("latin-1"))
-    with pytest.raises(DataError, match="UTF-8"):
+    (tmp_path / "task.toml").write_bytes('# two\nname = "ä"'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"task.toml:2: not UTF-8: byte 0xe4 at byte 14 .*Save the file as UTF-8"):
+        Task.load(tmp_path)
+    (tmp_path / "task.toml").write_text(GOOD, encoding="utf-16")
+    with pytest.raises(DataError, match=r"task.toml:1: not UTF-8"):
+        Task.load(tmp_path)
+
+
+def test_a_byte_order_mark_before_the_settings_or_a_schema_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text("{}", encoding="utf-8-sig")
+    with pytest.raises(DataError, match=r"s.json:1: the file begins with a byte order mark"):
+        load(tmp_path, GOOD + '[output]\nschema = "s.json"\n')
+    (tmp_path / "task.toml").write_text(GOOD, encoding="utf-8-sig")
+    with pytest.raises(DataError, match=r"task.toml:1: the file begins with a byte order mark .*without it"):
         Task.load(tmp_path)
 
 
