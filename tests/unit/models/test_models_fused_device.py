@@ -1,4 +1,4 @@
-"""A step runs where the model is and needs no fp64 there. Held on torch's device without data, which refuses all others' tensors."""
+"""A step runs where the model is and needs no fp64 there: held on torch's device without data, which mixes with no other."""
 
 from __future__ import annotations
 
