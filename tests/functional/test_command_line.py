@@ -176,9 +176,9 @@ def test_the_exit_code_of_a_climb_tells_its_outcome(
     rows = [{"prompt": prompt, "completion": prompt if number < right else "no"} for number, prompt in enumerate(prompts)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     graders = '[[graders]]\ntype = "normalised_match"\n'
-    skip = '[rungs]\nskip = ["baseline", "few-shot", "nearest", "constrained"]\n'
+    rest = 'accept = ["leak-prompt"]\n[rungs]\nskip = ["baseline", "few-shot", "nearest", "constrained"]\n'
     toml = TASK.replace("Do it.", instruction).replace("[model]", f"target = {target}\n{graders}[model]", 1)
-    (tmp_path / "task.toml").write_text(toml + skip, encoding="utf-8")
+    (tmp_path / "task.toml").write_text(toml + rest, encoding="utf-8")
     done = stepladder("climb", tmp_path, "--json")
     assert done.returncode == code, done.stderr
     assert json.loads(done.stdout)["verdict"]["outcome"] == outcome

@@ -31,7 +31,7 @@ def desk(tmp_path: Path) -> Path:
     """A folder with an export of labelled messages, and new ones."""
     with (tmp_path / "export.csv").open("w", encoding="utf-8-sig", newline="") as file:
         csv.writer(file).writerows([("message", "desk"), *((text, DESKS[row % 3]) for row, text in enumerate(MESSAGES))])
-    (tmp_path / "new.jsonl").write_text('{"prompt": "Where is the van?"}\n', encoding="utf-8")
+    (tmp_path / "new.jsonl").write_text('{"message": "Where is the van?"}\n', encoding="utf-8")
     return tmp_path
 
 

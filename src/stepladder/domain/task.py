@@ -333,9 +333,11 @@ class TaskSettings(Settings):
             raise ValueError(f"two graders are called '{twice}'; give each a `name` of its own, or leave one out")
         return value
 
-    @field_validator("instruction")
+    @field_validator("name", "instruction")
     @classmethod
     def _strip(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("nothing but white space")
         return value.strip()
 
     def use_of(self, model: str) -> UseSettings:

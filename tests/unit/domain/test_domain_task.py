@@ -34,6 +34,8 @@ def test_a_task_needs_only_name_instruction_and_data(tmp_path: Path) -> None:
         (GOOD + '[output]\nschema = "missing.json"\n', "cannot be read"),
         (GOOD + "[use]\ncalls_total = 1\ncalls_per_month = 2\n", "calls_per_month"),
         (GOOD.replace("[data]", "target = 1.5\n[data]"), "'target'"),
+        (GOOD.replace("Do it.", " \\n"), "'instruction': nothing but white space"),
+        (GOOD.replace('"t"', '" "'), "'name': nothing but white space"),
         (GOOD.replace('examples = "e.jsonl"', ""), "either `examples` or `train`"),
         (GOOD.replace('examples = "e.jsonl"', 'train = "t.jsonl"'), "`train` and `test`"),
         (GOOD + '[[graders]]\ntype = "magic"\n', "graders"),

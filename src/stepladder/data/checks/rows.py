@@ -12,7 +12,7 @@ from stepladder.data.checks.finding import Mark, Place
 from stepladder.data.readers import table
 from stepladder.data.readers.assemble import name_rows, shared_system_text, to_example
 from stepladder.data.readers.draft import EMPTY_ANSWER, EMPTY_INPUT, Draft, Row
-from stepladder.data.readers.json_lines import ONE_OBJECT
+from stepladder.data.readers.json_lines import ONE_OBJECT, hint_for
 from stepladder.data.readers.lines import look_at
 from stepladder.data.readers.references import Conformer
 from stepladder.data.readers.shapes import Shape, find_shape, read_row
@@ -180,7 +180,7 @@ def _parse_line(path: Path, number: int, raw: bytes) -> Row | None:
     except UnicodeDecodeError as error:
         raise DataError(path, number, f"not UTF-8: byte 0x{raw[error.start]:02x}.", SAVE_AS_UTF8) from error
     except JsonFault as error:
-        raise DataError(path, number, str(error), ONE_OBJECT) from error
+        raise DataError(path, number, str(error), hint_for(error, text)) from error
     if not text.strip():
         return None
     if not isinstance(value, dict):
