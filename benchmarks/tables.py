@@ -1,8 +1,8 @@
 """Markdown tables of the real climbs and of training speed, written into marked regions of README.md and docs/log.md.
 
 A region lies between `<!-- table:NAME -->` and `<!-- /table:NAME -->`. In the README: `demo` (the bundled demo), `bundled` (what
-won on each bundled task), `real` (public data side by side), `training` (speed beside other trainers). In the log: `real:TASK` (one
-task, all its rungs), `curve` (trials of learning curves), `curve-lora` (those of the fine-tune). In the page on data checks:
+won on each bundled task), `real` (public data side by side), `training` (speed beside other trainers). In the log: `real:TASK`
+(one task, all its rungs), `curve` (trials of learning curves), `curve-lora` (those of the fine-tune). In the page on data checks:
 `checks`. With `--check` nothing is written; exit code 1 means a region is out of date.
 """
 
