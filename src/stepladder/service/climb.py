@@ -254,8 +254,6 @@ def _refit_winner(ascent: Ascent, guard: Guard, record: ClimbRecord) -> tuple[tu
         if not (compared or technique(rung).tuned):
             raise
         return (), str(error)
-    finally:
-        ascent.base.watcher.progress.finish()
     if not fitted or not fitted[-1].technique.tuned:
         return (), ""
     report = guard.guard(fitted[-1], fitted, refit=True)[1]
