@@ -1,9 +1,9 @@
 """Markdown tables of the real climbs and of training speed, written into marked regions of README.md and docs/log.md.
 
-A region lies between `<!-- table:NAME -->` and `<!-- /table:NAME -->`: `demo` (the bundled demo), `bundled` (what won on each
-bundled task), `real` (public data side by side) and `training` (speed beside other trainers) in the README, `real:TASK` in the
-log (one task, all its rungs), `checks` in the page on data checks and `curve` in the log.
-With `--check` nothing is written; exit code 1 means a region is out of date.
+A region lies between `<!-- table:NAME -->` and `<!-- /table:NAME -->`. In the README: `demo` (the bundled demo), `bundled` (what
+won on each bundled task), `real` (public data side by side), `training` (speed beside other trainers). In the log: `real:TASK`
+(one task, all its rungs), `curve` (trials of learning curves), `curve-lora` (those of the fine-tune). In the page on data checks:
+`checks`. With `--check` nothing is written; exit code 1 means a region is out of date.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TRAINING = Path("benchmarks/results/training.json")
 README = Path("README.md")
 LOG = Path("docs/log.md")
 DATA_CHECKS = Path("docs/explanation/data-checks.md")
-MEASURED = {"checks": Path("benchmarks/results/checks.json"), "curve": Path("benchmarks/results/curve.json")}
+MEASURED = {name: Path(f"benchmarks/results/{name}.json") for name in ("checks", "curve", "curve-lora")}
 
 TAIL_HEADERS = ("cut answers", "prompt + answer tokens", "s per 1,000 calls", "s once", "remark")
 DEMO = "tickets"  # the bundled task that `make demo` climbs
@@ -181,6 +181,25 @@ def curve_table(result: Result) -> str:
     return "\n\n".join([_table(headers, rows, right_from=2), f"Held in all: {held}.", where_it_ran(result["machine"])])
 
 
+def lora_curves_table(result: Result) -> str:
+    """Mean score of the draws at each size, and the forecast for twice the rows."""
+    rows = []
+    for curve in result["curves"]:
+        sizes: dict[int, list[float]] = {}
+        for point in sorted(curve["points"], key=lambda point: point["rows"]):
+            sizes.setdefault(point["rows"], []).append(point["score"])
+        seen = ", ".join(f"{size}: {sum(scores) / len(scores):.2f}" for size, scores in sizes.items())
+        twice = curve["doubling"]
+        forecast = ["–"] * 3
+        if twice is not None:
+            forecast = [*(_interval(twice[what]) for what in ("score", "gain")), f"{twice['probability_minimum']:.0%}"]
+        rows.append(
+            [curve["set"], f"{curve['rows']}", f"{curve['scored_rows']}", seen, *forecast, f"{curve['seconds'] / 60:.0f}"]
+        )
+    headers = ["set", "rows", "scored on", "score by rows learned", "at twice the rows [80 %]", "gain [80 %]", "P(enough)", "min"]
+    return "\n\n".join([_table(headers, rows), where_it_ran(result["machine"])])
+
+
 def where_it_ran(machine: Mapping[str, Any]) -> str:
     """Commit, date, processor and versions of a measurement without a model."""
     commit = machine["commit"] + (" with local changes" if machine["dirty"] else "")
@@ -211,7 +230,9 @@ def replace_region(text: str, name: str, content: str, *, where: Path) -> str:
 
 def region_names(text: str) -> list[str]:
     """Names of the regions of this script that a text has markers for."""
-    return list(dict.fromkeys(re.findall(r"<!-- /?table:(demo|bundled|training|checks|curve|real(?::[^ ]+)?) -->", text)))
+    return list(
+        dict.fromkeys(re.findall(r"<!-- /?table:(demo|bundled|training|checks|curve(?:-lora)?|real(?::[^ ]+)?) -->", text))
+    )
 
 
 def fill(text: str, wanted: Mapping[str, str], *, where: Path) -> str:
@@ -242,6 +263,8 @@ def update(repository: Path, *, check: bool) -> list[Path]:
         wanted[DATA_CHECKS] = {"checks": checks_table(checks)}
     if (curve := load_measured(repository / MEASURED["curve"])) is not None:
         wanted[LOG] |= {"curve": curve_table(curve)}
+    if (curves := load_measured(repository / MEASURED["curve-lora"])) is not None:
+        wanted[LOG] |= {"curve-lora": lora_curves_table(curves)}
     stale = []
     for name, regions in wanted.items():
         path = repository / name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -18,12 +18,16 @@ from small_tasks import LABELS, World, write_task
 from stepladder.data.bundled import copy_bundled
 from stepladder.domain.climb import RungStatus
 from stepladder.domain.errors import DataError, ModelError, PrivacyError, UsageError
-from stepladder.domain.protocols import Tuned
+from stepladder.domain.protocols import Conversation, Decoding, Prompt, Tuned, Tuner
+from stepladder.domain.task import LoraSettings
 from stepladder.domain.verdict import Outcome
 from stepladder.engines.cache import SCORED_AT_ONCE
+from stepladder.engines.fake import FakeEngine
 from stepladder.evaluation.records import rederive, verdict_to_json
 from stepladder.service.climb import Climb, climb
 from stepladder.service.open_run import load_climb
+from stepladder.service.setup import Tools
+from stepladder.techniques.fake import FakeEmbedder, FakeTuner
 
 
 @pytest.fixture(autouse=True)
@@ -212,7 +216,8 @@ def test_a_one_off_job_is_not_tuned_for(tmp_path: Path) -> None:
     finished = climb_small(tmp_path / "task", world)
     assert statuses(finished)["lora"] is RungStatus.REFUSED
     assert "one-off" in next(rung.reason for rung in finished.rungs if rung.name == "lora")
-    assert climb_small(tmp_path / "task", world, tune_anyway=True).record.rungs
+    anyway = climb_small(tmp_path / "task", world, tune_anyway=True)
+    assert statuses(anyway)["lora"] is RungStatus.RAN
 
 
 def write_facts(folder: Path, use: str = "", *, documents: bool = False) -> World:
@@ -304,6 +309,97 @@ def test_a_fine_tune_that_cannot_be_done_does_not_cost_the_verdict(tmp_path: Pat
     lora = next(rung for rung in finished.rungs if rung.name == "lora")
     assert (lora.status, lora.reason) == (RungStatus.FAILED, "row r001 is longer than 8 tokens. Raise `max_tokens`.")
     assert finished.verdict.rung is not None
+
+
+class Failing:
+    """A tuner that breaks off from a certain number of rows on."""
+
+    def __init__(self, inner: Tuner, rows: int) -> None:
+        self.inner, self.rows = inner, rows
+
+    def tune(
+        self, rows: Sequence[Conversation], held_out: Sequence[Conversation], settings: LoraSettings, **options: Any
+    ) -> Tuned:
+        if len(rows) + len(held_out) >= self.rows:
+            raise ModelError("the loss is no number.", "Lower `[rungs.lora] learning_rate`.")
+        return self.inner.tune(rows, held_out, settings, **options)
+
+
+def test_a_refit_that_fails_after_cross_fitting_makes_the_verdict_invalid_in_plain_words(tmp_path: Path) -> None:
+    world = write_task(tmp_path / "task", 80, rungs='skip = ["classifier", "lora+constrained", "lora+nearest"]')
+    finished = climb(tmp_path / "task", tools=replace(world.tools, tuner=Failing(FakeTuner(), 70)))
+    assert finished.record.regime == "cross"
+    assert finished.verdict.outcome is Outcome.INVALID
+    assert finished.verdict.rung is None
+    assert finished.verdict.sentence == (
+        "lora came out best across the folds, but there is nothing to put into use: its fit on all rows failed. "
+        "the loss is no number. Lower `[rungs.lora] learning_rate`. The scores of the folds stand."
+    )
+    assert next(rung for rung in finished.rungs if rung.name == "lora").test is not None
+    assert not (finished.folder / "adapter").exists()
+    saved = json.loads((finished.folder / "verdict.json").read_text(encoding="utf-8"))
+    assert verdict_to_json(rederive(saved["inputs"])) == verdict_to_json(finished.verdict)
+
+
+# Tuning refused: what the rows show, and the way round -----------------------------------------------------------------
+
+CREATURES = "moth vole newt stoat mole hare shrew adder toad otter".split()
+PLACES = "cellar attic orchard quarry harbour chapel mill ferry kiln dairy".split()
+FOODS = "barley clover beeswax honey lichen acorn gravel walnut linseed cork tallow resin peat bracken saffron chalk".split()
+
+
+def write_questions(folder: Path, rows: int = 160, *, use: str = "") -> Tools:
+    """Questions whose answer stands nowhere but in the reference: a lower-case phrase, no name and no number.
+
+    The model never knows it, unless it was tuned.
+    """
+    folder.mkdir(parents=True)
+    answers, lines = {}, []
+    for number in range(rows):
+        question = (
+            f"What did the {CREATURES[number % 10]} hide in the {PLACES[number // 10 % 10]} that {FOODS[number // 10]} winter?"
+        )
+        answers[question] = (
+            f"some {FOODS[number % 16]} {FOODS[(number // 16 + number % 16 + 1) % 16]} {'' if number < 100 else 'dust'}".strip()
+        )
+        lines.append(json.dumps({"id": f"q{number:03}", "prompt": question, "completion": answers[question]}))
+    (folder / "examples.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    toml = f'name = "questions"\ninstruction = "Answer briefly."\n[data]\nexamples = "examples.jsonl"\n[use]\n{use}\n'
+    grader = '[[graders]]\ntype = "normalised_match"\n[rungs]\nskip = ["classifier", "lora+nearest"]\n'
+    (folder / "task.toml").write_text(toml + grader, encoding="utf-8")
+
+    def answer(prompt: Prompt, decoding: Decoding, adapter: Path | None) -> str:
+        asked = next((text for text in answers if text in prompt.messages[-1].content), "")
+        return answers[asked] if adapter is not None and asked else "nobody knows"
+
+    return Tools(FakeEngine(answer), FakeTuner(), FakeEmbedder())
+
+
+@pytest.mark.parametrize(
+    ("use", "kind"),
+    [("", "This is a RAG task"), ('facts_change = "weekly"', "the facts change weekly")],
+    ids=["fact-bound", "changing"],
+)
+def test_tuning_is_refused_where_the_answers_are_facts_and_the_rows_that_show_it_are_named(
+    tmp_path: Path, use: str, kind: str
+) -> None:
+    tools = write_questions(tmp_path / "task", use=use)
+    finished = climb(tmp_path / "task", tools=tools)
+    lora = next(rung for rung in finished.rungs if rung.name == "lora")
+    assert lora.status is RungStatus.REFUSED
+    assert kind in lora.reason
+    rows = [json.loads(line) for line in (tmp_path / "task" / "examples.jsonl").read_text(encoding="utf-8").splitlines()]
+    named = {row["id"]: row["completion"] for row in rows if f"{row['id']}: {row['completion']}" in lora.reason}
+    assert len(named) == 3, lora.reason
+    assert lora.reason in (finished.folder / "report.html").read_text(encoding="utf-8").replace("&#39;", "'")
+
+
+@pytest.mark.parametrize("use", ["", 'facts_change = "weekly"'], ids=["fact-bound", "changing"])
+def test_what_is_refused_can_be_tuned_anyway(tmp_path: Path, use: str) -> None:
+    finished = climb(tmp_path / "task", tools=write_questions(tmp_path / "task", use=use), tune_anyway=True)
+    assert statuses(finished)["lora"] is RungStatus.RAN
+    assert finished.verdict.rung is not None
+    assert finished.verdict.rung.startswith("lora")
 
 
 def test_a_changed_prompt_file_begins_a_new_run(tmp_path: Path) -> None:

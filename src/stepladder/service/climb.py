@@ -15,6 +15,7 @@ from stepladder.domain.retention import Retention
 from stepladder.domain.task import Task
 from stepladder.domain.verdict import Verdict
 from stepladder.evaluation.records import inputs_to_json
+from stepladder.evaluation.verdict import decide
 from stepladder.evaluation.wording import growth
 from stepladder.service import wiring
 from stepladder.service.check import to_json
@@ -217,12 +218,17 @@ def _ascend(ascent: Ascent) -> Climb:
     )
     run.replace_rows([*(row for ran in ascent.runs for row in ran.rows), *contest.rows])
     record = make_record(base, run, ascent.plan, ascent.runs, contest, curves=curves, seconds=ascent.seconds)
-    refit = _refit_winner(ascent, guard, record) if _is_cross(base) else ()
-    record = replace(record, retention=(*retention, *refit))
-    ship_champion(run, ascent.runs, record)
+    refit, fault = _refit_winner(ascent, guard, record) if _is_cross(base) else ((), "")
+    record, inputs = replace(record, retention=(*retention, *refit)), contest.inputs
+    if fault and record.verdict.rung is not None:
+        base.watcher.say(f"The fit on all rows failed: {fault}")
+        inputs = replace(inputs, refit_faults={record.verdict.rung: fault})
+        record = replace(record, verdict=decide(inputs))
+    else:
+        ship_champion(run, ascent.runs, record)
     write_report(record, run.report_path)
     keep_judgements(base.task, run)
-    run.write_verdict(record, inputs_to_json(contest.inputs))
+    run.write_verdict(record, inputs_to_json(inputs))
     return Climb(record, run.path)
 
 
@@ -231,15 +237,28 @@ def _fitted(ascent: Ascent, world: World) -> Base:
     return with_fitted_graders(ascent.base, world, ascent.engine, ascent.run, ascent.choices)
 
 
-def _refit_winner(ascent: Ascent, guard: Guard, record: ClimbRecord) -> tuple[Retention, ...]:
-    """Fit the recommended rung on all rows; what a tuned one kept is measured anew, since these are other weights."""
+def _refit_winner(ascent: Ascent, guard: Guard, record: ClimbRecord) -> tuple[tuple[Retention, ...], str]:
+    """Fit the recommended rung on all rows; what a tuned one kept is measured anew, since these are other weights.
+
+    Also why that fit cannot be used, in a sentence; empty when it can. The model of an untuned rung that does not answer is no
+    such reason: the climb can be continued when it does.
+    """
     winner = plain_name(record.verdict.rung)
     if winner is None:
-        return ()
-    fitted = refit_rung(ascent.base, ascent.run, {"": ascent.engine, **ascent.compared}, ascent.choices, winner)
+        return (), ""
+    rung, _, compared = winner.partition(" @ ")
+    try:
+        fitted = refit_rung(ascent.base, ascent.run, {"": ascent.engine, **ascent.compared}, ascent.choices, winner)
+    except BudgetError as error:
+        return (), str(error)
+    except (EngineError, ModelError, DataError) as error:
+        if not (compared or technique(rung).tuned):
+            raise
+        return (), str(error)
     if not fitted or not fitted[-1].technique.tuned:
-        return ()
-    return (guard.guard(fitted[-1], fitted, refit=True)[1],)
+        return (), ""
+    report = guard.guard(fitted[-1], fitted, refit=True)[1]
+    return (report,), f"Fitted on all rows, {report.blocked}" if report.blocked else ""
 
 
 def _is_cross(base: Base) -> bool:

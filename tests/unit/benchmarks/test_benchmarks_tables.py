@@ -271,3 +271,12 @@ def test_trials_of_learning_curves_say_how_many_intervals_held():
     text = tables.curve_table({"trials": [row], "held": {"classifier": 0.85}, "machine": MACHINE})
     assert "| `classifier` | boats | 40 → 80 | 51 of 60 | 0.123 | +0.050 | +0.040 | 1 of 7 |" in text
     assert "Held in all: `classifier` 85%." in text
+
+
+def test_curves_of_the_fine_tune_show_every_size_and_the_forecast():
+    points = [{"rows": rows, "draw": draw, "score": score} for rows, score in ((10, 0.4), (20, 0.5)) for draw in range(3)]
+    twice = {"score": interval(0.6), "gain": interval(0.1), "probability_minimum": 0.875}
+    curve = {"set": "boats", "rows": 24, "scored_rows": 30, "points": points, "doubling": twice, "seconds": 300.0}
+    text = tables.lora_curves_table({"curves": [curve, {**curve, "doubling": None}], "machine": MACHINE})
+    assert "| boats | 24 | 30 | 10: 0.40, 20: 0.50 | 0.60 [0.50, 0.70] | 0.10 [0.00, 0.20] | 88% | 5 |" in text
+    assert "| boats | 24 | 30 | 10: 0.40, 20: 0.50 | – | – | – | 5 |" in text
