@@ -5,8 +5,8 @@ absent from the input, seen in fewer than two training clusters, and not produce
 
 Names are found by their capital letters, so a language that capitalises all nouns yields more candidates; that the span must
 be missing from input, training and the model's own answers keeps ordinary words out. A free-text reference of a few words is
-one span as a whole ("photosynthesis", "below the roof"): that is what answers read off documents look like. It is none where
-most of its words stand in the input, since then the input is reworded and nothing is looked up.
+one span as a whole ("photosynthesis", "below the roof") when it holds none of these: that is what answers read off documents
+look like. It is none where half of its words stand in the input, since then the input is reworded and nothing is looked up.
 """
 
 from __future__ import annotations
@@ -112,10 +112,11 @@ def reference_spans(example: Example, task: Task) -> tuple[str, ...]:
 
 
 def short_answer(example: Example, task: Task) -> str | None:
-    """The whole reference where it is a few words of free text; None for labels, JSON, tool calls and longer answers."""
+    """The whole reference where it is a few words of free text; None for labels, JSON, tool calls, style, longer answers."""
     if example.reference.tool_calls or task.output_schema is not None or task.settings.output.regex is not None:
         return None
-    if task.settings.output.labels or any(grader.type == "labels" for grader in task.settings.decided_graders()[:1]):
+    output = task.settings.output
+    if output.style or output.labels or any(grader.type == "labels" for grader in task.settings.decided_graders()[:1]):
         return None
     text = example.reference.content.strip()
     return text if 0 < len(text.split()) <= SHORT_ANSWER_WORDS and text[0] not in "{[" else None
@@ -230,13 +231,10 @@ def find_facts(
     lacking = {}
     for example in examples:
         given = Haystack(example.input.text)
-        spans = [
-            span
-            for span in reference_spans(example, task)
-            if span not in given and span not in instruction and not given.holds_words_of(span)
-        ]
+        candidates = reference_spans(example, task)
+        spans = [span for span in candidates if span not in given and span not in instruction and not given.holds_words_of(span)]
         whole = short_answer(example, task)
-        if not spans and whole and whole not in instruction and not given.holds_most_of(whole):
+        if not candidates and whole and whole not in instruction and not given.holds_most_of(whole):
             spans = [whole]
         own = clusters.get(example.id)
         unseen = tuple(span for span in spans if training.clusters_with(span, own) < 2)

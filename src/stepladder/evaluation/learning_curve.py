@@ -54,7 +54,7 @@ Floats = NDArray[np.float64]
 LEVEL = 0.8
 FEWEST_POINTS = 7  # AICc of the power law (a, b, c, the variance and its correlation) divides by points − 6
 FEWEST_SIZES = 3
-EXPONENTS = tuple(np.geomspace(0.1, 2.0, 8))
+EXPONENTS = tuple(np.geomspace(0.1, 2.0, 16))
 """From almost logarithmic to faster than any curve of classifiers in Viering and Loog's review."""
 INDEPENDENT = (0.0, 0.0)
 CORRELATIONS = (INDEPENDENT, (0.5, 0.0), (0.8, 0.0), (0.95, 0.0), (0.0, 0.5), (0.0, 0.8), (0.45, 0.45))

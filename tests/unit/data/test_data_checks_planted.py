@@ -112,6 +112,18 @@ LOOK_ALIKES: list[tuple[str, str, Change]] = [
     ("separator", "tickets", prompt("{} -- at the end of the road")),
     ("control-token", "tickets", prompt("{} <3 [sic] a<b>c")),
     ("personal-data", "tickets", prompt("order 4111111111111112, version 10.0.0.1, 2024-03-01, 12-34, at 5 @ noon")),
+    (
+        "personal-data",
+        "tickets",
+        prompt("{} me.{n}@shop.example, info@mail.example.org, 0808 157 0142, 07700 900123, (212) 555-0187"),
+    ),
+    ("dialogue-marks", "handbook", prompt("Question: {} And when? Answer: On the first floor.")),
+    (
+        "cut-answer",
+        "voice",
+        lambda row, n: row.update(prompt=f"{row['prompt']} Solveig", completion="All is well here by the sea. Solveig, baker"),
+    ),
+    ("cut-answer", "voice", answer("All is well here by the sea, so write to info@shop.example")),
     ("secret", "tickets", prompt("{} I forgot my password. Is the password case sensitive? token of thanks")),
     ("language", "tickets", prompt("{} from the café in São Paulo, für Elise")),
     ("answer-in-input", "kinds", prompt("{} delivery and billing")),

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import statsmodels.api as sm
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.tools.eval_measures import aicc
 
@@ -49,9 +49,9 @@ def test_a_single_shape_forecasts_what_statsmodels_forecasts(form):
 
 def test_a_gain_counts_the_uncertainty_of_the_slope_and_the_noise_of_the_new_score():
     scores = noisy(lambda n: 0.2 + 0.1 * np.log(n), 2)
-    fitted = sm.OLS(scores, sm.add_constant(np.log(SIZES))).fit()
-    slope, error = fitted.params[1] * np.log(2), fitted.bse[1] * np.log(2)
-    scale = np.sqrt(fitted.mse_resid + error**2)
+    line = sm.OLS(scores, sm.add_constant(np.log(SIZES))).fit()
+    slope, error = line.params[1] * np.log(2), line.bse[1] * np.log(2)
+    scale = np.sqrt(line.mse_resid + error**2)
     gain = alone(fitted(scores, scored=EVERYBODY), "log-linear").gain_between(100, 200)
     assert gain.value == pytest.approx(slope, abs=1e-5)
     assert gain.high - gain.value == pytest.approx(
@@ -142,6 +142,7 @@ def test_a_curve_that_levels_off_is_not_continued_as_a_line():
     assert curve.score.value == pytest.approx(0.8 - 20.0 * 200**-1.5, abs=0.005)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(0, 1), min_size=18, max_size=18), st.integers(1, 500))
 def test_whatever_the_scores_the_forecast_is_ordered_and_the_shares_add_up(scores, scored):
     forecast = forecast_of(scores, scored_rows=scored)

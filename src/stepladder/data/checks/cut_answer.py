@@ -24,6 +24,8 @@ _HANGING = re.compile(
     re.IGNORECASE,
 )
 _LAST_SENTENCE = re.compile(r"(?:^|.*[.!?…]\s)(?P<rest>[^.!?…]*)$", re.DOTALL)
+_APOSTROPHE = re.compile(r"[^\W\d_]['’]$")
+_OPENING = re.compile(r"(?:^|[\s(—–-])['‘]")
 SIGNATURE_WORDS = 4
 _DOTS = re.compile(r"(?:\.\.\.|…|\[(?:truncated|cut|…|\.\.\.)\]|\(truncated\))\s*$", re.IGNORECASE)
 _SMILEY = re.compile(r"[:;]-?[(\[)\]]")
@@ -71,9 +73,14 @@ def _why(row: CheckedRow, *, sentences: bool, dotted: bool) -> str:
         return "it ends in dots"
     if len(text.split()) >= FEWEST_WORDS - 1 and _HANGING.search(text):
         return "its last word hangs"
-    if sentences and _is_prose(row) and not _ENDED.search(text) and not _is_signed(text, row.input_text):
+    if sentences and _is_prose(row) and not _is_ended(text) and not _is_signed(text, row.input_text):
         return "it ends without the punctuation that the others end with"
     return ""
+
+
+def _is_ended(text: str) -> bool:
+    """Whether it ends like a sentence; an apostrophe that closes no quotation ("but don'") is inside a word."""
+    return bool(_ENDED.search(text)) and not (_APOSTROPHE.search(text) and not _OPENING.search(text))
 
 
 def _is_signed(text: str, input_text: str) -> bool:
