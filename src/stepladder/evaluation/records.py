@@ -62,6 +62,7 @@ def inputs_to_json(inputs: VerdictInputs) -> dict[str, Any]:
         "clusters": None if inputs.clusters is None else [int(cluster) for cluster in inputs.clusters],
         "leaks": list(inputs.leaks),
         "growth": list(inputs.growth),
+        "not_comparable": list(inputs.not_comparable),
     }
 
 
@@ -75,6 +76,7 @@ def inputs_from_json(record: Record) -> VerdictInputs:
                 "clusters": None if record["clusters"] is None else tuple(record["clusters"]),
                 "leaks": tuple(record["leaks"]),
                 "growth": tuple(record.get("growth", ())),
+                "not_comparable": tuple(record.get("not_comparable", ())),
             }
         )
     except (KeyError, TypeError, ValueError) as error:
