@@ -113,7 +113,7 @@ def test_claude_climbs_them_too_and_the_next_climb_reads_all_of_it_back(tmp_path
         (folder / "task.toml").write_text(little, encoding="utf-8")
         anew = run_cli("climb", folder, "--no-cache", **environment)
         assert f"Answers: {len(server.requests) - asked:,} asked; the cache was not used." in anew.stdout
-        assert {headers["x-api-key"] for headers in server.headers_seen} == {KEY}
+        assert {headers["authorization"] for headers in server.headers_seen} == {f"Bearer {KEY}"}
     assert {name for name, status in statuses(record).items() if status == "ran"} >= UNTUNED
     assert record["model"]["engine"] == "anthropic"
     assert_nowhere(KEY, tmp_path, Path(os.environ["STEPLADDER_ANSWERS"]))

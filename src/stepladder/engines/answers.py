@@ -123,24 +123,18 @@ class CachedEngine(RecordedEngine):
         self._store = store
         self._manner = manner
         self._stored = store.folder is not None and _is_known(engine)
+        self._reading = _reading_of(engine)
+        self._setting = dict(self._reading.setting) if self._reading is not None else {}
 
     def _read(self) -> None:
         """Nothing beforehand: entries are read when they are asked for."""
 
     def _speaker(self, adapter: Path | None) -> str:
-        setting = dict(self._reading.setting) if self._reading is not None else {}
-        return hash_json([super()._speaker(adapter), self._manner, setting])
+        return hash_json([super()._speaker(adapter), self._manner, self._setting])
 
     def _asked(self, prompts: Sequence[Prompt]) -> list[Any]:
         """Token ids where the engine tells them, else the turns."""
         return super()._asked(prompts) if self._reading is None else list(self._reading.prompt_ids(prompts))
-
-    @property
-    def _reading(self) -> Reading | None:
-        inner: object = self.engine
-        while not isinstance(inner, Reading) and hasattr(inner, "engine"):
-            inner = inner.engine
-        return inner if isinstance(inner, Reading) else None
 
     def _recall(self, keys: Sequence[str]) -> None:
         for key in dict.fromkeys(keys):
@@ -170,6 +164,15 @@ class _Keeper:
 
     def add(self, entry: Mapping[str, Any]) -> None:
         self._store.keep(str(entry["key"]), entry)
+
+
+def _reading_of(engine: object) -> Reading | None:
+    """The engine itself, under whatever wraps it, where it says what its model reads."""
+    while not isinstance(engine, Reading):
+        if not hasattr(engine, "engine"):
+            return None
+        engine = engine.engine
+    return engine
 
 
 def _is_known(engine: Engine) -> bool:

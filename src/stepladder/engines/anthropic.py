@@ -18,9 +18,9 @@ from stepladder.domain.output import dump_json
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Grammar, Prompt
 from stepladder.engines.address import Address
+from stepladder.engines.calls import TIMEOUT_SECONDS, hash_prompt
 from stepladder.engines.failures import CallFailure, Sdk, ask
 from stepladder.engines.held_output import asked_for, unwrap_label
-from stepladder.engines.hosted import TIMEOUT_SECONDS, hash_prompt
 from stepladder.engines.remarks import Remarks
 from stepladder.engines.served import ServedEngine, secret_of
 from stepladder.engines.usage import read_counts

@@ -16,9 +16,9 @@ from stepladder.domain.output import dump_json
 from stepladder.domain.prediction import Generation, TokenLogprob
 from stepladder.domain.protocols import Decoding, Grammar, Prompt
 from stepladder.engines.address import OPENAI_URL, Address
+from stepladder.engines.calls import TIMEOUT_SECONDS, hash_prompt, raise_as_engine_error
 from stepladder.engines.failures import CallFailure, Sdk, ask
 from stepladder.engines.held_output import PROBE, Way, asked_for, probe_of, unwrap_label, was_held, ways_for
-from stepladder.engines.hosted import TIMEOUT_SECONDS, hash_prompt, raise_as_engine_error
 from stepladder.engines.remarks import Remarks
 from stepladder.engines.served import ServedEngine, secret_of
 from stepladder.engines.usage import read_counts

@@ -10,7 +10,7 @@ from stepladder.domain.errors import NotOffered
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import CompletionScore, Decoding, ModelIdentity, Prompt
 from stepladder.engines.address import Address
-from stepladder.engines.hosted import CONCURRENCY, MAX_RETRIES, Calls, Provider
+from stepladder.engines.calls import CONCURRENCY, MAX_RETRIES, Calls, Provider
 from stepladder.engines.purse import Prices, Purse
 from stepladder.engines.remarks import Remarks
 from stepladder.engines.retries import FIRST_PAUSE_SECONDS

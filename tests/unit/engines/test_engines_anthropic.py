@@ -60,7 +60,7 @@ def test_system_turns_go_apart_and_the_key_in_its_own_header(server: MessagesSer
         "system": "Be brief.\n\nBe kind.",
         "messages": [{"role": "user", "content": [{"type": "text", "text": "U"}]}],
     }
-    assert server.headers_seen[0]["x-api-key"] == KEY
+    assert server.headers_seen[0]["authorization"] == f"Bearer {KEY}"
     assert "anthropic-version" in server.headers_seen[0]
 
 

@@ -15,8 +15,8 @@ from stepladder.domain.errors import EngineError, NotOffered
 from stepladder.domain.messages import Message
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Grammar, Prompt
+from stepladder.engines.calls import GIVE_UP_AFTER
 from stepladder.engines.endpoint import EndpointEngine
-from stepladder.engines.hosted import GIVE_UP_AFTER
 from stepladder.engines.pace import Pace
 from stepladder.engines.purse import Prices, Purse
 

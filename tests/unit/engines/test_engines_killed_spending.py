@@ -64,12 +64,12 @@ def spent_usd(ledger: Path) -> float:
     return purse.spent_usd
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 8))])
 def test_kills_at_any_moment_forget_no_call_and_never_overspend(tmp_path: Path, seed: int) -> None:
     dice, ledger = random.Random(seed), tmp_path / "money.jsonl"
     with chat_server(Charging) as server:
         assert isinstance(server, Charging)
-        for start in range(4):
+        for start in range(3):
             process = spend(server, ledger, start)
             time.sleep(dice.uniform(0.0, 0.15))
             process.kill()  # kill -9
