@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
 from stepladder.domain.errors import EngineError
@@ -90,6 +91,7 @@ class Calls:
         self._first_pause_seconds = first_pause_seconds
         self._prices = prices
         self._purse = purse
+        self._standing = _Standing()
         self.pace = Pace(concurrency)
 
     def answer_all(
@@ -100,14 +102,14 @@ class Calls:
     ) -> list[Generation]:
         """Answer every prompt, several at a time; `on_answer` is called in the caller's thread.
 
-        A call that brings no answer in spite of all attempts leaves a generation with a `fault`. When none brings one, or too
-        many in a row bring none, or a call fails for a reason that concerns them all, the others are cancelled and the failure
-        is raised; calls under way are still waited for and reported, since they are paid for.
+        A call that brings no answer in spite of all attempts leaves a generation with a `fault`. When this server has never
+        answered, or too many calls in a row bring nothing, or one fails for a reason that concerns them all, the others are
+        cancelled and the failure is raised; calls under way are still waited for and reported, since they are paid for.
 
         Raises:
             EngineError, BudgetError.
         """
-        found = _Found(self._provider, on_answer)
+        found = _Found(self._provider, self._standing, on_answer)
         with ThreadPoolExecutor(max_workers=self._concurrency) as pool:
             calls = {pool.submit(self.answer, prompt, decoding): index for index, prompt in enumerate(prompts)}
             try:
@@ -179,27 +181,44 @@ class Calls:
         return generation
 
 
+@dataclass
+class _Standing:
+    """How a server has done so far, from round to round."""
+
+    ever_answered: bool = False
+    lost_in_a_row: int = 0
+
+    def answered(self) -> None:
+        self.ever_answered = True
+        self.lost_in_a_row = 0
+
+
 class _Found:
     """What came back of one round of calls."""
 
-    def __init__(self, provider: Provider, on_answer: Callable[[int, Generation], None] | None) -> None:
+    def __init__(self, provider: Provider, standing: _Standing, on_answer: Callable[[int, Generation], None] | None) -> None:
         self.failure: BaseException | None = None
         self._provider = provider
+        self._standing = standing
         self._on_answer = on_answer
         self._generations: dict[int, Generation] = {}
         self._lost: list[CallFailure] = []
-        self._lost_in_a_row = 0
 
     def take(self, index: int, prompt: Prompt, call: Future[Generation]) -> None:
         error = call.exception()
+        standing = self._standing
         if error is None:
-            self._lost_in_a_row = 0
+            standing.answered()
             self._report(index, call.result())
-        elif isinstance(error, CallFailure) and error.of_the_call and self._lost_in_a_row + 1 < GIVE_UP_AFTER:
-            self._lost_in_a_row += 1
+        elif isinstance(error, CallFailure) and error.of_the_call and standing.lost_in_a_row + 1 < GIVE_UP_AFTER:
+            if error.kind == "withheld":
+                standing.answered()  # a reply, if no answer
+            else:
+                standing.lost_in_a_row += 1
             self._lost.append(error)
             self._report(index, unanswered(prompt, f"{self._provider.name} {error.reason}"))
         else:
+            standing.lost_in_a_row = 0  # whoever asks again gives the server another chance
             self.failure = self.failure or error
 
     def _report(self, index: int, generation: Generation) -> None:
@@ -209,7 +228,7 @@ class _Found:
 
     def generations(self, count: int) -> list[Generation]:
         """Raises: EngineError where there is no answer at all, or what ended the round."""
-        if self.failure is None and self._lost and len(self._lost) == count:
+        if self.failure is None and len(self._lost) == count and not self._standing.ever_answered:
             self.failure = self._lost[0]
         if isinstance(self.failure, CallFailure):
             raise_as_engine_error(self._provider, self.failure)

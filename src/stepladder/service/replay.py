@@ -77,6 +77,8 @@ class _Witness:
 
     def _compare(self, ran: RungRun, example: Example) -> None:
         prediction = self._alone(ran).predict([example.input])[0]
+        if prediction.fault:
+            return  # nothing to lay beside the batched answer
         (alone,) = self.base.marker.rows(self.name, "test", [example], [prediction], fold=ran.world.fold)
         before = self.batched[ran.world.fold, example.id]
         self.done = Replay(

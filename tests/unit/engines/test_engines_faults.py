@@ -97,6 +97,21 @@ def test_a_filtered_answer_is_no_answer_and_is_not_asked_for_again(server: ChatS
     assert len(server.requests) == 2
 
 
+def test_a_row_asked_alone_is_given_up_alone_once_the_server_has_answered_others(server: ChatServer) -> None:
+    engine = EndpointEngine(server.url, "test", KEY, max_retries=0)
+    server.script = [Reply(500, {"error": {"message": "down"}})]
+    with pytest.raises(EngineError, match="down"):
+        engine.generate([ask("first")], SHORT)  # it may not be a server at all
+    assert engine.generate([ask("good")], SHORT)[0].text == "good"
+    server.script = [Reply(500, {"error": {"message": "down"}})] * (GIVE_UP_AFTER + 3)
+    for number in range(GIVE_UP_AFTER - 1):
+        [lost] = engine.generate([ask(f"row {number}")], SHORT)
+        assert "status 500" in lost.fault
+    with pytest.raises(EngineError, match="down"):
+        engine.generate([ask("one more")], SHORT)
+    engine.close()
+
+
 def test_a_server_that_is_down_is_not_waited_for_row_by_row(server: ChatServer) -> None:
     server.script = [Reply(500, {"error": {"message": "down"}})] * 1000
     with pytest.raises(EngineError, match="status 500.*down"):
