@@ -63,7 +63,7 @@ def climb(folder: Path, *, minutes: float | None, command: Sequence[str]) -> dic
         EngineError: The climb ended without a verdict, or printed something else than JSON.
     """
     budget = [] if minutes is None else ["--budget-minutes", f"{minutes:g}"]
-    done = subprocess.run([*command, "climb", str(folder), "--json", *budget], stdout=subprocess.PIPE, check=False)
+    done = subprocess.run([*command, "climb", str(folder), "--json", *budget, "--no-cache"], stdout=subprocess.PIPE, check=False)
     if done.returncode not in VERDICT_EXITS:
         raise EngineError(f"{folder.name}: the climb ended with exit code {done.returncode}.", "Its own message is above.")
     try:

@@ -167,14 +167,29 @@ class ModelSettings(Settings):
 
     base: str = Field(
         "smollm2-135m-instruct",
-        description="Starter name, Hugging Face id, folder, GGUF file, `openai:NAME`, or `URL NAME` of an OpenAI-shaped server.",
+        description="Starter name, Hugging Face id, folder, GGUF file, `openai:NAME`, `anthropic:NAME`, or `URL NAME` of an "
+        "OpenAI-shaped server.",
     )
     compare: tuple[str, ...] = Field((), description="Larger prompted models, put into the same table.")
+    same_weights: tuple[str, ...] = Field(
+        (),
+        description="Models of `compare` that run the base's own weights elsewhere; one that reads its prompts otherwise is "
+        "marked not comparable.",
+    )
     revision: str | None = Field(None, description="Commit of a Hugging Face repository; recorded when left out.")
+    concurrency: int = Field(8, ge=1, le=256, description="Most calls at once to one served model; fewer while it answers 429.")
+    timeout_seconds: float = Field(120, gt=0, description="Longest wait for one answer of a served model.")
     prices: dict[str, PriceSettings] = Field(
         default_factory=dict,
         description="What compared models charge, a table each; a hosted one is refused without, unless `[budget] usd = inf`.",
     )
+
+    @model_validator(mode="after")
+    def _same_weights_are_compared(self) -> ModelSettings:
+        for name in self.same_weights:
+            if name not in self.compare:
+                raise ValueError(f"`same_weights` names '{name}', which `compare` does not; they must be spelled alike")
+        return self
 
     @model_validator(mode="after")
     def _prices_of_compared_models(self) -> ModelSettings:

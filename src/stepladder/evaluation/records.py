@@ -63,6 +63,7 @@ def inputs_to_json(inputs: VerdictInputs) -> dict[str, Any]:
         "leaks": list(inputs.leaks),
         "growth": list(inputs.growth),
         "refit_faults": dict(inputs.refit_faults),
+        "not_comparable": list(inputs.not_comparable),
     }
 
 
@@ -77,6 +78,7 @@ def inputs_from_json(record: Record) -> VerdictInputs:
                 "leaks": tuple(record["leaks"]),
                 "growth": tuple(record.get("growth", ())),
                 "refit_faults": dict(record.get("refit_faults", {})),
+                "not_comparable": tuple(record.get("not_comparable", ())),
             }
         )
     except (KeyError, TypeError, ValueError) as error:

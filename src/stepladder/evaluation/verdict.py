@@ -95,11 +95,14 @@ def _broken(inputs: VerdictInputs) -> tuple[str, ...]:
     ungraded = [rung for rung in inputs.contenders if rung.ungraded_share > MOST_UNGRADED]
     return (
         *(f"leak: {leak}" for leak in inputs.leaks),
-        *(
-            f"broken grader: {wording.percent(rung.ungraded_share)} of the answers of {rung.rung} have no score."
-            for rung in ungraded
-        ),
+        *(_without_scores(rung) for rung in ungraded),
     )
+
+
+def _without_scores(rung: Contender) -> str:
+    if 2 * rung.unanswered_share >= rung.ungraded_share:
+        return f"no answers: {rung.rung} got none from its server to {wording.percent(rung.unanswered_share)} of the rows."
+    return f"broken grader: {wording.percent(rung.ungraded_share)} of the answers of {rung.rung} have no score."
 
 
 def _with_target(
@@ -263,6 +266,7 @@ def _matters(tuned: Contender, ruling: Ruling) -> bool:
 def _remarks(inputs: VerdictInputs, ruling: Ruling) -> tuple[str, ...]:
     """What a reader should know besides."""
     out = [why for rung in inputs.contenders if (why := inputs.why_not(rung))]
+    out += inputs.not_comparable
     out += [
         f"{wording.percent(rung.cut_share)} of the answers of {rung.rung} hit the token limit and count as wrong."
         for rung in inputs.contenders

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stepladder.domain.climb import ClimbRecord, RungStatus
 from stepladder.domain.errors import BudgetError, DataError, EngineError, EvaluationError, MissingExtra, ModelError, UsageError
-from stepladder.domain.protocols import Choices, Engine, Recipe, Technique
+from stepladder.domain.protocols import Choices, Engine, Recipe, Remarking, Technique
 from stepladder.domain.retention import Retention
 from stepladder.domain.task import Task
 from stepladder.domain.verdict import Verdict
@@ -19,9 +19,10 @@ from stepladder.evaluation.verdict import decide
 from stepladder.evaluation.wording import growth
 from stepladder.service import wiring
 from stepladder.service.check import to_json
+from stepladder.service.comparable import why_not_comparable
 from stepladder.service.contest import hold_contest
 from stepladder.service.curve import draw_curves
-from stepladder.service.figures import usd_text
+from stepladder.service.figures import cache_line, usd_text
 from stepladder.service.judging import judge_remarks, keep_judgements
 from stepladder.service.plan import COMPARED, Plan
 from stepladder.service.planning import plan_climb, reason_no_four_bits
@@ -36,6 +37,7 @@ from stepladder.service.setup import (
     ClimbOptions,
     Tools,
     Watcher,
+    bare_engine,
     check_tools,
     context_of_rung,
     fit_context,
@@ -95,6 +97,7 @@ class Ascent:
     compared: dict[str, Engine]
     started: float = field(default_factory=time.monotonic)
     runs: list[RungRun] = field(default_factory=list)
+    apart: dict[str, str] = field(default_factory=dict)  # compared models and why they may not stand beside the base; "" = may
 
     @property
     def choices(self) -> Choices:
@@ -132,6 +135,7 @@ def climb(
     seed: int = 0,
     tune_anyway: bool = False,
     fresh: bool = False,
+    cache: bool = True,
     watcher: Watcher | None = None,
     tools: Tools | None = None,
 ) -> Climb:
@@ -143,6 +147,7 @@ def climb(
         device: "auto", "cuda", "mps" or "cpu".
         tune_anyway: Climb tuned rungs even where tuning would be refused.
         fresh: Start anew although an unfinished run of the same task could be continued.
+        cache: Read back what earlier climbs have asked, and keep what this one asks.
         watcher: Who is told about progress.
         tools: Your own engine, tuner and embedder instead of those task.toml names.
     Raises:
@@ -150,7 +155,7 @@ def climb(
         PrivacyError, ModelError, EngineError, BudgetError: See `stepladder.domain.errors`.
     """
     watcher = watcher or Watcher()
-    options = ClimbOptions(budget_minutes, device, seed, tune_anyway, fresh)
+    options = ClimbOptions(budget_minutes, device, seed, tune_anyway, fresh, cache)
     task = task if isinstance(task, Task) else Task.load(task)
     _check_skipped(task)
     purse = wiring.build_purse(task)
@@ -167,8 +172,8 @@ def climb(
         plan = keep_plan(run, plan_climb(base))
         for line in (*plan.lines, *judge_remarks(base.task, base.marker.graders, base.data.examples)):
             watcher.say(line)
-        recorded = {name: record_engine(engine, run) for name, engine in compared.items()}
-        ascent = Ascent(base, run, plan, record_engine(base.engine, run), dict(recorded))
+        recorded = {name: record_engine(engine, run, base.answers) for name, engine in compared.items()}
+        ascent = Ascent(base, run, plan, record_engine(base.engine, run, base.answers), dict(recorded))
         try:
             return _ascend(ascent)
         finally:
@@ -217,9 +222,21 @@ def _ascend(ascent: Ascent) -> Climb:
         growth=tuple(filter(None, map(growth, curves))),
     )
     run.replace_rows([*(row for ran in ascent.runs for row in ran.rows), *contest.rows])
-    record = make_record(base, run, ascent.plan, ascent.runs, contest, curves=curves, seconds=ascent.seconds)
+    record = make_record(
+        base,
+        run,
+        ascent.plan,
+        ascent.runs,
+        contest,
+        curves=curves,
+        compared=[engine.identity for engine in ascent.compared.values()],
+        seconds=ascent.seconds,
+    )
     refit, fault = _refit_winner(ascent, guard, record) if _is_cross(base) else ((), "")
-    record, inputs = replace(record, retention=(*retention, *refit)), contest.inputs
+    record = replace(record, retention=(*retention, *refit), answering=tuple(_how_answers_came(ascent)))
+    inputs = contest.inputs
+    for line in record.answering:
+        base.watcher.say(line)
     if fault and record.verdict.rung is not None:
         base.watcher.say(f"The fit on all rows failed: {fault}")
         inputs = replace(inputs, refit_faults={record.verdict.rung: fault})
@@ -261,6 +278,17 @@ def _refit_winner(ascent: Ascent, guard: Guard, record: ClimbRecord) -> tuple[tu
     return (report,), f"Fitted on all rows, {report.blocked}" if report.blocked else ""
 
 
+def _how_answers_came(ascent: Ascent) -> Iterator[str]:
+    """What was read back and what was asked, and what servers made otherwise than they were asked."""
+    store = ascent.base.answers
+    if store is not None:
+        used = store.folder is not None
+        yield cache_line(read_back=store.read_back, asked=store.asked, broken=store.broken, used=used)
+    for engine in (ascent.base.engine, *map(bare_engine, ascent.compared.values())):
+        if isinstance(engine, Remarking):
+            yield from engine.remarks
+
+
 def _is_cross(base: Base) -> bool:
     return base.data.splits.regime in ("cross", "prompts")
 
@@ -279,7 +307,12 @@ def _climb_world(ascent: Ascent, world: World) -> Iterator[RungRun]:
         yield finished
     for name, engine in ascent.compared.items():
         theirs: dict[str, Recipe] = {}
+        if name not in ascent.apart:
+            ascent.apart[name] = why_not_comparable(base.task, base.engine, name, engine, world.train)
         for rung in map(technique, COMPARED):
+            if ascent.apart[name]:
+                yield RungRun(f"{rung.name} @ {name}", rung, world, RungStatus.NOT_COMPARABLE, ascent.apart[name])
+                continue
             finished = _climb_rung(ascent, rung, world, engine, theirs, label=f"{rung.name} @ {name}")
             if finished.predictor is not None:
                 theirs[rung.name] = finished.recipe

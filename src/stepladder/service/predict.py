@@ -11,7 +11,7 @@ from typing import Any
 from stepladder import files
 from stepladder.data.readers import line_of_input, read_examples, read_inputs
 from stepladder.domain.answer import parse_arguments, read_answer, wants_tool_calls
-from stepladder.domain.errors import DataError, RunError, UsageError
+from stepladder.domain.errors import DataError, EngineError, RunError, UsageError
 from stepladder.domain.messages import Input
 from stepladder.domain.prediction import Prediction
 from stepladder.domain.protocols import Engine, Predictor, Recipe
@@ -69,6 +69,7 @@ def predict(
         rung: Another rung of the climb than the one the verdict recommends.
     Raises:
         RunError: No such rung was fitted. DataError: The input file cannot be used.
+        EngineError: A server gave no answer; those before it are in the file.
     """
     watcher = watcher or Watcher()
     folder = find_run(run)
@@ -93,6 +94,8 @@ def predict(
         for start in range(0, len(waiting), ROWS_AT_ONCE):
             batch = waiting[start : start + ROWS_AT_ONCE]
             for item, prediction in zip(batch, predictor.predict(batch), strict=True):
+                if prediction.fault:  # lines stay in the inputs' order, so the next call goes on from here
+                    raise EngineError(f"The input '{item.id}' got no answer: {prediction.fault}.", "Run it again to continue.")
                 cut += prediction.cut
                 files.append_line(
                     target, json.dumps(_line(name, item, prediction, calls=calls or bool(item.tools)), ensure_ascii=False)
@@ -155,7 +158,7 @@ def restore_rung(
     world = whole_world(base.task, base.data.examples, splits) if cross else _only_world(base)
     engine = wiring.build_engine(compared, base.task, device=device) if compared else base.engine
     if cross and any(folder.read_result(name, fold) is not None for fold in range(choices.folds)):
-        refit_rung(base, folder, {compared: record_engine(engine, folder)}, choices, name)
+        refit_rung(base, folder, {compared: record_engine(engine, folder, base.answers)}, choices, name)
     recorded = folder.read_result(name, None)
     if recorded is None:
         known = sorted({path.parent.name.split("-fold")[0] for path in folder.path.glob("rungs/*/recipe.json")})

@@ -55,7 +55,7 @@ def refit_rung(base: Base, run: RunFolder, engines: Mapping[str, Engine], choice
     winner, separator, compared = winner.partition(" @ ")
     engine = engines[compared]
     world = whole_world(base.task, base.data.examples, base.data.splits)
-    base = with_fitted_graders(base, world, engines.get("") or record_engine(base.engine, run), run, choices)
+    base = with_fitted_graders(base, world, engines.get("") or record_engine(base.engine, run, base.answers), run, choices)
     recipes: dict[str, Recipe] = {}
     measured = run.read_result("lora", 0)
     if winner in ("lora+nearest", "lora+rag", "qlora") and measured is not None:

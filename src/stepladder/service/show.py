@@ -138,11 +138,13 @@ def _compared(record: ClimbRecord) -> tuple[str, str] | None:
 
 
 def remarks(record: ClimbRecord) -> list[str]:
-    """What has to be said about judges, rungs that ran ("Ran in 4 of 5 folds."), what tuning forgot, and what batching moved."""
+    """What has to be said about judges, rungs that ran ("Ran in 4 of 5 folds."), how answers came, and what tuning forgot or
+    batching moved.
+    """
     ran = [rung for rung in record.rungs if rung.status is RungStatus.RAN and rung.reason.strip()]
     noise = replay_line(record.noise)
     remarks = [*map(one_line, record.judges), *(f"{one_line(rung.name)}: {one_line(rung.reason)}" for rung in ran)]
-    return [*remarks, *retention_lines(record.retention), *([noise] if noise else [])]
+    return [*remarks, *map(one_line, record.answering), *retention_lines(record.retention), *([noise] if noise else [])]
 
 
 def review_line(review: Review) -> str:

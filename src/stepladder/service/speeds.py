@@ -33,7 +33,7 @@ def measure_speeds(engine: Engine, cache: Path, *, task: str) -> Speeds:
 
     The probe answers a few made-up prompts, each with words of its own so that nothing is shared; it takes seconds.
     """
-    if engine.identity.engine == "endpoint":  # its speed is not ours to know, and a probe could cost money
+    if engine.identity.served:  # its speed is not ours to know, and a probe could cost money
         return Speeds(math.inf, math.inf, math.inf)
     key = _key(engine)
     known = _read(cache)

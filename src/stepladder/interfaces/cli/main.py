@@ -30,6 +30,7 @@ Budget = Annotated[float | None, typer.Option("--budget-minutes", min=0.1, help=
 Seed = Annotated[int, typer.Option(help="Seed of the split, the choices and the training.")]
 TuneAnyway = Annotated[bool, typer.Option("--tune-anyway", help="Tune even where tuning would be refused.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew instead of continuing an unfinished run.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep answers of other climbs.")]
 
 OF_THE_MACHINE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
@@ -148,6 +149,7 @@ def climb(
     seed: Seed = 0,
     tune_anyway: TuneAnyway = False,
     fresh: Fresh = False,
+    no_cache: NoCache = False,
     as_json: Json = False,
 ) -> None:
     """Climb the ladder: rungs, scores, verdict, report. Run it again to continue a climb that was broken off."""
@@ -161,6 +163,7 @@ def climb(
             seed=seed,
             tune_anyway=tune_anyway,
             fresh=fresh,
+            cache=not no_cache,
             as_json=as_json,
         )
     )
