@@ -29,7 +29,7 @@ def recall(bench):
 
 
 SHORT = {"test row unlike any training row"}
-"""Recall under 95 %: among sixty clean test rows some are as unlike as a foreign one (docs/log.md). A shortfall, not a promise."""
+"""Recall under 95 %: of sixty clean test rows some are as unlike as a foreign one (docs/log.md). A shortfall, no promise."""
 
 
 @pytest.mark.parametrize(
