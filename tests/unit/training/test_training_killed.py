@@ -57,8 +57,10 @@ def test_a_training_killed_fifty_times_ends_with_the_same_bits(tmp_path: Path) -
     assert min(found["struck"].values()) >= 5
 
 
+@pytest.mark.long
+@pytest.mark.timeout(900)
 def test_a_kill_at_any_touch_of_the_disk_leaves_a_whole_adapter_or_none(tmp_path: Path) -> None:
-    found = run_script("publishing", tmp_path)
+    found = run_script("publishing", tmp_path, timeout_seconds=850)
     assert found["struck"] > 8  # weights, configuration, tokenizer's papers: each written, made durable, and the folder renamed
     assert found["half"] == []
     assert found["wrong"] == []
