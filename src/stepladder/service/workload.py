@@ -180,9 +180,14 @@ def _nearest(work: Workload, choices: Choices) -> Effort:
 
 
 def _rag(work: Workload, choices: Choices) -> Effort:
+    """Every number of passages on all rows, the plain form beside the chosen one on the first few, and two controls."""
     controls = 2  # oracle context and gold passages removed
     passages = [*choices.passages, *[max(choices.passages)] * controls]
-    return _sum(_answers(work, work.validation_rows, own=count * PASSAGE_TOKENS, tuned=True) for count in passages)
+    whole = _sum(_answers(work, work.validation_rows, own=count * PASSAGE_TOKENS, tuned=True) for count in passages)
+    if choices.forms < 2:
+        return whole
+    rows = min(FIRST_RACE_ROWS, work.validation_rows)
+    return whole + _sum(_answers(work, rows, own=count * PASSAGE_TOKENS, tuned=True) for count in choices.passages)
 
 
 def epoch_tokens(work: Workload, *, own: float = 0.0) -> float:

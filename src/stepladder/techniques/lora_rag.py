@@ -36,7 +36,7 @@ class LoraRag:
 
     def fit(self, context: FitContext) -> TunedPredictor:
         """Raises: DataError or ModelError from the tuner, when a row is too long or has nothing to learn."""
-        form = recipe_form(context.recipes, "lora", "prompt")
+        form = recipe_form(context.recipes, "lora", "rag", "prompt")
         count = int(context.recipes.get("rag", {}).get("k", possible_passages(context)[-1]))
         retriever = Retriever(context.chunks, context.embedder)
         learned = training_passages(context, retriever, context.tune_rows, count)

@@ -13,7 +13,7 @@ from stepladder.domain.messages import Chunk, Example, Input
 from stepladder.domain.prediction import Prediction
 from stepladder.domain.protocols import FitContext, Predictor, Prompt, Recipe
 from stepladder.techniques.asking import Asked, ModelPredictor, generate, say_dropped
-from stepladder.techniques.forms import Form, form_of, recipe_form, reference_text
+from stepladder.techniques.forms import PLAIN, Form, form_of, recipe_form, reference_text
 from stepladder.techniques.racing import Answers, mean_score, race, shuffled
 from stepladder.techniques.retrieval import GoldPassages, Retriever, query_of
 from stepladder.techniques.shots import fit_into_context
@@ -44,7 +44,10 @@ class WithPassages:
 
 @dataclass(frozen=True)
 class Rag:
-    """Retrieval-augmented answers; the number of passages is chosen on validation."""
+    """Retrieval-augmented answers; the number of passages is chosen on validation, and so is the prompt form.
+
+    The form that wins without passages need not read them well, so the plain one races against it.
+    """
 
     name: str = "rag"
     tuned: bool = False
@@ -53,20 +56,23 @@ class Rag:
         return reason_no_documents(context)
 
     def fit(self, context: FitContext) -> Predictor:
-        form = recipe_form(context.recipes, "prompt")
         retriever = Retriever(context.chunks, context.embedder)
         rows = shuffled(context.validation, context.seed)
-        counts = {f"{count} passages": count for count in possible_passages(context)}
+        prompters = {
+            f"{count} passages, {form.name}": WithPassages(context, form, retriever, count)
+            for form in dict.fromkeys([recipe_form(context.recipes, "prompt"), PLAIN])
+            for count in possible_passages(context)
+        }
 
         def answer(name: str, inputs: Sequence[Input]) -> list[Prediction]:
-            return generate(context, WithPassages(context, form, retriever, counts[name])(inputs))
+            return generate(context, prompters[name](inputs))
 
         answers = Answers(context, rows, answer)
-        winner, tried = race(list(counts), answers.value, len(rows))
-        prompter = WithPassages(context, form, retriever, counts[winner])
+        winner, tried = race(list(prompters), answers.value, len(rows))
+        prompter = prompters[winner]
         recipe: dict[str, Any] = {
             "rung": self.name,
-            **form.as_recipe(),
+            **prompter.form.as_recipe(),
             "k": prompter.count,
             "reduced": say_dropped(context, prompter([row.input for row in rows])),
             "tried": [one.as_recipe() for one in tried],

@@ -160,6 +160,18 @@ def test_rag_says_which_documents_it_showed_best_first(tmp_path: Path) -> None:
     assert len(set(prediction.retrieved)) == len(prediction.retrieved)
 
 
+def test_the_plain_form_races_against_the_one_that_won_without_passages(tmp_path: Path) -> None:
+    def reads_under_a_system_turn(prompt: Prompt, decoding: Decoding, adapter: Path | None) -> str:
+        return reads_passages(prompt, decoding, adapter) if prompt.messages[0].role == "system" else "what do you mean?"
+
+    chosen_closed_book = {"prompt": {"form": "in-user", "score": 0.0}}
+    recipe = Rag().fit(rag_context(tmp_path, FakeEngine(reads_under_a_system_turn), recipes=chosen_closed_book)).recipe
+    assert recipe["form"] == "plain"
+    assert {one["name"].split(", ")[1] for one in recipe["tried"]} == {"in-user", "plain"}
+    restored = Rag().restore(recipe, rag_context(tmp_path, FakeEngine(reads_under_a_system_turn)))
+    assert restored.predict([ROWS[1].input])[0].text == "free"
+
+
 def test_without_documents_the_reason_names_the_setting(tmp_path: Path) -> None:
     reason = Rag().reason_not_to(rag_context(tmp_path, FakeEngine(), chunks=()))
     assert reason is not None
