@@ -12,7 +12,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def task_table(result: Result) -> str:
     lines = [
         f"**{verdict['outcome']}** ({verdict['confidence']}): {_one_line(verdict['sentence'])}",
         f"Rows: {splits} ({result['regime']}). Grader {result['grader']}; {goal}, minimum gain {result['minimum_gain']:g}.",
-        f"Test rows fixed and broken by the verdict's rung: {result['fixed']} and {result['broken']}.",
+        *_changed_line(result),
         *(_retrieval_line(rung) for rung in result["rungs"] if "retrieval" in rung),
         provenance(result),
     ]
@@ -304,6 +304,18 @@ def _rung_row(rung: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
         f"{cost['seconds_once']:.0f}" if ran else "–",
         _one_line("; ".join(remark for remark in remarks if remark)),
     ]
+
+
+def _changed_line(result: Result) -> Iterator[str]:
+    """How many test rows the step up fixed and broke: the step that `service/record.py` shows row by row."""
+    tested = [rung for rung in result["rungs"] if rung["test"] is not None]
+    best = max((rung for rung in tested if not rung["tuned"]), key=lambda rung: rung["test"]["value"], default=None)
+    tuned = next((rung for rung in tested if rung["tuned"]), None)
+    first = next((rung for rung in tested if "zero-shot" in rung["role"].split(", ")), None)
+    before, after = (best, tuned) if tuned is not None else (first, best)
+    if before is not None and after is not None and before is not after:
+        names = (_one_line(rung["name"]) for rung in (after, before))
+        yield "Test rows that `{}` fixed and broke against `{}`: {} and {}.".format(*names, result["fixed"], result["broken"])
 
 
 def _role_cell(result: Result, role: str, *, tuned: bool) -> str:

@@ -159,6 +159,18 @@ def test_a_climb_ends_with_its_table_its_json_and_answers_new_inputs(tmp_path: P
     assert stepladder("predict", folder, new, "--rung", "lora").returncode == 3
 
 
+def write_repeated(folder: Path, right: int, target: float, instruction: str) -> None:
+    """A task for the fake model, which repeats its input: it is right about as many rows as we say."""
+    folder.mkdir(exist_ok=True)
+    prompts = [f"question number {number} about the year of {WORDS[number % 12]}" for number in range(24)]
+    rows = [{"prompt": prompt, "completion": prompt if number < right else "no"} for number, prompt in enumerate(prompts)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    graders = '[[graders]]\ntype = "normalised_match"\n'
+    rest = 'accept = ["leak-prompt"]\n[rungs]\nskip = ["baseline", "few-shot", "nearest", "constrained"]\n'
+    toml = TASK.replace("Do it.", instruction).replace("[model]", f"target = {target}\n{graders}[model]", 1)
+    (folder / "task.toml").write_text(toml + rest, encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("outcome", "code", "right", "target", "instruction"),
     [
@@ -171,17 +183,30 @@ def test_a_climb_ends_with_its_table_its_json_and_answers_new_inputs(tmp_path: P
 def test_the_exit_code_of_a_climb_tells_its_outcome(
     tmp_path: Path, outcome: str, code: int, right: int, target: float, instruction: str
 ) -> None:
-    """The fake model repeats its input: it is right about as many rows as we say."""
-    prompts = [f"question number {number} about the year of {WORDS[number % 12]}" for number in range(24)]
-    rows = [{"prompt": prompt, "completion": prompt if number < right else "no"} for number, prompt in enumerate(prompts)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    graders = '[[graders]]\ntype = "normalised_match"\n'
-    rest = 'accept = ["leak-prompt"]\n[rungs]\nskip = ["baseline", "few-shot", "nearest", "constrained"]\n'
-    toml = TASK.replace("Do it.", instruction).replace("[model]", f"target = {target}\n{graders}[model]", 1)
-    (tmp_path / "task.toml").write_text(toml + rest, encoding="utf-8")
+    write_repeated(tmp_path, right, target, instruction)
     done = stepladder("climb", tmp_path, "--json")
     assert done.returncode == code, done.stderr
     assert json.loads(done.stdout)["verdict"]["outcome"] == outcome
+
+
+@pytest.mark.parametrize(
+    ("outcome", "right", "target"), [("sufficient", 24, 0.8), ("undecided", 12, 0.5), ("not_reached", 3, 0.9)]
+)
+def test_the_demo_exits_0_on_any_verdict(tmp_path: Path, outcome: str, right: int, target: float) -> None:
+    """A task that lies in the demo's folder already is the one it climbs."""
+    write_repeated(tmp_path / "tickets", right, target, "Repeat it.")
+    done = stepladder("demo", "--folder", tmp_path / "tickets", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["verdict"]["outcome"] == outcome
+
+
+def test_the_demo_exits_0_on_an_invalid_verdict_too(tmp_path: Path) -> None:
+    leaking = "Repeat it. So: question number 3 about the year of bread."
+    write_repeated(tmp_path / "tickets", 24, 0.8, leaking)
+    done = stepladder("demo", "tickets", "--folder", tmp_path / "tickets")
+    assert done.returncode == 0, done.stderr
+    assert "\nVerdict: invalid" in done.stdout
+    assert f"Report: {tmp_path / 'tickets' / 'runs'}" in done.stdout
 
 
 def test_a_place_that_cannot_be_written_is_named_and_no_fault_of_ours(tmp_path: Path) -> None:

@@ -41,15 +41,6 @@ def python(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_the_sections_stand_in_the_order_of_a_readers_questions() -> None:
-    wanted = ["The verdict", "Two commands", "Quick start on your own data", "How it decides", "File tree", "How to change it"]
-    assert [title for title in re.findall(r"^## (.*)$", README, flags=re.MULTILINE) if title in wanted] == wanted
-    first = README.split("\n\n")[1]
-    assert first.startswith("Stepladder ")
-    assert first.count(". ") == 0
-    assert re.search(r"```sh\nmake demo .*\nmake test .*\n```", README)
-
-
 @pytest.mark.starter
 def test_the_quick_start_runs_on_the_command_line(desk: Path) -> None:
     lines = [shlex.split(line)[1:] for line in block("sh").splitlines() if line.startswith("stepladder ")]

@@ -10,11 +10,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from judges import fenced, judge
 from small_tasks import World, write_task
+from stepladder import __version__
 from stepladder.domain.errors import RunError, UsageError
 from stepladder.domain.verdict import Outcome, Route
 from stepladder.evaluation.records import verdict_to_json
@@ -269,6 +271,29 @@ def test_a_verdict_that_does_not_follow_from_its_inputs_is_named(copied: Path) -
     assert "the verdict's `rung` follows as 'lora', and 'prompt' is recorded." in problems(verify(copied))
 
 
+def test_words_of_the_same_version_are_compared_and_shown_where_they_differ(copied: Path) -> None:
+    def lie(content: dict[str, Any]) -> None:
+        said = content["record"]["verdict"]["sentence"]
+        content["record"]["verdict"]["sentence"] = said[:-9] + "LIE" + said[-6:]
+
+    rewrite(copied / "verdict.json", lie)
+    assert re.search(r"the verdict's `sentence` follows as ….*, and ….*LIE.* is recorded\.", problems(verify(copied)))
+
+
+def test_words_of_another_version_are_a_note_and_its_figures_are_not(copied: Path) -> None:
+    def of_another_version(content: dict[str, Any]) -> None:
+        content["record"]["versions"]["stepladder"] = "0.0.9"
+        content["record"]["verdict"]["sentence"] = "Take lora, as we used to say."
+
+    rewrite(copied / "verdict.json", of_another_version)
+    found = verify(copied)
+    assert "verdict's" not in problems(found)
+    said = f"Version 0.0.9 worded `sentence` of the verdict otherwise than {__version__} does; all figures follow."
+    assert found.notes == (said,)
+    rewrite(copied / "verdict.json", lambda content: content["record"]["verdict"].update(rung="prompt"))
+    assert f"and 'prompt' is recorded (written by version 0.0.9; this is {__version__})." in problems(verify(copied))
+
+
 def test_inputs_that_do_not_follow_from_the_rows_are_named(copied: Path) -> None:
     rewrite(copied / "verdict.json", lambda content: content["inputs"].update(target=0.1))
     assert "`target` is None in the record, 0.1 in the inputs and None in the task." in problems(verify(copied))
@@ -278,7 +303,7 @@ def test_a_missing_file_and_a_missing_receipt_are_differences_and_a_later_file_i
     (copied / "notes.txt").write_text("mine", encoding="utf-8")
     found = verify(copied)
     assert found.agrees
-    assert found.notes == ("1 files came after the verdict: notes.txt.",)
+    assert found.notes == ("1 file came after the verdict: notes.txt.",)
     (copied / "checks.json").unlink()
     assert problems(verify(copied)) == "checks.json: it is missing."
     (copied / "receipt.json").unlink()

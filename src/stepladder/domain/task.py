@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ from stepladder.domain.errors import DataError
 from stepladder.domain.grader_settings import OpenAIGraderSettings
 from stepladder.domain.settings import Settings as Settings
 from stepladder.domain.text_file import read_text
+from stepladder.domain.toml_lines import line_of, line_of_fault
 
 FactsChange = Literal["never", "yearly", "monthly", "weekly", "daily"]
 
@@ -395,14 +397,15 @@ class Task(BaseModel):
         path = folder if folder.suffix == ".toml" else folder / "task.toml"
         if not path.is_file():
             raise DataError(path, None, "there is no task.toml.", "A task is a folder with a task.toml; see the tutorial.")
+        text = read_text(path)
         try:
-            raw = tomllib.loads(read_text(path))
+            raw = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise DataError(path, None, f"not TOML: {error}.", "Correct the line.") from error
+            raise DataError(path, line_of_fault(error), f"not TOML: {error}.", "Correct the line.") from error
         try:
             settings = TaskSettings.model_validate(raw)
         except ValidationError as error:
-            raise DataError(path, None, *_explain(error)) from error
+            raise DataError(path, line_of(text, error.errors()[0]["loc"]), *_explain(error)) from error
         task = cls(folder=path.parent, settings=settings)
         if settings.output.json_schema is not None:
             task.output_schema  # noqa: B018 - read now, so that a broken schema is found before any work
@@ -411,6 +414,15 @@ class Task(BaseModel):
     def path(self, name: str) -> Path:
         """A file named in `task.toml`, relative to the task folder."""
         return self.folder / name
+
+    def fault(self, location: Sequence[int | str], problem: str, hint: str) -> DataError:
+        """What is said of a setting that only shows its fault in use, with its line in `task.toml`."""
+        path = self.path("task.toml")
+        try:
+            line = line_of(read_text(path), location)
+        except (OSError, DataError, tomllib.TOMLDecodeError):  # the file has gone or changed since it was read
+            line = None
+        return DataError(path, line, problem, hint)
 
     @cached_property
     def output_schema(self) -> dict[str, Any] | None:

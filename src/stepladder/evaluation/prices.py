@@ -85,8 +85,11 @@ def _labels(shown: Sequence[Contender]) -> Iterator[str]:
 
 def _base(inputs: VerdictInputs) -> str:
     size = inputs.base_parameters
-    said = (
-        "of unknown size" if size is None else f"{size / 1e6:,.0f} million parameters" if size >= 1e6 else f"{size:,} parameters"
-    )
+    said = "of unknown size" if size is None else parameters_text(size)
     tried = "prompted models of `[model] compare` were tried too" if inputs.larger_models_compared else "no larger one was tried"
     return f"Base model: {said}; {tried}."
+
+
+def parameters_text(size: int) -> str:
+    """How large a model is, in millions of parameters where it has that many."""
+    return f"{size / 1e6:,.0f} million parameters" if size >= 1e6 else f"{size:,} parameter{'s' if size != 1 else ''}"

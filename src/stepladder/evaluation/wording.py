@@ -10,6 +10,7 @@ from stepladder.domain.verdict import Gain, Interval, Outcome, Route
 from stepladder.evaluation.compare import Contender
 from stepladder.evaluation.cost import break_even_calls, cost_per_thousand, total_cost
 from stepladder.evaluation.planning import more_rows_for, smallest_provable_gain
+from stepladder.evaluation.prices import parameters_text
 from stepladder.evaluation.ruling import Ruling, VerdictInputs
 
 SMALL_MODEL_PARAMETERS = 1_000_000_000
@@ -97,7 +98,8 @@ def _times_the_cost(dearer: Contender, cheaper: Contender) -> str:
     more, less = total_cost(dearer.cost), total_cost(cheaper.cost)
     if more.unit != less.unit or less.value <= 0 or not 1.05 <= more.value / less.value < 1_000:
         return ""
-    return f" and would cost {more.value / less.value:.2g} times as much over the horizon"
+    times = more.value / less.value
+    return f" and would cost {times:{'.0f' if times >= 9.95 else '.2g'}} times as much over the horizon"
 
 
 def _cheaper_to_run(inputs: VerdictInputs, ruling: Ruling, interval: Interval) -> str:
@@ -194,8 +196,7 @@ def _models(inputs: VerdictInputs) -> tuple[str, ...]:
         return ()
     if inputs.base_parameters >= SMALL_MODEL_PARAMETERS:
         return ("Larger models with a prompt were not tried; name one in `[model] compare`.",)
-    millions = inputs.base_parameters / 1e6
+    size = parameters_text(inputs.base_parameters)
     return (
-        f"The base has {millions:,.0f} million parameters and no larger one was tried: a larger model with a prompt may win. "
-        "Name one in `[model] compare`.",
+        f"The base has {size} and no larger one was tried: a larger model with a prompt may win. Name one in `[model] compare`.",
     )

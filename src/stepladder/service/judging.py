@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from stepladder import files
-from stepladder.domain.errors import DataError
 from stepladder.domain.grader_settings import ModelGraderSettings, MultiGrader, judges_in
 from stepladder.domain.messages import Example
 from stepladder.domain.task import Task
@@ -29,14 +28,13 @@ def check_judges(task: Task) -> None:
         DataError: A hosted judge has no prices; a judge has fewer than 30 human grades, and the task does not accept that; or its
             file is broken.
     """
-    for settings in _judges(task):
+    for place, settings in _placed_judges(task):
         if is_remote(settings.model):
             wiring.check_hosted(settings.model, task)
         found = len(_human_grades(task, settings))
         if found < LEAST_HUMAN_GRADES and not settings.accept_uncalibrated:
-            raise DataError(
-                task.path("task.toml"),
-                None,
+            raise task.fault(
+                ("graders", place),
                 f"the judge '{_name(settings)}' has {found} human grades and needs {LEAST_HUMAN_GRADES}.",
                 "Name a file of them in `human_grades`, or set `accept_uncalibrated = true`; every report will then say so.",
             )
@@ -88,8 +86,14 @@ def _human_grades(task: Task, settings: ModelGraderSettings) -> tuple[HumanGrade
 
 
 def _judges(task: Task) -> Iterator[ModelGraderSettings]:
-    for settings in task.settings.decided_graders():
-        yield from judges_in(settings)
+    return (settings for _, settings in _placed_judges(task))
+
+
+def _placed_judges(task: Task) -> Iterator[tuple[int, ModelGraderSettings]]:
+    """Each judge behind its grader's place in task.toml."""
+    for place, settings in enumerate(task.settings.decided_graders()):
+        for judge in judges_in(settings):
+            yield place, judge
 
 
 def _built_judges(grader: Grader, settings: object) -> Iterator[tuple[OnExamples, ModelGraderSettings]]:

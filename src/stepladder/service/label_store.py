@@ -191,11 +191,11 @@ def _examples_path(task: Task) -> Path:
     data = task.settings.data
     if data.examples is None:
         problem = "the task brings its own train and test files, and labelled rows belong to neither."
-        raise DataError(task.path("task.toml"), None, problem, 'Set `[data] examples = "examples.jsonl"` in a task of its own.')
+        raise task.fault(("data", "train"), problem, 'Set `[data] examples = "examples.jsonl"` in a task of its own.')
     path = task.path(data.examples)
     if path.suffix.lower() in TABLES and not path.is_file():
         problem = f"labelled rows are written as JSONL, and `[data] examples` names {data.examples}, which is not there."
-        raise DataError(task.path("task.toml"), None, problem, "Set it to a new name such as examples.jsonl.")
+        raise task.fault(("data", "examples"), problem, "Set it to a new name such as examples.jsonl.")
     return path
 
 

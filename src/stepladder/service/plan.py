@@ -103,7 +103,7 @@ def make_plan(
     confirmation = estimate_confirmation(sized, choices, speeds, tuned=any(rung in TUNED_RUNGS for rung in kept))
     trained = {rung: count * choices.folds for rung, count in trainings(choices, kept).items()}
     lines = [
-        *power_lines(settings, work.test_rows * work.worlds, cross_fit=work.worlds > 1),
+        *power_lines(settings, work.all_test_rows(choices.folds), cross_fit=cross),
         *_training_lines(work, trained, refit=refit),
         *_time_lines(seconds_of(choices, kept), budget_minutes, dropped, over),
     ]

@@ -186,6 +186,7 @@ def _workload(base: Base, worlds: Sequence[World]) -> Workload:
         latency_decides=settings.use.max_latency_seconds is not None,
         graded_rows=0 if world.chooses_on_train else untuned_answers(base.marker, world),  # else `prompt` asks for them anyway
         compares=isinstance(base.engine, Comparing),
+        tested=tuple(len(each.test) for each in worlds),
     )
 
 

@@ -129,8 +129,8 @@ def fixed_line(record: ClimbRecord) -> str:
 
 
 def _compared(record: ClimbRecord) -> tuple[str, str] | None:
-    if record.regressions:
-        return record.regressions[0].baseline, record.regressions[0].candidate
+    for row in (*record.regressions, *record.improvements):  # all of one pair
+        return row.baseline, row.candidate
     for gain in record.verdict.gains:
         if gain.candidate == record.verdict.rung and (gain.wins, gain.losses) == (record.fixed, record.broken):
             return gain.baseline, gain.candidate

@@ -28,6 +28,7 @@ from stepladder.evaluation.ruling import VerdictInputs
 from stepladder.evaluation.verdict import decide
 from stepladder.service import wiring
 from stepladder.service.contest import answered
+from stepladder.service.figures import counted
 from stepladder.service.open_run import find_run
 from stepladder.service.rung_run import validation_interval
 from stepladder.service.task_data import read_task_rows
@@ -37,6 +38,9 @@ from stepladder.storage.run_folder import RunFolder
 NAMED = 20
 """Faults of one kind that are listed; the rest is counted."""
 SAME = 1e-9
+SHOWN = 120  # signs of a value that differs
+WORDS = frozenset({"sentence", "reasons", "would_change", "facts"})
+"""Of a verdict, what only says in words what its other parts hold in figures: another version may say it otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +68,14 @@ def verify(run: Path | str) -> Verified:
     if not folder.verdict_path.exists():
         raise RunError(f"{folder.path} has no verdict yet.", "Run `stepladder climb` again; it continues.")
     differences, later, count = compare_with_receipt(folder.path)
-    notes = [f"{len(later)} files came after the verdict: {_some(later)}."] if later else []
+    notes = [f"{counted(len(later), 'file')} came after the verdict: {_some(later)}."] if later else []
     rows: Sequence[GradedRow] = ()
     try:
         rows = _read_rows(folder)
         regraded, said = _grade_again(folder, rows)
-        differences += [*regraded, *_derive_again(folder, rows)]
-        notes += said
+        derived, worded = _derive_again(folder, rows)
+        differences += [*regraded, *derived]
+        notes += [*said, *worded]
     except StepladderError as error:
         differences.append(Difference(_broken_file(error), str(error)))
     return Verified(folder.name, count, len(rows), tuple(differences), tuple(notes))
@@ -167,17 +172,18 @@ def _said(score: float | None) -> str:
 # Verdict --------------------------------------------------------------------------------------------------------------
 
 
-def _derive_again(folder: RunFolder, rows: Sequence[GradedRow]) -> Iterator[Difference]:
+def _derive_again(folder: RunFolder, rows: Sequence[GradedRow]) -> tuple[list[Difference], list[str]]:
     record = folder.read_verdict()
     inputs = inputs_from_json(folder.read_inputs())
     task = Task.load(folder.task_folder)
+    decided, notes = _verdict_faults(record, inputs)
     faults = [
         *_asked_for(record, inputs, task),
         *(fault for contender in inputs.contenders for fault in _contender_faults(contender, rows)),
         *_figures(record, inputs, rows),
-        *_verdict_faults(record, inputs),
+        *decided,
     ]
-    yield from _listed("verdict.json", faults)
+    return list(_listed("verdict.json", faults)), notes
 
 
 def _asked_for(record: ClimbRecord, inputs: VerdictInputs, task: Task) -> Iterator[str]:
@@ -228,18 +234,35 @@ def _figures(record: ClimbRecord, inputs: VerdictInputs, rows: Sequence[GradedRo
             yield f"the test score of {rung.name} does not follow from its rows."
 
 
-def _verdict_faults(record: ClimbRecord, inputs: VerdictInputs) -> Iterator[str]:
+def _verdict_faults(record: ClimbRecord, inputs: VerdictInputs) -> tuple[list[str], list[str]]:
+    """What does not follow, and a note where only the words are another version's."""
     try:
         again = verdict_to_json(decide(inputs))
     except EvaluationError as error:
-        yield f"no verdict follows from its inputs: {error}"
-        return
+        return [f"no verdict follows from its inputs: {error}"], []
     before = verdict_to_json(record.verdict)
-    for name, value in again.items():
-        if not _equal(value, before[name]):
-            made_by = record.versions.get("stepladder", "")
-            other = f" (written by version {made_by}; this is {__version__})" if made_by != __version__ else ""
-            yield f"the verdict's `{name}` follows as {_brief(value)}, and {_brief(before[name])} is recorded{other}."
+    made_by = record.versions.get("stepladder", "")
+    changed = {name: value for name, value in again.items() if not _equal(value, before[name])}
+    if made_by == __version__:
+        faulty, written = changed, ""
+    else:
+        faulty = {name: value for name, value in changed.items() if name not in WORDS}
+        written = f" (written by version {made_by}; this is {__version__})"
+    faults = [f"the verdict's `{name}` {_apart(value, before[name])}{written}." for name, value in faulty.items()]
+    reworded = [f"`{name}`" for name in changed if name not in faulty]
+    note = f"Version {made_by} worded {', '.join(reworded)} of the verdict otherwise than {__version__} does; all figures follow."
+    return faults, [note] if reworded and not faults else []
+
+
+def _apart(now: Any, before: Any) -> str:
+    """Both values; of long ones the part from where they differ."""
+    one, other = repr(now), repr(before)
+    same = next((place for place, (left, right) in enumerate(zip(one, other, strict=False)) if left != right), 0)
+    start = max(0, same - SHOWN // 3) if max(len(one), len(other)) > SHOWN else 0
+    first, second = (
+        f"{'…' * (start > 0)}{text[start : start + SHOWN]}{'…' * (len(text) > start + SHOWN)}" for text in (one, other)
+    )
+    return f"follows as {first}, and {second} is recorded"
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -250,11 +273,6 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(_equal(*pair) for pair in zip(one, other, strict=True))
     return bool(one == other)
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:120]}…"
 
 
 def _mean(values: Sequence[float]) -> float:

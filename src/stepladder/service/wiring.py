@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stepladder import files
-from stepladder.domain.errors import DataError, MissingExtra, PrivacyError, UsageError
+from stepladder.domain.errors import MissingExtra, PrivacyError, UsageError
 from stepladder.domain.protocols import Embedder, Engine, ModelIdentity, Tuner
 from stepladder.domain.task import Task
 from stepladder.engines.address import Address, parse_model
@@ -233,9 +233,9 @@ def check_hosted(name: str, task: Task) -> Address:
             "Set `data_may_leave = true` in task.toml if the examples may be sent there, or remove the model.",
         )
     if prices_of(settings, name) is None and math.isfinite(settings.budget.usd):
-        raise DataError(
-            task.path("task.toml"),
-            None,
+        place = ("model", "compare") if name in settings.model.compare else ("model", "base")
+        raise task.fault(
+            place,
             f"'{name}' is hosted and has no known prices, so `[budget] usd` cannot hold its spending back.",
             f"Under `{price_table(settings, name)}`, give `usd_per_million_prompt_tokens` and "
             "`usd_per_million_completion_tokens` (0 for a server of your own), or set `[budget] usd = inf` for no limit.",

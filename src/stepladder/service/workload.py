@@ -96,6 +96,11 @@ class Workload:
     latency_decides: bool = False  # `[use] max_latency_seconds` is given
     graded_rows: int = 0  # training rows answered zero-shot for a grader that learns from them
     compares: bool = False  # the engine can lay tuned weights beside their base, so retention is measured
+    tested: tuple[int, ...] = ()  # test rows of each world, where they differ: rows are not always a multiple of the folds
+
+    def all_test_rows(self, folds: int) -> int:
+        """Test rows of the first so many worlds together: the rows that a verdict will rest on."""
+        return sum(self.tested[:folds]) if self.tested else self.test_rows * folds
 
     @property
     def demonstration_tokens(self) -> float:

@@ -82,7 +82,7 @@ TASK_TABLE = f"""\
 
 Rows: train 12, test 8 (medium). Grader json_fields; best value, minimum gain 0.03.
 
-Test rows fixed and broken by the verdict's rung: 3 and 1.
+Test rows that `few-shot` fixed and broke against `prompt`: 3 and 1.
 
 {PROVENANCE}"""
 
@@ -93,6 +93,15 @@ def test_the_overview_is_this_table():
 
 def test_the_table_of_one_task_is_this():
     assert tables.task_table(BOATS) == TASK_TABLE
+
+
+def test_rows_fixed_and_broken_name_the_two_rungs_they_compare_whichever_of_them_won():
+    tuned = rung("lora", test=interval(0.6), role="tuned champion")
+    assert "that `lora` fixed and broke against `few-shot`: 3 and 1." in tables.task_table(
+        {**BOATS, "rungs": [*BOATS["rungs"], tuned]}
+    )
+    alone = {**BOATS, "rungs": [rung("prompt", test=interval(0.2), role="zero-shot, best untuned")]}
+    assert "fixed and broke" not in tables.task_table(alone)
 
 
 def test_tasks_stand_side_by_side_and_a_rung_one_lacks_is_a_dash():

@@ -4,12 +4,15 @@ import pickle
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stepladder.domain import errors
 from stepladder.domain.errors import DataError
 from stepladder.domain.output import canonical_text, dump_json
 from stepladder.domain.prediction import Score
 from stepladder.domain.task import JsonFieldsGrader, Settings, Task, TaskSettings, UseSettings
+from stepladder.domain.toml_lines import line_of
 
 GOOD = 'name = "t"\ninstruction = "Do it."\n[data]\nexamples = "e.jsonl"\n'
 
@@ -45,6 +48,78 @@ def test_a_faulty_setting_is_named_with_its_file(tmp_path: Path, toml: str, says
     with pytest.raises(DataError, match=says) as caught:
         load(tmp_path, toml)
     assert str(tmp_path / "task.toml") in str(caught.value) or "missing.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("toml", "line"),
+    [
+        ('name = "t"\ninstruction = \n', 2),
+        (GOOD + "\n# more\n[use]\ncalls_per_mont = 3\n", 8),
+        (GOOD + "[use]\nhorizon_months = 3\ncalls_per_month = -1\n", 7),
+        (GOOD + "use.calls_per_month = 5\n[budget]\nminutes = 0\n", 5),  # `data.use` is what this says
+        ('name = "t"\ninstruction = """\nDo it.\nPlease.\n"""\ntarget = 3\n[data]\nexamples = "e.jsonl"\n', 6),
+        (GOOD + '[[graders]]\ntype = "labels"\n[[graders]]\ntype = "magic"\n', 7),
+        (GOOD + '[[graders]]\ntype = "labels"\n[[graders]]\ntype = "chrf"\ncolour = 1\n', 9),
+        (GOOD + '[model]\ncompare = [\n  "openai:a",\n  3,\n]\n', 6),
+        (GOOD + '[output]\nschema = "s.json"\nlabels = ["a"]\n', 5),
+        ('name = "t"\ninstruction = "Do it."\n[data]\n', 3),
+        (GOOD.replace("Do it.", "Do\u2028it.") + "[use]\nhorizon_months = 0\n", 6),
+        (GOOD.replace("\n", "\r\n") + "[use]\r\nhorizon_months = 0\r\n", 6),
+    ],
+)
+def test_a_faulty_setting_is_named_with_its_line(tmp_path: Path, toml: str, line: int) -> None:
+    (tmp_path / "task.toml").write_bytes(toml.encode())
+    with pytest.raises(DataError, match=rf"task\.toml:{line}: "):
+        Task.load(tmp_path)
+
+
+@pytest.mark.parametrize("toml", ['instruction = "Do it."\n[data]\nexamples = "e.jsonl"\n', "", 'name = """t'])
+def test_what_stands_nowhere_has_no_line(tmp_path: Path, toml: str) -> None:
+    with pytest.raises(DataError, match=r"task\.toml: ") as caught:
+        load(tmp_path, toml)
+    assert caught.value.line is None
+
+
+def test_a_setting_that_fails_in_use_is_named_with_its_line_while_the_file_is_there(tmp_path: Path) -> None:
+    task = load(tmp_path, GOOD + '[output]\nregex = "("\n')
+    assert str(task.fault(("output", "regex"), "no.", "Mend it.")) == f"{tmp_path / 'task.toml'}:6: no. Mend it."
+    (tmp_path / "task.toml").write_text("= no longer TOML", encoding="utf-8")
+    assert str(task.fault(("output", "regex"), "no.", "Mend it.")) == f"{tmp_path / 'task.toml'}: no. Mend it."
+    (tmp_path / "task.toml").unlink()
+    assert task.fault(("output",), "no.", "").line is None
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["plain", "lines", "array", "table", "tables", "comment", "dotted"]),
+            st.text("ab", min_size=1, max_size=3),
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_every_key_of_a_file_is_found_on_the_line_it_was_written_on(parts: list[tuple[str, str]]) -> None:
+    text, places = "", []
+    inside: tuple[str | int, ...] = ()
+    for number, (kind, letters) in enumerate(parts):
+        key, line = f"{letters}{number}", text.count("\n") + 1
+        if kind == "table":
+            inside, text = (key,), text + f"[{key}]\n"
+            places.append((inside, line))
+        elif kind == "tables":
+            text += f"[[{key}]]\nx = 1\n[[{key}]]\n"
+            inside = (key, 1)
+            places += [((key, 0), line), ((key, 0, "x"), line + 1), (inside, line + 2)]
+        elif kind == "comment":
+            text += f"# [{key}]\n\n"
+        else:
+            written = {"plain": "1 # one", "lines": '"""\n[x]\ny = 1\n"""', "array": "[\n 1,\n\n 2]", "dotted": "2"}[kind]
+            text += f"{key}.sub = {written}\n" if kind == "dotted" else f"{key} = {written}\n"
+            places.append(((*inside, key, *(["sub"] if kind == "dotted" else [])), line))
+    for place, line in places:
+        assert line_of(text, place) == line
+        assert line_of(text, (*place, "not there")) == line
 
 
 def test_a_missing_task_and_a_wrong_encoding_are_said(tmp_path: Path) -> None:

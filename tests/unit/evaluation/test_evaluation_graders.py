@@ -163,9 +163,9 @@ def test_patterns_that_re2_can_read_take_linear_time(pattern: str) -> None:
     answers = ["a" * 5000, "x" * 5000 + "!", "1" * 5000, "a " * 2500 + "!"]
     grader = Regex(pattern)
     grader.grade(example("x"), "")
-    start = time.monotonic()
+    start = time.process_time()
     grades = [grader.grade(example("x"), answer) for answer in answers]
-    assert time.monotonic() - start < 3  # `re` would need years
+    assert time.process_time() - start < 3  # `re` would need years
     assert grades == [Score(0.0)] * 4 or pattern.startswith("^")
 
 

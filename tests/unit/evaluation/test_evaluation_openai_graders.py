@@ -571,6 +571,24 @@ def test_a_grader_that_cannot_be_used_is_named_before_anything_runs(grader: dict
         build_graders(make_task([grader], tmp_path), GraderTools(folder=tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ('type = "regex"\npattern = "("', r"task\.toml:10: the grader's pattern is no regular expression"),
+        ('type = "python"\nfile = "gone.py"', r"task\.toml:10: grader 'python', 'file'"),
+        (
+            'type = "multi"\ncalculate_output = "b"\ngraders.a = {type = "string_check"}',
+            r"task\.toml:10: grader 'multi', 'calculate_output'",
+        ),
+    ],
+)
+def test_a_grader_that_cannot_be_used_is_named_with_its_line(written: str, said: str, tmp_path: Path) -> None:
+    start = 'name = "t"\ninstruction = "Do it."\n\n[data]\nexamples = "e.jsonl"\n[[graders]]\ntype = "labels"\n[[graders]]\n'
+    (tmp_path / "task.toml").write_text(f"{start}{written}\n", encoding="utf-8")
+    with pytest.raises(DataError, match=said):
+        build_graders(Task.load(tmp_path), GraderTools(folder=tmp_path))
+
+
 def test_two_graders_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="two graders are called 'string_check'; give each a `name`"):
         make_task([{"type": "string_check"}, {"type": "string_check", "operation": "ne"}])

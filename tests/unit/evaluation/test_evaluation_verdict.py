@@ -327,6 +327,13 @@ def test_a_small_base_names_the_larger_models_that_were_not_tried() -> None:
     assert not any("arger model" in said for said in compared.would_change)
 
 
+def test_a_size_and_a_price_are_said_in_words_however_small_or_large() -> None:
+    tiny = verdict(rung("prompt", 60), base_parameters=900)
+    assert any(said.startswith("The base has 900 parameters and no larger one") for said in tiny.would_change)
+    for dearer, said in ((690.0, "would cost 690 times as much"), (9.97, "would cost 10 times"), (3.14, "would cost 3.1 times")):
+        assert said in verdict(rung("baseline", 60), rung("prompt", 50, per_call=dearer)).sentence
+
+
 def test_what_the_rows_can_show_is_said() -> None:
     found = verdict(rung("prompt", 60), rung("few-shot", 60, per_call=2))
     assert any(

@@ -32,10 +32,13 @@ README_SECTIONS = (
     "Two commands",
     "Quick start on your own data",
     "How it decides",
-    "Results on public data",
     "File tree",
     "How to change it",
 )
+README_TABLES = (
+    "What won where",
+    "Results on public data",
+)  # further tables, which stand between how it decides and the file tree
 TABLE_OF_LOG = ("snips", "disfluent-qa", "tickets-60")
 
 by_name = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
@@ -190,12 +193,14 @@ def test_every_page_of_the_docs_is_reached_from_the_index() -> None:
 
 def test_the_readme_is_one_sentence_and_then_its_sections_in_their_order() -> None:
     text = read(REPOSITORY / "README.md")
-    assert tuple(sections(text)) == README_SECTIONS
+    assert tuple(sections(text)) == (*README_SECTIONS[:4], *README_TABLES, *README_SECTIONS[4:])
     opening = re.split(r"^## ", text, flags=re.MULTILINE)[0].removeprefix("# Stepladder").strip()
+    assert opening.startswith("Stepladder ")
     assert opening.endswith(".")
     assert not re.search(r"[.!?]\s", opening)
     assert "<!-- table:demo -->" in sections(text)["The verdict"]
-    assert "<!-- table:real -->" in sections(text)["Results on public data"]
+    assert re.search(r"```sh\nmake demo .*\nmake test .*\n```", text)
+    assert all("<!-- table:" in sections(text)[name] for name in README_TABLES)
 
 
 def test_every_room_stands_in_the_readmes_file_tree() -> None:
@@ -271,3 +276,15 @@ def all_commands() -> Iterator[tuple[str, Any]]:
             yield from ((f"{name} {inner}", child) for inner, child in command.commands.items())
         else:
             yield name, command
+
+
+def test_every_formula_that_names_a_source_has_it_in_the_list_and_every_source_is_used() -> None:
+    text, sources = read(DOCS / "explanation" / "how-it-decides.md").split("## Sources\n")
+    surname = r"[A-Z][A-Za-zé]+"
+    cited = set(re.findall(rf"({surname})(?:(?:, | and ){surname})* (\d{{4}})\b", text))
+    listed = {
+        (re.findall(surname, line.split(" (")[0].split(" and ")[0].split(", ")[0])[-1], line.split("(")[1][:4])
+        for line in sources.strip().splitlines()
+    }
+    assert cited == listed
+    assert len(listed) == len(sources.strip().splitlines()) >= 15

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -71,6 +72,20 @@ def test_with_time_enough_nothing_is_dropped_and_the_pass_mark_is_said() -> None
     assert not any(line.startswith("Left out") for line in plan.lines)
     assert any(line.startswith("Pass mark: ") for line in plan.lines)
     assert any("to label" in line for line in plan.lines)
+
+
+def test_the_pass_mark_counts_the_rows_of_the_folds_that_are_kept_and_no_others() -> None:
+    sized = replace(work(5), test_rows=13, tested=(13, 12, 12, 12, 11))
+    whole = make_plan(settings(), sized, SPEEDS, RUNGS, budget_minutes=10_000, refit=True)
+    assert whole.choices.folds == 5
+    assert any(re.search(r"^Pass mark: \d+ of 60 ", line) for line in whole.lines), whole.lines
+    tight = next(
+        plan
+        for minutes in range(100, 0, -1)
+        if (plan := make_plan(settings(), sized, SPEEDS, RUNGS, budget_minutes=minutes, refit=True)).choices.folds == 2
+    )
+    assert any(re.search(r"^Pass mark: \d+ of 25 ", line) for line in tight.lines), tight.lines
+    assert any(line.startswith("Gains: with 25 test rows") for line in tight.lines)
 
 
 def test_the_rung_behind_a_role_is_the_one_most_folds_gave_it() -> None:

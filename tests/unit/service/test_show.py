@@ -151,9 +151,12 @@ def test_only_a_sufficient_verdict_recommends() -> None:
 def test_fixed_and_broken_rows_name_the_pair_they_compare() -> None:
     record = made_up_climb()
     assert fixed_line(record) == "14 test rows fixed, 3 broken (lora against nearest)."
-    by_gain = replace(record, regressions=())
+    by_gain = replace(record, regressions=(), improvements=())
     assert fixed_line(by_gain) == "14 test rows fixed, 3 broken (lora against nearest)."
     assert fixed_line(replace(by_gain, fixed=1, broken=0)) == "1 test row fixed, 0 broken."
+    better = replace(record.regressions[0], baseline="prompt", candidate="baseline")
+    nothing_broken = replace(record, regressions=(), improvements=(better,), fixed=12, broken=0)
+    assert fixed_line(nothing_broken) == "12 test rows fixed, 0 broken (baseline against prompt)."
 
 
 @pytest.mark.parametrize("hostile", HOSTILE_TEXTS)

@@ -40,7 +40,7 @@ def read_examples(task: Task, which: str | None = None) -> ReadResult:
     data = task.settings.data
     named = {name: getattr(data, name) for name in FILES if getattr(data, name)}
     if which is not None and which not in named:
-        raise DataError(task.folder / "task.toml", None, f"`[data]` names no {which} file.", f"Set `[data] {which}`.")
+        raise task.fault(("data",), f"`[data]` names no {which} file.", f"Set `[data] {which}`.")
     files = {name: read_drafts(task.path(path), data, labelled=True) for name, path in named.items()}
     result = _assemble(files)
     examples = conform(task, result.examples, result.file_of)

@@ -115,8 +115,8 @@ def _regex_check(task: Task, pattern: str) -> Check:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        path = task.folder / "task.toml"
-        raise DataError(path, None, f"`[output] regex` is not a regular expression: {error}.", "Correct it.") from error
+        problem = f"`[output] regex` is not a regular expression: {error}."
+        raise task.fault(("output", "regex"), problem, "Correct it.") from error
     return lambda text: None if compiled.fullmatch(text) else f"the answer '{text[:60]}' does not match `[output] regex`."
 
 

@@ -76,7 +76,7 @@ def build_grader(settings: GraderSettings, task: Task, tools: GraderTools | None
     if isinstance(settings, OpenAIGraderSettings):
         return _on_examples(settings, task, tools or GraderTools())
     if isinstance(settings, RegexGrader):
-        return Regex(_checked_pattern(settings.pattern, task), name=settings.name)
+        return Regex(_checked_pattern(settings, task), name=settings.name)
     if isinstance(settings, NumericGrader):
         return Numeric(settings.absolute, settings.relative)
     if settings.type == "labels":
@@ -148,19 +148,25 @@ def _on_examples(settings: OpenAIGraderSettings, task: Task, tools: GraderTools)
     except GraderRefused as error:
         name = settings.name or settings.type
         where = f"grader '{name}'" + (f", '{error.param}'" if error.param else "")
-        raise DataError(task.path("task.toml"), None, f"{where}: {error.problem}", error.hint) from error
+        place = (*_place(settings, task), *error.param.split("."))
+        raise task.fault(place, f"{where}: {error.problem}", error.hint) from error
     threshold = getattr(settings, "pass_threshold", None)
     return OnExamples(inner, instruction=task.settings.instruction, pass_threshold=threshold)
 
 
-def _checked_pattern(pattern: str, task: Task) -> str:
+def _checked_pattern(settings: RegexGrader, task: Task) -> str:
     try:
-        re.compile(pattern)
+        re.compile(settings.pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise DataError(
-            task.path("task.toml"), None, f"the grader's pattern is no regular expression: {error}.", "Correct `pattern`."
-        ) from error
-    return pattern
+        problem = f"the grader's pattern is no regular expression: {error}."
+        raise task.fault((*_place(settings, task), "pattern"), problem, "Correct `pattern`.") from error
+    return settings.pattern
+
+
+def _place(settings: GraderSettings, task: Task) -> tuple[str | int, ...]:
+    """Where a grader stands in task.toml; nowhere when it was not written there."""
+    graders = task.settings.graders
+    return ("graders", graders.index(settings)) if settings in graders else ()
 
 
 def _json_fields(task: Task) -> JsonFields:

@@ -13,6 +13,7 @@ from stepladder.files import write_text
 from stepladder.interfaces.cli.climbing import show, watching
 from stepladder.interfaces.exit_codes import DATA, OK, TARGET_NOT_REACHED
 from stepladder.service.climb import Climb
+from stepladder.service.figures import counted
 from stepladder.service.junit import junit_xml
 from stepladder.service.open_run import find_run
 from stepladder.service.predict import predict as predict_file
@@ -32,7 +33,7 @@ def predict(run: Path, file: Path, *, output: Path | None, rung: str | None, dev
     if as_json:
         print(json.dumps({**vars(done), "file": str(target)}))
         return
-    print(f"{done.answered} answers by '{done.rung}' in {target} ({done.new} new, {done.cut} cut).")
+    print(f"{counted(done.answered, 'answer')} by '{done.rung}' in {target} ({done.new} new, {done.cut} cut).")
 
 
 def score(
