@@ -68,7 +68,8 @@ def test_account_numbers_of_the_registrys_examples_are_known(account: str) -> No
         ("order 4711-0815, 2024-03-01, 12:30, 1,234.50 EUR", []),
         ("tracking number 7730042918 and customer 51822", []),
         ("amex 378282246310005", ["a payment card"]),
-        ("call +44 20 7946 0958", ["a phone number"]),
+        ("call +49 30 5551 20844", ["a phone number"]),
+        ("call +44 20 7946 0958, set aside for fiction", []),
         ("PF-20231 and item 0800-2", []),
     ],
 )

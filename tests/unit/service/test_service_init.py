@@ -109,7 +109,7 @@ def test_any_text_survives_the_way_into_task_toml(tmp_path: Path, texts: list[st
                     {"input": why, "output": why}, labels=labels, model=model)  # fmt: skip
     (tmp_path / "task.toml").write_bytes(write_toml(text).encode())
     loaded = Task.load(tmp_path).settings
-    assert (loaded.name, loaded.instruction, loaded.data.input) == (name, instruction.strip(), column)
+    assert (loaded.name, loaded.instruction, loaded.data.input) == (name.strip(), instruction.strip(), column)
     assert loaded.output.labels == tuple(labels)
     assert loaded.model.base == model
 
