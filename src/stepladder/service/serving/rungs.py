@@ -1,0 +1,88 @@
+"""Rungs of finished climbs as models: `rung:RUN/NAME`, so that a verdict's winner goes to work by a change of the model's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stepladder.domain.climb import RungStatus
+from stepladder.domain.errors import RunError
+from stepladder.domain.protocols import Predictor
+from stepladder.service.serving.speakers import RungSpeaker
+from stepladder.service.shipping import plain_name
+from stepladder.storage.run_folder import RunFolder
+
+PREFIX = "rung:"
+WINNER = "winner"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedRung:
+    """A rung that can be asked. `name` is the model's, e.g. `rung:2026-11-22-1015-quiet-heron/few-shot`."""
+
+    name: str
+    run: Path
+    rung: str
+    created_at: int
+
+
+class Rungs:
+    """The rungs of some run folders. A folder is looked at anew at every listing, so a climb that ends appears by itself.
+
+    Args:
+        places: Run folders, or task folders (all their finished runs).
+        restore: Brings a rung back; on the asking thread.
+    """
+
+    def __init__(self, places: Sequence[Path], *, restore: Callable[[Path, str], Predictor]) -> None:
+        self._places = tuple(places)
+        self._restore = restore
+        self._ready: dict[str, Predictor] = {}
+
+    def list(self) -> list[ServedRung]:
+        """All rungs, by name."""
+        return sorted((rung for run in self._runs() for rung in _rungs_of(run)), key=lambda rung: rung.name)
+
+    def speaker(self, name: str) -> RungSpeaker | None:
+        """Who answers to `rung:RUN/NAME`; None where there is no such rung. `winner` is the rung of the verdict."""
+        found = next((rung for rung in self.list() if rung.name == name), None)
+        return None if found is None else RungSpeaker(name, found.run, lambda: self._predictor(found))
+
+    def _predictor(self, rung: ServedRung) -> Predictor:
+        if rung.name not in self._ready:
+            self._ready[rung.name] = self._restore(rung.run, rung.rung)
+        return self._ready[rung.name]
+
+    def forget(self) -> None:
+        """Let go of the rungs in memory, and of the models they hold."""
+        self._ready.clear()
+
+    def _runs(self) -> list[Path]:
+        found = []
+        for place in self._places:
+            if (place / "climb.json").is_file():
+                found.append(place)
+            else:
+                found += [file.parent for file in place.glob("runs/*/climb.json")]
+        return [run for run in found if (run / "verdict.json").is_file()]
+
+
+def _rungs_of(run: Path) -> list[ServedRung]:
+    """Every rung that is ready to answer, and the winner.
+
+    `recorded` has answers for the climb's own rows only. After cross-fitting, only what was fitted once more on all rows is
+    ready: the others would have to be trained first.
+    """
+    folder = RunFolder.open(run)
+    try:
+        record = folder.read_verdict()
+    except RunError:
+        return []
+    created = int((run / "climb.json").stat().st_mtime)
+    ran = [rung.name for rung in record.rungs if rung.status is RungStatus.RAN and rung.name != "recorded"]
+    names = [(name, name) for name in ran if folder.read_result(name, None) is not None]
+    winner = plain_name(record.verdict.rung)
+    if winner in {name for name, _ in names}:
+        names.append((WINNER, str(winner)))
+    return [ServedRung(f"{PREFIX}{run.name}/{name}", run, rung, created) for name, rung in names]
