@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from stepladder import files
 from stepladder.domain.errors import DataError, MissingExtra, PrivacyError, UsageError
+from stepladder.domain.plain import PlainTexts
 from stepladder.domain.protocols import Embedder, Engine, ModelIdentity, Tuner
 from stepladder.domain.task import Task
 from stepladder.engines.purse import Prices, Purse
@@ -44,18 +46,65 @@ def build_engine(name: str, task: Task, *, device: str = "auto", purse: Purse | 
         DataError: The engine is hosted and nothing says what it charges.
         MissingExtra: The parts for local models are not installed.
     """
-    if name == "fake" or name.startswith("fake:"):
+    if is_remote(name):
+        return _build_endpoint(name, task, purse or build_purse(task))
+    return build_local_engine(name, device=device, revision=task.settings.model.revision, four_bit=four_bit)
+
+
+def build_local_engine(name: str, *, device: str = "auto", revision: str | None = None, four_bit: bool = False) -> Engine:
+    """The engine of a model on this machine, or the shipped fake.
+
+    Raises:
+        MissingExtra: The parts for local models are not installed.
+    """
+    if _is_fake(name):
         from stepladder.engines.fake import FakeEngine
 
         return FakeEngine(name=name)
-    if is_remote(name):
-        return _build_endpoint(name, task, purse or build_purse(task))
     try:
         from stepladder.engines.transformers.engine import TransformersEngine
         from stepladder.models.loading import load
     except ModuleNotFoundError as error:
         raise MissingExtra("train", f"{error.name}, which runs models on this machine,") from error
-    return TransformersEngine(load(name, device=device, revision=task.settings.model.revision, four_bit=four_bit))
+    return TransformersEngine(load(name, device=device, revision=revision, four_bit=four_bit))
+
+
+def build_plain_texts(name: str, *, device: str = "auto") -> PlainTexts:
+    """A model on this machine without its chat template; its weights are those of `build_local_engine`, loaded once.
+
+    Raises:
+        MissingExtra: The parts for local models are not installed.
+    """
+    if _is_fake(name):
+        from stepladder.engines.fake_plain import FakePlainTexts
+
+        return FakePlainTexts()
+    try:
+        from stepladder.engines.transformers.plain import LocalPlainTexts
+        from stepladder.models.loading import load
+    except ModuleNotFoundError as error:
+        raise MissingExtra("train", f"{error.name}, which runs models on this machine,") from error
+    return LocalPlainTexts(load(name, device=device))
+
+
+def weights_bytes(name: str) -> int:
+    """Bytes of a local model's weights, read from its files' sizes; fetched first if need be."""
+    if _is_fake(name):
+        return 0
+    from stepladder.models.pull import pull_manifest
+
+    return sum(size for file, size in pull_manifest(name).files.items() if file.endswith(".safetensors"))
+
+
+def forget_models() -> None:
+    """Let go of loaded models that nobody holds any more."""
+    loading = sys.modules.get("stepladder.models.loading")
+    if loading is not None:
+        loading.unload_all()
+
+
+def _is_fake(name: str) -> bool:
+    return name == "fake" or name.startswith("fake:")
 
 
 def _build_endpoint(name: str, task: Task, purse: Purse) -> Engine:
@@ -73,7 +122,7 @@ def _build_endpoint(name: str, task: Task, purse: Purse) -> Engine:
 
 def build_tuner(name: str, task: Task, *, device: str = "auto", four_bit: bool = False) -> Tuner | None:
     """The trainer for a local model; None where weights cannot be trained."""
-    if name == "fake" or name.startswith("fake:") or is_remote(name):
+    if _is_fake(name) or is_remote(name):
         return None
     try:
         from stepladder.models.loading import load

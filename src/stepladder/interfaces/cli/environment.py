@@ -23,8 +23,9 @@ EXTRAS = {
     "documents": ("pypdf",),
     "graders": ("pydantic_monty", "re2"),
     "data": ("pyarrow",),
+    "serve": ("fastapi", "uvicorn", "sse_starlette", "python_multipart"),
 }
-OPTIONAL = ("documents", "qlora", "graders", "data")
+OPTIONAL = ("documents", "qlora", "graders", "data", "serve")
 """Extras that a climb can do without."""
 
 

@@ -317,6 +317,98 @@ def models_list(as_json: Json = False) -> None:
 
 
 @app.command()
+def serve(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Base model to serve: a name, a folder or a GGUF file, or NAME=LOCATION. Repeatable.", show_default=False
+        ),
+    ] = None,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(help="PATTERN=MODEL: another name for a base model, e.g. 'gpt-4o-mini*=smollm2-135m-instruct'. Repeatable."),
+    ] = None,
+    runs: Annotated[
+        list[Path] | None, typer.Option(help="Run or task folder whose rungs are models `rung:RUN/NAME`. Repeatable.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs a key first.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any that is free.")] = 8000,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Further host name under which the server may be addressed. Repeatable.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where files, jobs and models are kept; beside the model cache by default.")
+    ] = None,
+    memory_gigabytes: Annotated[
+        float | None, typer.Option(min=0.1, help="For the weights of loaded base models; by default most of what is free.")
+    ] = None,
+    plain_results: Annotated[
+        bool, typer.Option("--plain-results", help="Give result files as plain CSV instead of base64, as OpenAI does.")
+    ] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Serve OpenAI's API on this machine: files, fine-tuning jobs, chat with base models, fine-tunes and rungs."""
+    from stepladder.interfaces.cli import serving
+
+    serving.serve(
+        host=host,
+        port=port,
+        allow_hosts=allow_host or [],
+        folder=folder,
+        models=model or [],
+        aliases=alias or [],
+        runs=runs or [],
+        device=device,
+        memory_gigabytes=memory_gigabytes,
+        plain_results=plain_results,
+        as_json=as_json,
+    )
+
+
+keys = typer.Typer(help="Keys of the server.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(keys, name="keys")
+ServiceFolder = Annotated[Path | None, typer.Option("--folder", help="The server's folder, where it is not the usual one.")]
+
+
+@keys.command("create")
+def keys_create(
+    project: Annotated[
+        str | None,
+        typer.Option(help="Project that the key opens, by name or id; made where there is none. Else this machine's own."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="What the key is for, to know it again.")] = "key",
+    admin: Annotated[bool, typer.Option("--admin", help="May lend checkpoints to other projects.")] = False,
+    folder: ServiceFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and print it, this once. From then on the server lets nobody in without one."""
+    from stepladder.interfaces.cli import serving
+
+    serving.create_key(folder, project=project, name=name, admin=admin, as_json=as_json)
+
+
+@keys.command("list")
+def keys_list(folder: ServiceFolder = None, as_json: Json = False) -> None:
+    """List the keys by id and project; what they are is not kept."""
+    from stepladder.interfaces.cli import serving
+
+    serving.list_keys(folder, as_json=as_json)
+
+
+@keys.command("revoke")
+def keys_revoke(
+    key: Annotated[str, typer.Argument(help="Id of the key, as `keys list` shows it.", show_default=False)],
+    folder: ServiceFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key worthless, at once."""
+    from stepladder.interfaces.cli import serving
+
+    serving.revoke_key(folder, key, as_json=as_json)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Check this machine: versions, devices, number formats, cache, disk."""
     from stepladder.interfaces.cli import environment

@@ -151,8 +151,7 @@ def refuse_other_than_jsonl(file: IO[bytes], limits: Limits) -> None:
         row = _row(line)
         if not isinstance(row, dict):
             raise invalid(
-                "Expected file to have JSONL format, where every line is a JSON dictionary. "
-                f"Line {number} is not a dictionary."
+                f"Expected file to have JSONL format, where every line is a JSON dictionary. Line {number} is not a dictionary."
             )
     if number == 0:
         raise invalid("The file is empty.", "file")

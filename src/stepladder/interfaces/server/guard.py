@@ -19,11 +19,14 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from stepladder.domain.jobs import LOCAL_PROJECT, ApiKey
 from stepladder.interfaces.server.errors import ApiError, response_of, server_fault, too_many
 from stepladder.interfaces.server.limits import Limits
 from stepladder.interfaces.server.metrics import Metrics
-from stepladder.service.keys import DEFAULT_PROJECT, Keys
+from stepladder.storage.keys import Keys
 
+LOCAL_KEY = ApiKey("local", LOCAL_PROJECT, "this machine", admin=True, created_at=0)
+"""Who calls where no key is needed."""
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _HOST = re.compile(r"(?:\[(?P<six>[0-9a-f:.]+)\]|(?P<name>[a-z0-9_.-]+))(?::\d{1,5})?")
 
@@ -63,10 +66,11 @@ class Guard:
     """ASGI middleware around the whole application. Everything is refused that is not allowed here.
 
     Args:
-        keys: Without any, every caller is the default project's; `serve` then listens on loopback only.
+        keys: Without any, every caller is the local project's; `serve` then listens on loopback only.
     """
 
     def __init__(self, app: ASGIApp, *, keys: Keys, places: Places, limits: Limits, metrics: Metrics) -> None:
+        self._locked = False
         self._app = app
         self._keys = keys
         self._places = places
@@ -84,11 +88,11 @@ class Guard:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         reply = _Reply(send, _identify(), time.perf_counter())
-        project: str | None = None
         try:
             headers = Headers(scope=scope)
             self._check_place(headers)
-            project = self._project(headers)
+            key = self._key(headers)
+            project = key.project
             self._check_size(scope, headers)
             self._enter(project)
         except ApiError as error:
@@ -96,7 +100,7 @@ class Guard:
             self._metrics.count_request(scope["method"], reply.status)
             return
         scope.setdefault("state", {})
-        scope["state"] = {**scope["state"], "project": project, "request_id": reply.id}
+        scope["state"] = {**scope["state"], "project": project, "admin": key.admin, "request_id": reply.id}
         try:
             await self._app(scope, _Inbox(receive, scope, self._limits).receive, reply.send)
         except Exception as error:
@@ -111,7 +115,9 @@ class Guard:
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._places.allows(hosts[0]):
             raise ApiError(
-                403, "This server does not answer under that host name. Start it with --allow-host NAME to allow one.", code="host"
+                403,
+                "This server does not answer under that host name. Start it with --allow-host NAME to allow one.",
+                code="host",
             )
         origins = headers.getlist("origin")
         if any(origin.partition("://")[2] != hosts[0] or origin == "null" for origin in origins):
@@ -119,20 +125,25 @@ class Guard:
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             raise ApiError(403, "Requests from pages of another site are refused.", code="origin")
 
-    def _project(self, headers: Headers) -> str:
+    def _key(self, headers: Headers) -> ApiKey:
         given = headers.getlist("authorization")
-        if not self._keys.any():
-            return DEFAULT_PROJECT
+        if not self._needs_key():
+            return LOCAL_KEY
         scheme, _, secret = (given[0] if len(given) == 1 else "").partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
             raise ApiError(
                 401, "You didn't provide an API key. Send it as `Authorization: Bearer KEY`; `stepladder keys create` makes one."
             )
-        project = self._keys.project_of(secret.strip())
+        key = self._keys.find(secret.strip())
         wanted = headers.get("openai-project")
-        if project is None or (wanted is not None and wanted != project):
+        if key is None or (wanted is not None and wanted != key.project):
             raise ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
-        return project
+        return key
+
+    def _needs_key(self) -> bool:
+        """Once there has been a key, the door stays locked, also when the last one is revoked."""
+        self._locked = self._locked or bool(self._keys.list())
+        return self._locked
 
     def _check_size(self, scope: Scope, headers: Headers) -> None:
         declared = headers.get("content-length", "0")

@@ -72,13 +72,17 @@ def deeper_than(value: Any, depth: int) -> bool:
     """Whether objects and lists nest beyond `depth`; walks level by level, so that no stack is needed."""
     level = [value]
     for _ in range(depth + 1):
-        level = [
-            item
-            for part in level
-            if isinstance(part, dict | list)
-            for item in (part.values() if isinstance(part, dict) else part)
-            if isinstance(item, dict | list)
-        ] if level else []
+        level = (
+            [
+                item
+                for part in level
+                if isinstance(part, dict | list)
+                for item in (part.values() if isinstance(part, dict) else part)
+                if isinstance(item, dict | list)
+            ]
+            if level
+            else []
+        )
         if not level:
             return False
     return True

@@ -1,16 +1,19 @@
-"""Forms with a file in them, taken in as they come: the file goes straight to its place, only the short fields are held in memory."""
+"""Forms with a file in them, taken in as they come: the file goes straight to its place, only short fields stay in memory."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 
 from stepladder.interfaces.server.errors import invalid
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 FIELD_BYTES = 64 * 1024
 MOST_FIELDS = 32
@@ -75,7 +78,7 @@ class _Taking:
         self._name = ""
         self._value = bytearray()
 
-    def callbacks(self) -> dict[str, object]:
+    def callbacks(self) -> MultipartCallbacks:
         return {
             "on_part_begin": self._begin,
             "on_header_field": self._header_field,

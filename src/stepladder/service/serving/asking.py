@@ -1,9 +1,8 @@
-"""One thread asks all models. Whatever waits for the same one is asked together, so that many callers cost little more than one."""
+"""One thread asks all models. What waits for the same one is asked together, so that many callers cost little more than one."""
 
 from __future__ import annotations
 
 import threading
-
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future

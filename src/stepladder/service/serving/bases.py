@@ -37,7 +37,9 @@ class BaseModel:
             local = Path(text).expanduser()
             name, location = (local.stem if local.is_file() else local.name if local.is_dir() else text), text
         if not _PUBLIC_NAME.fullmatch(name):
-            raise UsageError(f"'{name}' is no name for a model.", "Write --model NAME=LOCATION with letters, digits, '.', '_', '-'.")
+            raise UsageError(
+                f"'{name}' is no name for a model.", "Write --model NAME=LOCATION with letters, digits, '.', '_', '-'."
+            )
         return cls(name, location)
 
 
@@ -94,7 +96,9 @@ class Bases:
         for alias in aliases:
             if alias.base not in self.models:
                 known = ", ".join(self.models) or "none"
-                raise UsageError(f"the alias '{alias.pattern}' leads to '{alias.base}', which is not served.", f"Served: {known}.")
+                raise UsageError(
+                    f"the alias '{alias.pattern}' leads to '{alias.base}', which is not served.", f"Served: {known}."
+                )
 
     def find(self, name: str) -> BaseModel | None:
         """The base model behind a name or an alias of it."""

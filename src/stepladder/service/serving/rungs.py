@@ -1,7 +1,8 @@
-"""Rungs of finished climbs as models: `rung:RUN/NAME`, so that a verdict's winner goes to work by a change of the model's name."""
+"""Rungs of finished climbs as models, `rung:RUN/NAME`: a verdict's winner goes to work by a change of the model's name."""
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class Rungs:
         self._restore = restore
         self._ready: dict[str, Predictor] = {}
 
-    def list(self) -> list[ServedRung]:
+    def list(self) -> builtins.list[ServedRung]:
         """All rungs, by name."""
         return sorted((rung for run in self._runs() for rung in _rungs_of(run)), key=lambda rung: rung.name)
 
@@ -58,7 +59,7 @@ class Rungs:
         """Let go of the rungs in memory, and of the models they hold."""
         self._ready.clear()
 
-    def _runs(self) -> list[Path]:
+    def _runs(self) -> builtins.list[Path]:
         found = []
         for place in self._places:
             if (place / "climb.json").is_file():

@@ -1,0 +1,73 @@
+"""A job's events: as a list, and as a stream that leaves no gap when it is taken up again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+from fastapi import Request
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from stepladder.domain.jobs import Job, JobEvent
+from stepladder.interfaces.server.errors import invalid
+from stepladder.interfaces.server.shared import JsonObject
+from stepladder.service.serving.house import House
+
+EVENTS_AT_ONCE = 200
+LONGEST_WAIT_SECONDS = 15.0
+PING_SECONDS = 15
+
+
+def wants_stream(request: Request) -> bool:
+    return "text/event-stream" in request.headers.get("accept", "")
+
+
+def event_stream(house: House, job: Job, request: Request) -> Response:
+    """Server-sent events whose ids are the events' numbers in their job, from 1 without a gap.
+
+    A client that was cut off names the last one it has seen in `Last-Event-ID` (browsers do so by themselves) and gets the next.
+
+    Raises:
+        ApiError: 400: `Last-Event-ID` is no such number.
+    """
+    seen = request.headers.get("last-event-id", "0").strip()
+    if not (seen.isascii() and seen.isdigit() and len(seen) < 16):
+        raise invalid("'Last-Event-ID' is the number of an event.", "Last-Event-ID")
+    return EventSourceResponse(_events(house, job, int(seen)), ping=PING_SECONDS, sep="\n")
+
+
+async def _events(house: House, job: Job, seen: int) -> AsyncIterator[ServerSentEvent]:
+    """Events as they come, until the job is over and all are told."""
+    jobs = house.jobs(job.project)
+    while True:
+        changed = house.news.next()
+        state = await run_in_threadpool(jobs.get, job.id)  # before the events: what ends a job is written with its last event
+        events = await run_in_threadpool(_read, house, job, seen)
+        for event in events:
+            yield ServerSentEvent(data=json.dumps(event_object(event), ensure_ascii=False), id=str(event.sequence))
+            seen = event.sequence
+        if events:
+            continue
+        if state is None or state.status.final:
+            yield ServerSentEvent(data="[DONE]")
+            return
+        await asyncio.wait([changed], timeout=LONGEST_WAIT_SECONDS)
+
+
+def _read(house: House, job: Job, seen: int) -> list[JobEvent]:
+    return house.jobs(job.project).events(job.id, after=seen, limit=EVENTS_AT_ONCE)
+
+
+def event_object(event: JobEvent) -> JsonObject:
+    return {
+        "id": event.id,
+        "object": "fine_tuning.job.event",
+        "created_at": event.created_at,
+        "level": event.level,
+        "message": event.message,
+        "type": event.type,
+        "data": dict(event.data),
+    }

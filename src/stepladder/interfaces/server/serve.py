@@ -1,0 +1,113 @@
+"""Listening: the socket, and how patient it is with those who connect and say nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+SILENCE_SECONDS = 20.0
+"""The longest time from a connection to its first whole request head."""
+HEAD_BYTES = 64 * 1024
+KEEP_ALIVE_SECONDS = 30
+FAREWELL_SECONDS = 15
+
+
+class PatientProtocol(H11Protocol):
+    """HTTP by h11; a connection whose first request head does not arrive in time is closed, so that none can be held for nothing."""
+
+    _silence: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._silence = self.loop.call_later(SILENCE_SECONDS, self._give_up)
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.cycle is not None and self._silence is not None:
+            self._silence.cancel()
+            self._silence = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+        super().connection_lost(exc)
+
+    def _give_up(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """Stops in order at the first Ctrl-C or SIGTERM, and at once at the second. What has to be put away is put away after `run`.
+
+    Attributes:
+        say_ready: Called with the address once it listens.
+        interrupted: Whether it was a Ctrl-C that ended it.
+    """
+
+    say_ready: Callable[[str], None] | None = None
+    interrupted = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self.say_ready is not None:
+            self.say_ready(f"http://{_shown(self.config.host)}:{self.port}/v1")
+
+    @property
+    def port(self) -> int:
+        """The port it listens on, also where the system chose it."""
+        return int(self.servers[0].sockets[0].getsockname()[1])
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn's own raises the signal anew in the end, which would take the time to put things away."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted = number == signal.SIGINT
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def _shown(host: str) -> str:
+    """An address that a client on this machine can use."""
+    if host in ("", "0.0.0.0", "::"):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def make_server(app: ASGIApp, *, host: str, port: int) -> Server:
+    """A server that is ready to run. Nothing a request holds is logged, and nobody's word is taken for where it came from."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=PatientProtocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        h11_max_incomplete_event_size=HEAD_BYTES,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=FAREWELL_SECONDS,
+    )
+    return Server(config)

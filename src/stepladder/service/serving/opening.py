@@ -1,0 +1,103 @@
+"""Putting a server's house together from what an operator asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+
+from stepladder.domain.plain import PlainTexts
+from stepladder.domain.protocols import Embedder, Predictor
+from stepladder.models.catalog import STARTER_EMBEDDER, STARTER_MODEL, cache_folder
+from stepladder.models.hardware import memory_available_bytes
+from stepladder.service import wiring
+from stepladder.service.predict import restore_rung
+from stepladder.service.serving.asking import AskingThread
+from stepladder.service.serving.bases import Alias, BaseModel, Bases
+from stepladder.service.serving.house import House, HouseSettings
+from stepladder.service.serving.names import ModelNames
+from stepladder.service.serving.news import News
+from stepladder.service.serving.rungs import Rungs
+from stepladder.storage.run_folder import RunFolder
+from stepladder.storage.store import Store
+
+MEMORY_SHARE = 0.6
+"""Of the memory that is free at the start: answering takes room beside the weights, and so does a training."""
+MEMORY_UNKNOWN_BYTES = 8 * 1024**3
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What an operator asked for.
+
+    Attributes:
+        folder: Where everything is kept.
+        models: `--model`, as given: `LOCATION` or `NAME=LOCATION`.
+        aliases: `--alias`, as given: `PATTERN=NAME`.
+        runs: Run folders, or task folders, whose rungs are models.
+        memory_bytes: For the weights of all loaded base models; None for a share of what is free.
+    """
+
+    folder: Path
+    models: tuple[str, ...] = (STARTER_MODEL.name,)
+    aliases: tuple[str, ...] = ()
+    runs: tuple[Path, ...] = ()
+    device: str = "auto"
+    memory_bytes: int | None = None
+    chats_waiting: int = 256
+    settings: HouseSettings = field(default_factory=HouseSettings)
+
+
+def service_folder() -> Path:
+    """Where the service keeps its things unless told otherwise; `STEPLADDER_CACHE` moves it too."""
+    return cache_folder() / "service"
+
+
+def open_house(wishes: Wishes) -> House:
+    """The house of a server. Nothing is loaded yet: a model is when it is first asked.
+
+    Raises:
+        UsageError: A model or an alias cannot be understood.
+        RunError: The store is damaged, or a newer version wrote it.
+    """
+    aliases = [Alias.parse(text) for text in wishes.aliases]
+    for_embedder = tuple(alias.pattern for alias in aliases if alias.base == STARTER_EMBEDDER.name)
+    bases = build_bases(wishes, [alias for alias in aliases if alias.base != STARTER_EMBEDDER.name])
+    store = Store(wishes.folder)
+    return House(
+        store=store,
+        names=ModelNames(bases, Rungs(wishes.runs, restore=partial(_restore, device=wishes.device)), store.models),
+        asking=AskingThread(most_waiting=wishes.chats_waiting),
+        news=News(store.database),
+        embedder=_embedder,
+        plain_texts=partial(_plain_texts, device=wishes.device),
+        embedder_name=STARTER_EMBEDDER.name,
+        embedder_aliases=for_embedder,
+        settings=wishes.settings,
+    )
+
+
+def build_bases(wishes: Wishes, aliases: Sequence[Alias]) -> Bases:
+    free = memory_available_bytes() or MEMORY_UNKNOWN_BYTES
+    return Bases(
+        [BaseModel.parse(text) for text in wishes.models],
+        aliases,
+        build=partial(wiring.build_local_engine, device=wishes.device),
+        weigh=wiring.weights_bytes,
+        memory_bytes=int(MEMORY_SHARE * free) if wishes.memory_bytes is None else wishes.memory_bytes,
+        forget=wiring.forget_models,
+    )
+
+
+def _restore(run: Path, rung: str, *, device: str) -> Predictor:
+    return restore_rung(RunFolder.open(run), rung, device=device)
+
+
+@lru_cache(maxsize=1)
+def _embedder() -> Embedder:
+    return wiring.build_embedder()
+
+
+def _plain_texts(location: str, *, device: str) -> PlainTexts:
+    return wiring.build_plain_texts(location, device=device)
