@@ -153,7 +153,11 @@ class CreateJob(Strict):
             shape = {"supervised": Hyperparameters, "dpo": DpoHyperparameters, "reinforcement": ReinforcementHyperparameters}[
                 kind
             ]
-            own = shape(**self.hyperparameters.model_dump()) if self.hyperparameters else shape()
+            try:
+                own = shape.model_validate({} if self.hyperparameters is None else self.hyperparameters.model_dump())
+            except ValidationError as error:
+                fault = validation_error(error.errors(include_url=False, include_context=False, include_input=False))
+                raise invalid(fault.message, f"{param}.{fault.param}") from None
         return kind, own.asked(param), self._grader()
 
     def _grader(self) -> Mapping[str, Any] | None:

@@ -34,9 +34,13 @@ class ModelNames:
 
     Args:
         tuned: The tuned models of a project.
+        others: Models that answer no conversation, such as an embedder; they are listed only.
     """
 
-    def __init__(self, bases: Bases, rungs: Rungs, tuned: Callable[[str], TunedModels]) -> None:
+    def __init__(
+        self, bases: Bases, rungs: Rungs, tuned: Callable[[str], TunedModels], *, others: tuple[str, ...] = ()
+    ) -> None:
+        self.others = others
         self.bases = bases
         self.rungs = rungs
         self.tuned = tuned
@@ -45,7 +49,7 @@ class ModelNames:
         """Base models, rungs, then the project's tuned models, newest first. Aliases are other names and not listed."""
         tuned = [self._tuned_card(model) for model in self.tuned(project).list()]
         rungs = [ModelCard(rung.name, rung.created_at, "stepladder") for rung in self.rungs.list()]
-        return [*(_base_card(base.name) for base in self.bases.models.values()), *rungs, *tuned]
+        return [*(_base_card(name) for name in (*self.bases.models, *self.others)), *rungs, *tuned]
 
     def card(self, project: str, name: str) -> ModelCard:
         """One model. An alias is answered under the name it was asked by.
@@ -53,7 +57,7 @@ class ModelNames:
         Raises:
             UnknownModel: The project has none of this name.
         """
-        if self.bases.find(name) is not None:
+        if self.bases.find(name) is not None or name in self.others:
             return _base_card(name)
         model = self.tuned(project).get(name)
         if model is not None:

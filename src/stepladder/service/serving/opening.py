@@ -64,10 +64,11 @@ def open_house(wishes: Wishes) -> House:
     aliases = [Alias.parse(text) for text in wishes.aliases]
     for_embedder = tuple(alias.pattern for alias in aliases if alias.base == STARTER_EMBEDDER.name)
     bases = build_bases(wishes, [alias for alias in aliases if alias.base != STARTER_EMBEDDER.name])
+    rungs = Rungs(wishes.runs, restore=partial(_restore, device=wishes.device))
     store = Store(wishes.folder)
     return House(
         store=store,
-        names=ModelNames(bases, Rungs(wishes.runs, restore=partial(_restore, device=wishes.device)), store.models),
+        names=ModelNames(bases, rungs, store.models, others=(STARTER_EMBEDDER.name,)),
         asking=AskingThread(most_waiting=wishes.chats_waiting),
         news=News(store.database),
         embedder=_embedder,
