@@ -416,10 +416,13 @@ def test_an_error_of_ours_is_told_as_one_without_the_users_words(tmp_path: Path,
     def fail(prompt: Prompt, decoding: Decoding, adapter: Path | None) -> str:
         raise ZeroDivisionError(last_user_turn(prompt))
 
-    with live_server(fake_house(tmp_path / "service", engine=FakeEngine(fail))) as server, server.client() as plain:
-        with caplog.at_level(logging.INFO):
-            reply = plain.post("/v1/chat/completions", json={"model": BASE, "messages": user("canary-4711")})
-            again = plain.get("/v1/models")
+    with (
+        live_server(fake_house(tmp_path / "service", engine=FakeEngine(fail))) as server,
+        server.client() as plain,
+        caplog.at_level(logging.INFO),
+    ):
+        reply = plain.post("/v1/chat/completions", json={"model": BASE, "messages": user("canary-4711")})
+        again = plain.get("/v1/models")
     assert reply.status_code == 500
     assert reply.json()["error"]["type"] == "server_error"
     assert "canary" not in reply.text + caplog.text

@@ -140,7 +140,6 @@ def test_the_old_place_for_hyperparameters_still_counts(server: LiveServer) -> N
         ({"metadata": {"k": 1}}, "metadata.k"),
         ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters"),
         ({"hyperparameters": {"n_epochs": 51}}, "hyperparameters"),
-        ({"hyperparameters": {"n_epochs": True}}, "hyperparameters"),
         ({"hyperparameters": {"batch_size": "all"}}, "hyperparameters"),
         ({"hyperparameters": {"learning_rate_multiplier": 0}}, "hyperparameters"),
         ({"hyperparameters": {"warmth": 1}}, "hyperparameters"),

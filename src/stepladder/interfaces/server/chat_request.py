@@ -22,6 +22,12 @@ _ROLES: dict[str, Role] = {
 }
 
 
+MOST_TOKENS = 10_000_000
+COLDEST = 1e-3
+"""A temperature below is greedy: dividing by it would leave the range of numbers, for answers that are the same."""
+Seed = Annotated[int, Field(ge=-(2**53), le=2**53)]
+
+
 class Strict(BaseModel):
     """A JSON object in which an unknown key is an error, as OpenAI's API has it."""
 
@@ -118,13 +124,13 @@ class ChatRequest(Strict):
 
     model: str
     messages: Annotated[list[MessageIn], Field(min_length=1, max_length=2048)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     stop: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(max_length=4)] | None = None
-    seed: int | None = None
+    seed: Seed | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: dict[str, float] | None = None
@@ -175,7 +181,7 @@ class ChatRequest(Strict):
         tools = tuple(tool.as_tool() for tool in self.tools or ()) if self.offers_tools else ()
         prompt = Prompt("chat", tuple(message.as_message() for message in self.messages), tools)
         limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
-        temperature = 1.0 if self.temperature is None else self.temperature
+        temperature = drawn_at(self.temperature)
         grammar = self.response_format.grammar() if self.response_format else None
         seeds = [None if self.seed is None else self.seed + number for number in range(self.n or 1)]
         return [Question(prompt, limit, temperature, seed, grammar) for seed in seeds]
@@ -191,6 +197,13 @@ class ChatRequest(Strict):
             raise invalid("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs")
         if self.stream_options is not None and not self.stream:
             raise invalid("'stream_options' is only allowed when 'stream' is true.", "stream_options")
+
+
+def drawn_at(temperature: float | None) -> float:
+    """The temperature that is used: OpenAI's default where none is given."""
+    if temperature is None:
+        return 1.0
+    return temperature if temperature >= COLDEST else 0.0
 
 
 def refuse_other_sampling(

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from stepladder.domain.errors import EngineError
 from stepladder.domain.plain import Continuation, PlainTexts, TokenScore
 from stepladder.interfaces.server.answers import count_answers, event_stream, in_pieces, run_on_models, speaker_of, stopped_at
-from stepladder.interfaces.server.chat_request import StreamOptions, Strict, refuse_other_sampling
+from stepladder.interfaces.server.chat_request import MOST_TOKENS, Seed, StreamOptions, Strict, drawn_at, refuse_other_sampling
 from stepladder.interfaces.server.errors import invalid
 from stepladder.interfaces.server.limits import read_body
 from stepladder.interfaces.server.shared import JsonObject, ProjectId, TheHouse, TheMetrics
@@ -40,7 +40,7 @@ class CompletionRequest(Strict):
         | Ids
         | Annotated[list[Ids], Field(min_length=1, max_length=2048)]
     )
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=MOST_TOKENS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
@@ -50,7 +50,7 @@ class CompletionRequest(Strict):
     stop: (
         Annotated[str, Field(min_length=1)] | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4)] | None
     ) = None
-    seed: int | None = None
+    seed: Seed | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: dict[str, float] | None = None
@@ -131,8 +131,7 @@ def _write(house: House, speaker: WeightsSpeaker, asked: CompletionRequest, prom
     written = Continuation("", 0, cut=True)
     if wanted:
         seed = random.randrange(2**31) if asked.seed is None else asked.seed + number
-        temperature = 1.0 if asked.temperature is None else asked.temperature
-        written = texts.continue_text(ids, wanted, temperature=temperature, seed=seed, adapter=speaker.adapter)
+        written = texts.continue_text(ids, wanted, temperature=drawn_at(asked.temperature), seed=seed, adapter=speaker.adapter)
     text, stopped = stopped_at(written.text, asked.stops)
     shown = (texts.decode(ids) if asked.echo else "") + text
     scores = None

@@ -148,7 +148,7 @@ class Guard:
     def _check_size(self, scope: Scope, headers: Headers) -> None:
         declared = headers.get("content-length", "0")
         most = self._limits.body_bytes(scope["method"], scope["path"])
-        if not declared.isdigit() or int(declared) > most:
+        if not declared.isdecimal() or int(declared) > most:
             raise too_large(most)
 
     def _enter(self, project: str) -> None:

@@ -23,7 +23,7 @@ FAREWELL_SECONDS = 15
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP by h11; a connection whose first request head does not arrive in time is closed, so that none can be held for nothing."""
+    """HTTP by h11; a connection whose first request does not begin in time is closed, so that none is held for nothing."""
 
     _silence: asyncio.TimerHandle | None = None
 

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from stepladder.domain.errors import StepladderError
+from stepladder.domain.errors import EngineError
 from stepladder.domain.prediction import Generation
 from stepladder.service.serving.question import Question, Speaker
 
@@ -19,7 +19,7 @@ ROWS_AT_ONCE = 32
 Result = TypeVar("Result")
 
 
-class QueueFull(StepladderError):
+class QueueFull(EngineError):
     """More questions wait than the server takes on."""
 
 

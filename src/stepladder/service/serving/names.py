@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from stepladder.domain.errors import StepladderError
+from stepladder.domain.errors import ModelError
 from stepladder.domain.jobs import TunedModel
 from stepladder.service.serving.bases import BaseModel, Bases
 from stepladder.service.serving.question import Speaker
@@ -15,7 +15,7 @@ from stepladder.service.serving.speakers import WeightsSpeaker
 from stepladder.storage.tuned_models import TunedModels
 
 
-class UnknownModel(StepladderError):
+class UnknownModel(ModelError):
     """No model of this name may be asked by this project."""
 
 
@@ -37,9 +37,7 @@ class ModelNames:
         others: Models that answer no conversation, such as an embedder; they are listed only.
     """
 
-    def __init__(
-        self, bases: Bases, rungs: Rungs, tuned: Callable[[str], TunedModels], *, others: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, bases: Bases, rungs: Rungs, tuned: Callable[[str], TunedModels], *, others: tuple[str, ...] = ()) -> None:
         self.others = others
         self.bases = bases
         self.rungs = rungs

@@ -6,12 +6,12 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from stepladder.domain.errors import StepladderError
+from stepladder.domain.errors import EngineError, StepladderError
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Grammar, Prompt
 
 
-class TooLong(StepladderError):
+class TooLong(EngineError):
     """The conversation leaves no room for an answer in the model's context."""
 
 
