@@ -46,7 +46,7 @@ def succeed(store: Store, queue: Queue, claim: Claim, *, model: str = "ft:tiny",
     ):
         csv.write(b"step,train_loss\n")
         return queue.succeed(
-            claim, model=model, base="tiny", adapter=adapter, trained_tokens=7, results=[("step_metrics.csv", csv)]
+            claim, model=model, base="tiny", adapter=adapter, step=2, trained_tokens=7, results=[("step_metrics.csv", csv)]
         )
 
 

@@ -8,12 +8,13 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stepladder import files
 from stepladder.domain.errors import DataError, MissingExtra, PrivacyError, UsageError
+from stepladder.domain.jobs import MethodType
 from stepladder.domain.plain import PlainTexts
 from stepladder.domain.protocols import Embedder, Engine, ModelIdentity, Tuner
 from stepladder.domain.task import Task
@@ -23,6 +24,7 @@ from stepladder.models.catalog import cache_folder, is_remote
 if TYPE_CHECKING:
     from stepladder.engines.endpoint import Address  # needs the openai SDK, which takes long to import
     from stepladder.evaluation.graders import GraderTools
+    from stepladder.training.tuner import LoraTuner
 
 JUDGEMENTS = "judgements.jsonl"
 """What judges have said, under a task's runs/."""
@@ -130,6 +132,40 @@ def build_tuner(name: str, task: Task, *, device: str = "auto", four_bit: bool =
     except ModuleNotFoundError as error:
         raise MissingExtra("train", f"{error.name}, which trains models,") from error
     return LoraTuner(load(name, device=device, revision=task.settings.model.revision, four_bit=four_bit))
+
+
+@dataclass(frozen=True)
+class JobTools:
+    """What a fine-tuning job is done with. `default_rate`: the learning rate that the model's width asks for."""
+
+    tuner: LoraTuner
+    engine: Engine
+    default_rate: float
+
+    def base_rate(self, method: MethodType) -> float:
+        """What a job's `learning_rate_multiplier` multiplies."""
+        from stepladder.training.presets import dpo_learning_rate
+
+        return dpo_learning_rate(self.default_rate) if method == "dpo" else self.default_rate
+
+
+def build_job_tools(name: str, *, device: str = "auto", save_every_seconds: float) -> JobTools:
+    """Trainer and engine over one loaded local model.
+
+    Raises:
+        MissingExtra: The parts for local models are not installed. ModelError: The model cannot be had.
+    """
+    try:
+        from stepladder.engines.transformers.engine import TransformersEngine
+        from stepladder.models.loading import load
+        from stepladder.training.presets import default_learning_rate
+        from stepladder.training.tuner import LoraTuner
+    except ModuleNotFoundError as error:
+        raise MissingExtra("train", f"{error.name}, which trains models,") from error
+    loaded = load(name, device=device)
+    config = loaded.model.config.get_text_config(decoder=True)
+    rate = default_learning_rate(config.hidden_size, config.model_type)
+    return JobTools(LoraTuner(loaded, save_every_seconds=save_every_seconds), TransformersEngine(loaded), rate)
 
 
 def build_embedder() -> Embedder:

@@ -25,6 +25,8 @@ BUSY_SECONDS = 30.0
 LONGEST_NAP_SECONDS = 0.01
 WAL_BYTES_KEPT = 64 * 2**20
 PAGES_PER_BACKUP_STEP = 256
+MOUNTS = Path("/proc/mounts")
+NETWORK_DISKS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "fuse.sshfs", "ceph", "glusterfs", "lustre"})
 
 Result = TypeVar("Result")
 Row = dict[str, Any]
@@ -45,6 +47,7 @@ class Database:
         self._readers: list[apsw.Connection] = []
         self._turn = threading.RLock()
         refuse_library(apsw.sqlite_lib_version())
+        refuse_network(path)
         try:
             self._writer = _patiently(lambda: _connect(path))
             self._migrate()
@@ -155,6 +158,25 @@ def refuse_library(version: str) -> None:
     major, minor, patch = (int(part) for part in version.split(".")[:3])
     if major * 1_000_000 + minor * 1_000 + patch < SAFE_LIBRARY:
         raise RunError(f"SQLite {version} can lose commits when its log is reset.", "Run: pip install --upgrade apsw")
+
+
+def refuse_network(path: Path, mounts: Path = MOUNTS) -> None:
+    """Refuse a disk of another machine: the log's memory is not shared across machines, nor are locks to be trusted there.
+
+    Args:
+        mounts: What is mounted where, as Linux tells; where there is no such file, nothing is known and nothing refused.
+    Raises:
+        RunError: `path` lies on one.
+    """
+    try:
+        lines = [line.split() for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines()]
+    except OSError:
+        return
+    home = path.parent.resolve()
+    places = {Path(line[1].replace("\\040", " ")): line[2] for line in lines if len(line) > 2}
+    kind = next((places[place] for place in (home, *home.parents) if place in places), "")
+    if kind in NETWORK_DISKS:
+        raise RunError(f"{home} lies on a network disk ({kind}), where a database is not safe.", "Choose a local folder.")
 
 
 @contextmanager

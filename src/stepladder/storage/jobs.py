@@ -48,7 +48,10 @@ class Jobs:
                     self._database.now(),
                 ),
             )
-            append_events(connection, self._database, self.project, job, [NewEvent(f"Created fine-tuning job: {job}")])
+            told = [NewEvent(f"Created fine-tuning job: {job}")]
+            if request.requested_model not in ("", request.model, request.start):
+                told.append(NewEvent(f"'{request.requested_model}' is trained here as '{request.model}'"))
+            append_events(connection, self._database, self.project, job, told)
             return job_of(read_job(connection, self.project, job))
 
     def get(self, job: str) -> Job | None:

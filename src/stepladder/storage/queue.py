@@ -32,8 +32,8 @@ CHECKPOINTS_KEPT = 3
 
 GAVE_UP = JobError(
     "too_many_crashes",
-    "The training stopped without a word {attempts} times in a row without coming forward; mostly the machine's memory is too "
-    "small for it. Try a smaller model, a smaller batch_size, or shorter examples.",
+    "The job's process stopped without a word {attempts} times in a row without coming forward; mostly the machine's memory is "
+    "too small for it. Try a smaller model, a smaller batch_size, or shorter examples.",
 )
 
 
@@ -183,6 +183,7 @@ class Queue:
         model: str,
         base: str,
         adapter: IncomingFolder,
+        step: int,
         trained_tokens: int,
         results: Sequence[tuple[str, Incoming]] = (),
         events: Sequence[NewEvent] = (),
@@ -191,6 +192,7 @@ class Queue:
         """Everything that a finished job leaves behind, in one commit: its model, result files, last events and state.
 
         Args:
+            step: Of the training that the adapter is; a checkpoint of that step is listed under the name `model` from now on.
             results: File names and contents.
         Raises:
             LostClaim: The job is no longer the caller's; nothing was written.
@@ -201,6 +203,7 @@ class Queue:
             now = self._database.now()
             self._blobs.keep_folder(adapter)
             record_model(connection, TunedModel(model, claim.project, claim.job, base, adapter.digest, now))
+            connection.execute("UPDATE checkpoints SET model = ? WHERE job = ? AND step = ?", (model, claim.job, step))
             stored = [self._result(connection, name, content) for name, content in results]
             done = [NewEvent(f"New fine-tuned model created: {model}"), NewEvent("The job has successfully completed")]
             self._append(connection, claim, [*events, *done])
@@ -300,7 +303,8 @@ class Queue:
 
     def _fail(self, connection: apsw.Connection, row: Row, error: JobError, events: Sequence[NewEvent]) -> None:
         claim = Claim(row["id"], row["project"], row["token"])
-        self._append(connection, claim, [*events, NewEvent(f"The job failed: {error.message}", level="error")])
+        said = error.message if error.message.startswith("The job failed") else f"The job failed: {error.message}"
+        self._append(connection, claim, [*events, NewEvent(said, level="error")])
         self._update(
             connection,
             claim,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+from platformdirs import user_data_path
 
 from stepladder.domain.jobs import LOCAL_PROJECT
 from stepladder.storage.blobs import Blobs
@@ -17,6 +20,14 @@ from stepladder.storage.stored_files import StoredFiles
 from stepladder.storage.tuned_models import TunedModels
 
 DATABASE = "stepladder.sqlite3"
+HOME_VARIABLE = "STEPLADDER_HOME"
+
+
+def home_folder() -> Path:
+    """Where the index of runs and, unless told otherwise, the service keep what they know: `STEPLADDER_HOME`, else the
+    system's folder for a user's data."""
+    override = os.environ.get(HOME_VARIABLE)
+    return Path(override).expanduser() if override else user_data_path("stepladder", appauthor=False)
 
 
 class Store:

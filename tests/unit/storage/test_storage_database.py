@@ -11,7 +11,7 @@ import apsw
 import pytest
 
 from stepladder.domain.errors import RunError
-from stepladder.storage.database import Database, migrations, refuse_library
+from stepladder.storage.database import Database, migrations, refuse_library, refuse_network
 
 KILLED_WHILE_MIGRATING = """
 import os, sys
@@ -151,6 +151,15 @@ def test_a_library_that_may_lose_commits_is_refused():
     refuse_library(apsw.sqlite_lib_version())
     with pytest.raises(RunError, match=r"SQLite 3\.45\.1 can lose commits .* pip install --upgrade apsw"):
         refuse_library("3.45.1")
+
+
+def test_a_disk_of_another_machine_is_refused(tmp_path):
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/home {tmp_path}/with\\040space nfs4 rw 0 0\n")
+    refuse_network(tmp_path / "store.sqlite3", mounts)
+    refuse_network(tmp_path / "store.sqlite3", tmp_path / "nothing")
+    with pytest.raises(RunError, match=r"lies on a network disk \(nfs4\).* Choose a local folder"):
+        refuse_network(tmp_path / "with space" / "deep" / "store.sqlite3", mounts)
 
 
 def test_killed_at_any_statement_a_migration_is_wholly_there_or_not_at_all(tmp_path):

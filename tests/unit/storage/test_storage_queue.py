@@ -79,6 +79,8 @@ def test_a_job_goes_from_validation_to_success(store, queue):
     assert done == store.jobs(LOCAL_PROJECT).get(job.id)
     assert (done.status, done.fine_tuned_model, done.trained_tokens) == (JobStatus.SUCCEEDED, "ft:tiny", 7)
     assert done.resolved == {"n_epochs": 2}
+    assert [point.model for point in store.jobs(LOCAL_PROJECT).checkpoints(job.id)] == ["ft:tiny"]
+    assert {model.name for model in store.models(LOCAL_PROJECT).list()} == {"ft:tiny", "ft:tiny:ckpt-step-2"}
     (result,) = done.result_files
     file = store.files(LOCAL_PROJECT).get(result)
     assert file is not None

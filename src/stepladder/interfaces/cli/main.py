@@ -316,6 +316,50 @@ def models_list(as_json: Json = False) -> None:
     environment.show_models(as_json=as_json)
 
 
+jobs = typer.Typer(
+    help="Climbs, fine-tunes and the service's jobs on this machine; without a command, list them.",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+)
+app.add_typer(jobs, name="jobs")
+
+
+@jobs.callback()
+def jobs_list(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(min=1, help="How many of each to show, newest first.")] = 20,
+    folder: Annotated[Path | None, typer.Option(help="The service's folder; STEPLADDER_HOME by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        from stepladder.interfaces.cli import queue
+
+        queue.show_jobs(folder, limit=limit, as_json=as_json)
+
+
+@jobs.command("rebuild")
+def jobs_rebuild(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Where to look; the current folder by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Read the index of climbs and fine-tunes anew from their folders, which are the truth."""
+    from stepladder.interfaces.cli import queue
+
+    queue.rebuild(folders or [Path()], as_json=as_json)
+
+
+@jobs.command("backup")
+def jobs_backup(
+    file: Annotated[Path, typer.Argument(help="Where to write the copy of the database.", show_default=False)],
+    folder: Annotated[Path | None, typer.Option(help="The service's folder; STEPLADDER_HOME by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Copy the database of jobs, files, keys and events while it is used; files and adapters are copied as folders."""
+    from stepladder.interfaces.cli import queue
+
+    queue.backup(file, folder, as_json=as_json)
+
+
 @app.command()
 def serve(
     model: Annotated[
