@@ -126,9 +126,9 @@ def _wait_until(holds: Callable[[], bool]) -> None:
 
 def put_model(store: Store, project: str, name: str, *, base: str = BASE, step: int | None = None) -> str:
     """A tuned model with an adapter that is none, as a worker would leave it."""
-    with store.blobs.receive_folder(project, {"adapter_model.safetensors": name.encode()}) as adapter:
-        with store.database.write() as connection:
-            store.blobs.keep_folder(adapter)
-            model = TunedModel(name, project, "ftjob-made-up", base, adapter.digest, store.database.now(), step)
-            record_model(connection, model)
+    content = {"adapter_model.safetensors": name.encode()}
+    with store.blobs.receive_folder(project, content) as adapter, store.database.write() as connection:
+        store.blobs.keep_folder(adapter)
+        model = TunedModel(name, project, "ftjob-made-up", base, adapter.digest, store.database.now(), step)
+        record_model(connection, model)
     return name

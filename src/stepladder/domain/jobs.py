@@ -110,6 +110,7 @@ class JobRequest:
     Attributes:
         model: The base model that is really trained.
         requested_model: What the client wrote: `model`, an alias of it, or an earlier fine-tune.
+        public_model: What the base is called in public, where that is not what loads it.
         start: Name of the tuned model to go on from.
         grader: Of reinforcement.
     """
@@ -117,6 +118,7 @@ class JobRequest:
     model: str
     training_file: str
     requested_model: str = ""
+    public_model: str = ""
     validation_file: str | None = None
     start: str | None = None
     suffix: str | None = None

@@ -46,7 +46,8 @@ class Leave:
 
 def model_name(job: Job) -> str:
     """`ft:BASE:ORGANISATION:SUFFIX:ID`; follows from the job alone, so that every attempt at it gives the same name."""
-    return f"ft:{job.request.model}:{ORGANISATION}:{job.request.suffix or ''}:{job.id[-ID_CHARACTERS:]}"
+    base = job.request.public_model or job.request.model
+    return f"ft:{base}:{ORGANISATION}:{job.request.suffix or ''}:{job.id[-ID_CHARACTERS:]}"
 
 
 @dataclass

@@ -373,16 +373,15 @@ def serve(
         typer.Option(help="PATTERN=MODEL: another name for a base model, e.g. 'gpt-4o-mini*=smollm2-135m-instruct'. Repeatable."),
     ] = None,
     runs: Annotated[
-        list[Path] | None, typer.Option(help="Run or task folder whose rungs are models `rung:RUN/NAME`. Repeatable.")
+        list[Path] | None,
+        typer.Option(help="Run or task folder whose rungs every project may ask as `rung:RUN/NAME`. Repeatable."),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs a key first.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any that is free.")] = 8000,
     allow_host: Annotated[
         list[str] | None, typer.Option(help="Further host name under which the server may be addressed. Repeatable.")
     ] = None,
-    folder: Annotated[
-        Path | None, typer.Option(help="Where files, jobs and models are kept; beside the model cache by default.")
-    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="The service's folder; STEPLADDER_HOME by default.")] = None,
     memory_gigabytes: Annotated[
         float | None, typer.Option(min=0.1, help="For the weights of loaded base models; by default most of what is free.")
     ] = None,
@@ -412,7 +411,7 @@ def serve(
 
 keys = typer.Typer(help="Keys of the server.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(keys, name="keys")
-ServiceFolder = Annotated[Path | None, typer.Option("--folder", help="The server's folder, where it is not the usual one.")]
+ServiceFolder = Annotated[Path | None, typer.Option("--folder", help="The service's folder; STEPLADDER_HOME by default.")]
 
 
 @keys.command("create")

@@ -7,7 +7,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,10 +18,10 @@ from stepladder.domain.jobs import LOCAL_PROJECT
 from stepladder.models.catalog import STARTER_MODEL
 from stepladder.service.job_training import TrainerOptions
 from stepladder.service.job_worker import WorkerOptions
-from stepladder.service.serving.house import House
-from stepladder.service.serving.opening import Wishes, open_house, service_folder
+from stepladder.service.serving.house import House, HouseSettings
+from stepladder.service.serving.opening import Wishes, open_house
 from stepladder.service.worker_process import WorkerProcess
-from stepladder.storage.store import Store
+from stepladder.storage.store import Store, home_folder
 
 LOCK = ".server.lock"
 WORKER_LOOKED_AFTER_SECONDS = 2.0
@@ -46,9 +46,7 @@ def serve(
     missing = next((name for name in _NEEDS if find_spec(name) is None), None)
     if missing is not None:
         raise MissingExtra("serve", f"{missing}, which the server is built on,")
-    from stepladder.service.serving.house import HouseSettings
-
-    place = folder or service_folder()
+    place = folder or home_folder()
     wishes = Wishes(
         place,
         tuple(models or [STARTER_MODEL.name]),
@@ -58,14 +56,11 @@ def serve(
         None if memory_gigabytes is None else int(memory_gigabytes * 1024**3),
         settings=HouseSettings(results_as_base64=not plain_results),
     )
-    with _alone(place), _working(place, device):
-        house = open_house(wishes)
-        try:
-            _refuse_open_door(house, host)
-            house.store.sweep()
+    with _alone(place), closing(open_house(wishes)) as house:
+        _refuse_open_door(house, host)
+        house.store.sweep()
+        with _working(place, device):
             _run(house, host, port, frozenset(allow_hosts), as_json=as_json)
-        finally:
-            house.close()
 
 
 def _run(house: House, host: str, port: int, allowed: frozenset[str], *, as_json: bool) -> None:
@@ -159,7 +154,7 @@ def _checked_runs(runs: list[Path]) -> list[Path]:
 
 def create_key(folder: Path | None, *, project: str | None, name: str, admin: bool, as_json: bool) -> None:
     """Make a key and show it, once."""
-    with Store(folder or service_folder()) as store:
+    with Store(folder or home_folder()) as store:
         known = {item.name: item.id for item in store.keys.projects()} | {item.id: item.id for item in store.keys.projects()}
         if project is None:
             owner = LOCAL_PROJECT
@@ -175,7 +170,7 @@ def create_key(folder: Path | None, *, project: str | None, name: str, admin: bo
 
 def list_keys(folder: Path | None, *, as_json: bool) -> None:
     """Every key by its id; the secrets are nowhere."""
-    with Store(folder or service_folder()) as store:
+    with Store(folder or home_folder()) as store:
         keys = store.keys.list()
         names = {project.id: project.name for project in store.keys.projects()}
     if as_json:
@@ -189,7 +184,7 @@ def list_keys(folder: Path | None, *, as_json: bool) -> None:
 
 def revoke_key(folder: Path | None, key: str, *, as_json: bool) -> None:
     """Forget a key; a running server refuses it from the next request on."""
-    with Store(folder or service_folder()) as store:
+    with Store(folder or home_folder()) as store:
         if not store.keys.revoke(key):
             raise UsageError(f"there is no key '{key}'.", "List them with: stepladder keys list")
     print(json.dumps({"id": key, "revoked": True}) if as_json else f"Key '{key}' is revoked.")

@@ -39,7 +39,7 @@ def _create(house: House, project: str, asked: CreateJob, limits: Limits, idempo
         base, tuned = house.names.base_of(project, asked.model)
     except UnknownModel as error:
         raise unknown_model(error) from None
-    wanted = asked.request(base.location, None if tuned is None else tuned.name)
+    wanted = asked.request(base, None if tuned is None else tuned.name)
     _check_file(house, project, asked.training_file, "training_file")
     if asked.validation_file is not None:
         _check_file(house, project, asked.validation_file, "validation_file")
@@ -190,7 +190,7 @@ def job_object(house: House, job: Job) -> JsonObject:
         "hyperparameters": {
             key: hyperparameters.get(key, "auto") for key in ("n_epochs", "batch_size", "learning_rate_multiplier")
         },
-        "model": request.start or house.names.bases.name_of(request.model),
+        "model": request.start or request.public_model or house.names.bases.name_of(request.model),
         "organization_id": house.settings.organization,
         "result_files": list(job.result_files),
         "status": job.status.value,

@@ -6,58 +6,29 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from stepladder.domain.errors import UsageError
 from stepladder.domain.jobs import JobRequest, MethodType
-from stepladder.domain.task import LoraSettings
 from stepladder.evaluation.graders.build import GraderTools
 from stepladder.evaluation.graders.openai import validate_openai
 from stepladder.evaluation.graders.reward import GraderRefused
 from stepladder.interfaces.server.chat_request import Strict
 from stepladder.interfaces.server.errors import ApiError, invalid, validation_error
+from stepladder.service.job_settings import check_hyperparameters
+from stepladder.service.serving.bases import BaseModel
 
 LARGEST_SEED = 2**31 - 1
-OTHER_SPELLINGS = {"lora_r": "rank", "lora_rank": "rank", "lora_alpha": "alpha"}
-"""How other services that speak this API call what `[rungs.lora]` calls otherwise."""
-OWN_KEYS = frozenset(LoraSettings.model_fields) - {"epochs", "batch_size"}
-"""Keys of `[rungs.lora]` that may stand among the hyper-parameters; for the two others OpenAI has words."""
 
 Auto = Literal["auto"]
+Hyperparameters = dict[str, Any]
+"""OpenAI's, and beside them our own; `service.job_settings` knows them all."""
 
 
-class Hyperparameters(BaseModel):
-    """OpenAI's hyper-parameters, and beside them any of `[rungs.lora]`."""
-
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
-
+class ReinforcementHyperparameters(Strict):
     n_epochs: Auto | Annotated[int, Field(ge=1, le=50)] = "auto"
     batch_size: Auto | Annotated[int, Field(ge=1, le=256)] = "auto"
     learning_rate_multiplier: Auto | Annotated[float, Field(gt=0)] = "auto"
-
-    def asked(self, param: str) -> dict[str, Any]:
-        """As the queue keeps them, our own under their own names.
-
-        Raises:
-            ApiError: 400: a key nobody knows, or a value out of its range.
-        """
-        own = {OTHER_SPELLINGS.get(key, key): value for key, value in (self.model_extra or {}).items() if value is not None}
-        unknown = next((key for key in own if key not in OWN_KEYS), None)
-        if unknown is not None:
-            raise invalid(f"Unrecognized request argument supplied: {param}.{unknown}", f"{param}.{unknown}")
-        try:
-            LoraSettings.model_validate(own)
-        except ValidationError as error:
-            fault = validation_error(error.errors(include_url=False, include_context=False, include_input=False))
-            raise invalid(fault.message, f"{param}.{fault.param}") from None
-        fields = {name: getattr(self, name) for name in type(self).model_fields}
-        return {**{name: value for name, value in fields.items() if value is not None}, **own}
-
-
-class DpoHyperparameters(Hyperparameters):
-    beta: Auto | Annotated[float, Field(gt=0, le=2)] = "auto"
-
-
-class ReinforcementHyperparameters(Hyperparameters):
     compute_multiplier: Auto | Annotated[float, Field(gt=1e-5, le=10)] = "auto"
     eval_interval: Auto | Annotated[int, Field(ge=1)] = "auto"
     eval_samples: Auto | Annotated[int, Field(ge=1)] = "auto"
@@ -69,12 +40,12 @@ class Supervised(Strict):
 
 
 class Dpo(Strict):
-    hyperparameters: DpoHyperparameters | None = None
+    hyperparameters: Hyperparameters | None = None
 
 
 class Reinforcement(Strict):
     grader: dict[str, Any]
-    hyperparameters: ReinforcementHyperparameters | None = None
+    hyperparameters: Hyperparameters | None = None
     response_format: dict[str, Any] | None = None
 
 
@@ -108,7 +79,7 @@ class CreateJob(Strict):
     integrations: Annotated[list[Integration], Field(max_length=5)] | None = None
     metadata: dict[str, str] | None = None
 
-    def request(self, base: str, start: str | None) -> JobRequest:
+    def request(self, base: BaseModel, start: str | None) -> JobRequest:
         """What is put into the queue.
 
         Args:
@@ -119,7 +90,8 @@ class CreateJob(Strict):
         """
         method, hyperparameters, grader = self._method()
         return JobRequest(
-            model=base,
+            model=base.location,
+            public_model=base.name,
             training_file=self.training_file,
             requested_model=self.model,
             validation_file=self.validation_file,
@@ -135,30 +107,27 @@ class CreateJob(Strict):
 
     def _method(self) -> tuple[MethodType, dict[str, Any], Mapping[str, Any] | None]:
         """Method, hyper-parameters and grader. The old place for hyper-parameters is the top of the request."""
-        if self.method is None:
-            return "supervised", (self.hyperparameters or Hyperparameters()).asked("hyperparameters"), None
-        kind = self.method.type
-        others = [
-            name for name in ("supervised", "dpo", "reinforcement") if name != kind and getattr(self.method, name) is not None
-        ]
-        if others:
-            raise invalid(f"'method.{others[0]}' does not belong to a method of type '{kind}'.", f"method.{others[0]}")
-        settings = getattr(self.method, kind)
-        own = None if settings is None else settings.hyperparameters
-        if own is not None and self.hyperparameters is not None and self.hyperparameters.model_fields_set:
+        kind: MethodType = "supervised" if self.method is None else self.method.type
+        below = None if self.method is None else self._below(self.method)
+        if below is not None and self.hyperparameters:
             raise invalid("Give hyper-parameters under 'method' or at the top, not both.", "hyperparameters")
-        param = f"method.{kind}.hyperparameters"
-        if own is None:
-            param = "hyperparameters"
-            shape = {"supervised": Hyperparameters, "dpo": DpoHyperparameters, "reinforcement": ReinforcementHyperparameters}[
-                kind
-            ]
-            try:
-                own = shape.model_validate({} if self.hyperparameters is None else self.hyperparameters.model_dump())
-            except ValidationError as error:
-                fault = validation_error(error.errors(include_url=False, include_context=False, include_input=False))
-                raise invalid(fault.message, f"{param}.{fault.param}") from None
-        return kind, own.asked(param), self._grader()
+        param = "hyperparameters" if below is None else f"method.{kind}.hyperparameters"
+        asked = {name: value for name, value in (below or self.hyperparameters or {}).items() if value is not None}
+        if kind == "reinforcement":
+            return kind, _checked_reinforcement(asked, param), self._grader()
+        try:
+            check_hyperparameters(kind, asked)
+        except UsageError as error:
+            raise invalid(str(error), f"{param}.{error.problem.partition(':')[0]}") from None
+        return kind, asked, None
+
+    def _below(self, method: Method) -> Hyperparameters | None:
+        """The hyper-parameters under the method's own name."""
+        for name in ("supervised", "dpo", "reinforcement"):
+            if name != method.type and getattr(method, name) is not None:
+                raise invalid(f"'method.{name}' does not belong to a method of type '{method.type}'.", f"method.{name}")
+        settings: Supervised | Dpo | Reinforcement | None = getattr(method, method.type)
+        return None if settings is None else settings.hyperparameters
 
     def _grader(self) -> Mapping[str, Any] | None:
         if self.method is None or self.method.type != "reinforcement":
@@ -171,6 +140,15 @@ class CreateJob(Strict):
         except GraderRefused as error:
             raise ApiError(400, str(error), param=f"method.reinforcement.{error.param}", code="invalid_grader") from None
         return grader
+
+
+def _checked_reinforcement(asked: Hyperparameters, param: str) -> dict[str, Any]:
+    """Raises ApiError 400 for what OpenAI's method does not take."""
+    try:
+        return ReinforcementHyperparameters.model_validate(asked).model_dump()
+    except ValidationError as error:
+        fault = validation_error(error.errors(include_url=False, include_context=False, include_input=False))
+        raise invalid(fault.message, f"{param}.{fault.param}") from None
 
 
 def _no_engine(name: str) -> Any:

@@ -10,7 +10,7 @@ from stepladder.domain.errors import ModelError
 from stepladder.domain.jobs import TunedModel
 from stepladder.service.serving.bases import BaseModel, Bases
 from stepladder.service.serving.question import Speaker
-from stepladder.service.serving.rungs import PREFIX, Rungs
+from stepladder.service.serving.rungs import Rungs
 from stepladder.service.serving.speakers import WeightsSpeaker
 from stepladder.storage.tuned_models import TunedModels
 
@@ -46,7 +46,7 @@ class ModelNames:
     def list(self, project: str) -> list[ModelCard]:
         """Base models, rungs, then the project's tuned models, newest first. Aliases are other names and not listed."""
         tuned = [self._tuned_card(model) for model in self.tuned(project).list()]
-        rungs = [ModelCard(rung.name, rung.created_at, "stepladder") for rung in self.rungs.list()]
+        rungs = [ModelCard(rung.name, rung.created_at, "stepladder") for rung in self.rungs.list(project)]
         return [*(_base_card(name) for name in (*self.bases.models, *self.others)), *rungs, *tuned]
 
     def card(self, project: str, name: str) -> ModelCard:
@@ -60,7 +60,7 @@ class ModelNames:
         model = self.tuned(project).get(name)
         if model is not None:
             return self._tuned_card(model)
-        rung = next((rung for rung in self.rungs.list() if rung.name == name), None)
+        rung = self.rungs.find(project, name)
         if rung is None:
             raise self._unknown(name)
         return ModelCard(rung.name, rung.created_at, "stepladder")
@@ -78,7 +78,7 @@ class ModelNames:
         if model is not None:
             folder = self.tuned(project).folder(model)
             return WeightsSpeaker(name, model.base, partial(self.bases.engine, model.base), folder)
-        rung = self.rungs.speaker(name) if name.startswith(PREFIX) else None
+        rung = self.rungs.speaker(project, name)
         if rung is None:
             raise self._unknown(name)
         return rung

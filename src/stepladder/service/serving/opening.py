@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stepladder.domain.plain import PlainTexts
 from stepladder.domain.protocols import Embedder, Predictor
-from stepladder.models.catalog import STARTER_EMBEDDER, STARTER_MODEL, cache_folder
+from stepladder.models.catalog import STARTER_EMBEDDER, STARTER_MODEL
 from stepladder.models.hardware import memory_available_bytes
 from stepladder.service import wiring
 from stepladder.service.predict import restore_rung
@@ -49,11 +49,6 @@ class Wishes:
     settings: HouseSettings = field(default_factory=HouseSettings)
 
 
-def service_folder() -> Path:
-    """Where the service keeps its things unless told otherwise; `STEPLADDER_CACHE` moves it too."""
-    return cache_folder() / "service"
-
-
 def open_house(wishes: Wishes) -> House:
     """The house of a server. Nothing is loaded yet: a model is when it is first asked.
 
@@ -64,8 +59,8 @@ def open_house(wishes: Wishes) -> House:
     aliases = [Alias.parse(text) for text in wishes.aliases]
     for_embedder = tuple(alias.pattern for alias in aliases if alias.base == STARTER_EMBEDDER.name)
     bases = build_bases(wishes, [alias for alias in aliases if alias.base != STARTER_EMBEDDER.name])
-    rungs = Rungs(wishes.runs, restore=partial(_restore, device=wishes.device))
     store = Store(wishes.folder)
+    rungs = Rungs(wishes.runs, restore=partial(_restore, device=wishes.device), known=partial(_finished_climbs, store))
     return House(
         store=store,
         names=ModelNames(bases, rungs, store.models, others=(STARTER_EMBEDDER.name,)),
@@ -89,6 +84,11 @@ def build_bases(wishes: Wishes, aliases: Sequence[Alias]) -> Bases:
         memory_bytes=int(MEMORY_SHARE * free) if wishes.memory_bytes is None else wishes.memory_bytes,
         forget=wiring.forget_models,
     )
+
+
+def _finished_climbs(store: Store) -> list[Path]:
+    entries = store.runs().list()
+    return [Path(entry.folder) for entry in entries if entry.kind == "climb" and entry.status == "finished"]
 
 
 def _restore(run: Path, rung: str, *, device: str) -> Predictor:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stepladder.domain.climb import RungStatus
 from stepladder.domain.errors import RunError
+from stepladder.domain.jobs import LOCAL_PROJECT
 from stepladder.domain.protocols import Predictor
 from stepladder.service.serving.speakers import RungSpeaker
 from stepladder.service.shipping import plain_name
@@ -29,25 +30,40 @@ class ServedRung:
 
 
 class Rungs:
-    """The rungs of some run folders. A folder is looked at anew at every listing, so a climb that ends appears by itself.
+    """The rungs of some run folders. They are looked at anew at every listing, so a climb that ends appears by itself.
 
     Args:
-        places: Run folders, or task folders (all their finished runs).
+        places: Run folders, or task folders (all their finished runs), that are served to every project.
+        known: Further run folders, for the local project alone: what the index of this machine's climbs holds.
         restore: Brings a rung back; on the asking thread.
     """
 
-    def __init__(self, places: Sequence[Path], *, restore: Callable[[Path, str], Predictor]) -> None:
+    def __init__(
+        self,
+        places: Sequence[Path],
+        *,
+        restore: Callable[[Path, str], Predictor],
+        known: Callable[[], Sequence[Path]] = tuple,
+    ) -> None:
         self._places = tuple(places)
+        self._known = known
         self._restore = restore
         self._ready: dict[str, Predictor] = {}
 
-    def list(self) -> builtins.list[ServedRung]:
-        """All rungs, by name."""
-        return sorted((rung for run in self._runs() for rung in _rungs_of(run)), key=lambda rung: rung.name)
+    def list(self, project: str) -> builtins.list[ServedRung]:
+        """All rungs that a project may ask, by name."""
+        return sorted((rung for run in self._runs(project) for rung in _rungs_of(run)), key=lambda rung: rung.name)
 
-    def speaker(self, name: str) -> RungSpeaker | None:
+    def find(self, project: str, name: str) -> ServedRung | None:
+        if not name.startswith(PREFIX):
+            return None
+        run = name.removeprefix(PREFIX).partition("/")[0]
+        found = (rung for folder in self._runs(project) if folder.name == run for rung in _rungs_of(folder))
+        return next((rung for rung in found if rung.name == name), None)
+
+    def speaker(self, project: str, name: str) -> RungSpeaker | None:
         """Who answers to `rung:RUN/NAME`; None where there is no such rung. `winner` is the rung of the verdict."""
-        found = next((rung for rung in self.list() if rung.name == name), None)
+        found = self.find(project, name)
         return None if found is None else RungSpeaker(name, found.run, lambda: self._predictor(found))
 
     def _predictor(self, rung: ServedRung) -> Predictor:
@@ -59,14 +75,14 @@ class Rungs:
         """Let go of the rungs in memory, and of the models they hold."""
         self._ready.clear()
 
-    def _runs(self) -> builtins.list[Path]:
-        found = []
+    def _runs(self, project: str) -> builtins.list[Path]:
+        found: builtins.list[Path] = [*self._known()] if project == LOCAL_PROJECT else []
         for place in self._places:
             if (place / "climb.json").is_file():
                 found.append(place)
             else:
                 found += [file.parent for file in place.glob("runs/*/climb.json")]
-        return [run for run in found if (run / "verdict.json").is_file()]
+        return [run for run in dict.fromkeys(found) if (run / "verdict.json").is_file()]
 
 
 def _rungs_of(run: Path) -> list[ServedRung]:
