@@ -101,9 +101,12 @@ class LiveServer:
 
 
 @contextmanager
-def live_server(house: House, *, limits: Limits | None = None, places: Places | None = None) -> Iterator[LiveServer]:
+def live_server(
+    house: House, *, limits: Limits | None = None, places: Places | None = None, silence_seconds: float = 20.0
+) -> Iterator[LiveServer]:
     """The server in a thread of this process; it is shut down and its house closed at the end of the block."""
-    server = make_server(build_app(house, limits=limits, places=places), host="127.0.0.1", port=0)
+    app = build_app(house, limits=limits, places=places)
+    server = make_server(app, host="127.0.0.1", port=0, silence_seconds=silence_seconds)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -317,6 +318,27 @@ def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
         status, text = read_reply(line)
     assert status == 408
     assert "in time" in text
+
+
+def test_a_connection_that_never_finishes_a_head_is_closed_and_a_slow_answer_is_not(tmp_path: Path) -> None:
+    house = fake_house(tmp_path / "service")
+    with live_server(house, silence_seconds=0.4) as server:
+        begun = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n"
+        for before in (b"", begun, begun + b"\r\n"):
+            with socket.create_connection(("127.0.0.1", server.port)) as line:
+                line.settimeout(5)
+                line.sendall(before)
+                if before.endswith(b"\r\n\r\n"):
+                    assert read_reply(line)[0] == 200
+                    line.sendall(b"GET /v1")  # the second head on the line
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    for _ in range(3):
+                        time.sleep(0.1)
+                        line.sendall(b"X")  # a letter now and then does not count
+                    assert line.recv(1) == b""
+        house.asking.call(lambda: time.sleep(1.0))
+        with server.client() as client:
+            assert client.post("/v1/chat/completions", json={"model": BASE, **CHAT}).status_code == 200
 
 
 def test_too_many_questions_at_once_are_put_off_with_a_time_to_come_again(tmp_path: Path) -> None:

@@ -284,6 +284,8 @@ def _type_text(annotation: Any) -> str:
         return " or ".join(dict.fromkeys(_type_text(one) for one in inside if one is not type(None)))
     if origin is dict:
         return "tables by name"
+    if origin is list:
+        return f"{_type_text(inside[0])}, repeatable"
     if origin is tuple:
         return "list of tables" if inside[0] not in PLAIN_TYPES else f"list of {PLAIN_TYPES[inside[0]]}s"
     return PLAIN_TYPES[annotation]

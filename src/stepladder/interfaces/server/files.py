@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import IO, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from stepladder.domain.jobs import StoredFile
@@ -35,16 +36,25 @@ async def create_file(request: Request, project: ProjectId, house: TheHouse, lim
         sink = Metered(incoming, limits.file_bytes, limits.project_bytes - files.bytes_used())
         content_type = request.headers.get("content-type", "")
         form = await read_form(content_type, request.stream(), file_field="file", sink=sink)
-        purpose, life = _settings(form)
-        incoming.seal()
-        if purpose == "fine-tune":
-            with incoming.path.open("rb") as file:
-                refuse_other_than_jsonl(file, limits)
         key = request.headers.get("idempotency-key")
-        stored = files.add(
-            incoming, filename=plain_name(form.filename), purpose=purpose, lifetime_seconds=life, idempotency_key=key
-        )
+        stored = await run_in_threadpool(_keep, files, incoming, form, limits, key)
     return file_object(stored)
+
+
+def _keep(files: StoredFiles, incoming: Incoming, form: Form, limits: Limits, idempotency_key: str | None) -> StoredFile:
+    purpose, life = _settings(form)
+    incoming.seal()
+    if purpose == "fine-tune":
+        with incoming.path.open("rb") as file:
+            refuse_other_than_jsonl(file, limits)
+    refuse_beyond_quota(incoming.bytes, limits.project_bytes - files.bytes_used())  # others may have come in meanwhile
+    return files.add(
+        incoming,
+        filename=plain_name(form.filename),
+        purpose=purpose,
+        lifetime_seconds=life,
+        idempotency_key=idempotency_key,
+    )
 
 
 @router.get("/v1/files")
@@ -103,9 +113,14 @@ class Metered:
         total = self._incoming.bytes + len(data)
         if total > self._most:
             raise ApiError(413, f"The file is larger than {self._most} bytes.", param="file", code="file_too_large")
-        if total > self._room:
-            raise too_many("The project's storage is full. Delete files to make room.", 60, code="storage_quota_exceeded")
+        refuse_beyond_quota(total, self._room)
         self._incoming.write(data)
+
+
+def refuse_beyond_quota(wanted: int, room: int) -> None:
+    """Raises ApiError 429 where a project's files would take more bytes than it may have."""
+    if wanted > room:
+        raise too_many("The project's storage is full. Delete files to make room.", 60, code="storage_quota_exceeded")
 
 
 def _settings(form: Form) -> tuple[str, int | None]:

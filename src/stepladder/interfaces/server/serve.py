@@ -16,34 +16,48 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 SILENCE_SECONDS = 20.0
-"""The longest time from a connection to its first whole request head."""
+"""The longest time until a connection has sent a whole request head."""
 HEAD_BYTES = 64 * 1024
 KEEP_ALIVE_SECONDS = 30
 FAREWELL_SECONDS = 15
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP by h11; a connection whose first request does not begin in time is closed, so that none is held for nothing."""
+    """HTTP by h11. A connection that has nothing to answer and whose next request head does not arrive in time is closed."""
 
+    silence_seconds = SILENCE_SECONDS
     _silence: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._silence = self.loop.call_later(SILENCE_SECONDS, self._give_up)
+        self._wait_for_a_head()
 
     def handle_events(self) -> None:
         super().handle_events()
-        if self.cycle is not None and self._silence is not None:
+        if not self._idle and self._silence is not None:
             self._silence.cancel()
-            self._silence = None
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._idle:  # else the next request was waiting already
+            self._wait_for_a_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._silence is not None:
             self._silence.cancel()
         super().connection_lost(exc)
 
+    @property
+    def _idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _wait_for_a_head(self) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+        self._silence = self.loop.call_later(self.silence_seconds, self._give_up)
+
     def _give_up(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+        if self._idle and not self.transport.is_closing():
             self.transport.close()
 
 
@@ -94,13 +108,13 @@ def _shown(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def make_server(app: ASGIApp, *, host: str, port: int) -> Server:
+def make_server(app: ASGIApp, *, host: str, port: int, silence_seconds: float = SILENCE_SECONDS) -> Server:
     """A server that is ready to run. Nothing a request holds is logged, and nobody's word is taken for where it came from."""
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
-        http=PatientProtocol,
+        http=type("Protocol", (PatientProtocol,), {"silence_seconds": silence_seconds}),
         ws="none",
         log_config=None,
         access_log=False,

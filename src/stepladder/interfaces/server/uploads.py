@@ -11,8 +11,15 @@ from starlette.concurrency import run_in_threadpool
 
 from stepladder.domain.jobs import Upload, UploadPart
 from stepladder.interfaces.server.chat_request import Strict
-from stepladder.interfaces.server.errors import invalid, not_found, too_many
-from stepladder.interfaces.server.files import Metered, check_purpose, checked_life, file_object, refuse_other_than_jsonl
+from stepladder.interfaces.server.errors import invalid, not_found
+from stepladder.interfaces.server.files import (
+    Metered,
+    check_purpose,
+    checked_life,
+    file_object,
+    refuse_beyond_quota,
+    refuse_other_than_jsonl,
+)
 from stepladder.interfaces.server.limits import Limits, read_body
 from stepladder.interfaces.server.multipart import read_form
 from stepladder.interfaces.server.shared import JsonObject, ProjectId, TheHouse, TheLimits, plain_name
@@ -50,8 +57,7 @@ async def create_upload(request: Request, project: ProjectId, house: TheHouse, l
     check_purpose(asked.purpose)
     life = None if asked.expires_after is None else checked_life(asked.expires_after.seconds)
     files = house.files(project)
-    if asked.bytes > limits.project_bytes - files.bytes_used():
-        raise too_many("The project's storage has no room for that many bytes.", 60, code="storage_quota_exceeded")
+    refuse_beyond_quota(asked.bytes, limits.project_bytes - files.bytes_used())
     made = files.create_upload(
         filename=plain_name(asked.filename),
         purpose=asked.purpose,
