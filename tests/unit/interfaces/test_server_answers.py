@@ -42,7 +42,7 @@ def answer(prompt: Prompt, decoding: Decoding, adapter: Path | None) -> str:
 
 @pytest.fixture
 def engine() -> FakeEngine:
-    return FakeEngine(answer, name=BASE, context_tokens=200)
+    return FakeEngine(answer, name=BASE, context_tokens=1000)
 
 
 @pytest.fixture
@@ -96,20 +96,20 @@ def test_a_stream_gives_the_same_as_the_whole(client: OpenAI) -> None:
     assert said == {0: text, 1: text}
     assert ends == {0: "stop", 1: "stop"}
     assert usage is not None
-    assert usage.completion_tokens == 10
+    assert usage.completion_tokens == 12
     assert chunks[-1].choices == []
 
 
 def test_a_fault_known_before_a_stream_begins_has_a_status(client: OpenAI) -> None:
     with pytest.raises(BadRequestError) as error:
-        client.chat.completions.create(model=BASE, messages=user("word " * 300), stream=True)
+        client.chat.completions.create(model=BASE, messages=user("word " * 1200), stream=True)
     assert error.value.code == "context_length_exceeded"
 
 
 def test_a_fault_in_the_middle_of_a_stream_is_raised_by_the_client(server: LiveServer, client: OpenAI) -> None:
     server.house.asking.call(lambda: time.sleep(2.5))  # the stream has begun by then
     with pytest.raises(Exception, match="maximum context length"):
-        list(client.chat.completions.create(model=BASE, messages=user("word " * 300), stream=True))
+        list(client.chat.completions.create(model=BASE, messages=user("word " * 1200), stream=True))
 
 
 def test_tools_are_called_and_their_answers_taken_back(client: OpenAI, engine: FakeEngine) -> None:
@@ -282,7 +282,8 @@ def test_texts_are_continued_and_looked_at(client: OpenAI) -> None:
     assert ids.choices[0].text == "a"
     assert ids.usage is not None
     assert (ids.usage.prompt_tokens, ids.usage.completion_tokens) == (2, 1)
-    stream = client.completions.create(model=BASE, prompt="ab cd ", max_tokens=6, stream=True)
+    lenient = OpenAI(base_url=client.base_url, api_key="anything")  # the SDK's type has no null for a chunk that is not the last
+    stream = lenient.completions.create(model=BASE, prompt="ab cd ", max_tokens=6, stream=True)
     assert "".join(chunk.choices[0].text for chunk in stream) == "ab cd "
 
 
@@ -303,7 +304,8 @@ def test_token_ids_beyond_the_vocabulary_are_refused(client: OpenAI) -> None:
         client.completions.create(model=BASE, prompt=[10**9], max_tokens=1)
 
 
-def test_embeddings_come_as_numbers_and_as_base64(server: LiveServer, client: OpenAI) -> None:
+def test_embeddings_come_as_numbers_and_as_base64(server: LiveServer) -> None:
+    client = OpenAI(base_url=server.url, api_key="anything", max_retries=0)  # its own base64 is no list to its strict types
     texts = ["a tea", "water"]
     found = client.embeddings.create(model="text-embedding-3-small", input=texts)  # the SDK asks for base64
     vectors = np.array([item.embedding for item in found.data])

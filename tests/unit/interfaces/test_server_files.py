@@ -104,7 +104,7 @@ NAMES = (
     "name#fragment",
     "name\nwith: header",
     "\u202egnp.exe",
-    "x" * 5000,
+    "x" * 1000,
     "..",
     ".",
     "",

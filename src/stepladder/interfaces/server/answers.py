@@ -67,22 +67,32 @@ async def run_on_models(house: House, request: Request, work: Callable[[], Resul
 
 
 async def unless_gone(request: Request, futures: Sequence[asyncio.Future[Result]]) -> list[Result]:
-    """All results; when the client has gone before, what still waits is taken back.
+    """All results; when the client has gone before, or one of them is a failure, what still waits is taken back.
 
     Raises:
         ApiError: 499: nobody is there to read the answer.
     """
-    gone = asyncio.ensure_future(_disconnected(request))
-    everything = asyncio.gather(*futures)
+    gone: asyncio.Future[Any] = asyncio.ensure_future(_disconnected(request))
+    waiting: set[asyncio.Future[Any]] = set(futures)
     try:
-        waited: list[asyncio.Future[Any]] = [gone, everything]
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        if everything.done():
-            return await everything
-        everything.cancel()
-        raise ApiError(499, "The client closed the connection.")
+        while waiting:
+            done, _ = await asyncio.wait([gone, *waiting], return_when=asyncio.FIRST_COMPLETED)
+            if gone in done:
+                raise ApiError(499, "The client closed the connection.")
+            for future in done:
+                future.result()
+            waiting -= done
+        return [future.result() for future in futures]
     finally:
         gone.cancel()
+        let_go(futures)
+
+
+def let_go(futures: Sequence[asyncio.Future[Any]]) -> None:
+    """Take back what still waits, and look at every failure, as asyncio would complain of those that nobody has seen."""
+    for future in futures:
+        if not future.cancel() and not future.cancelled():
+            future.exception()
 
 
 async def _disconnected(request: Request) -> None:
@@ -105,8 +115,7 @@ async def settled(futures: Sequence[asyncio.Future[Generation]]) -> None:
     for future in done:
         error = future.exception()
         if isinstance(error, StepladderError):
-            for other in futures:
-                other.cancel()
+            let_go(futures)
             raise refused(error) from None
 
 

@@ -21,6 +21,7 @@ from stepladder.interfaces.server.answers import (
     count_answers,
     event_stream,
     in_pieces,
+    let_go,
     refused,
     run_on_models,
     settled,
@@ -138,8 +139,7 @@ async def _chunks(
         if reply.asked.stream_options is not None and reply.asked.stream_options.include_usage:
             yield reply.chunk([], usage)
     finally:  # the client may have gone in between
-        for future in futures:
-            future.cancel()
+        let_go(futures)
 
 
 def _delta(index: int, delta: JsonObject, reason: str | None = None) -> JsonObject:

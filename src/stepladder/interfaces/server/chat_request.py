@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
+import jsonschema_rs
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from stepladder.domain.messages import Message, Role, ToolCall
@@ -110,7 +112,31 @@ class ResponseFormat(Strict):
             return Grammar("json_schema", '{"type": "object"}')
         if self.json_schema is None:
             raise invalid("Missing required parameter: 'response_format.json_schema'.", "response_format.json_schema")
-        return Grammar("json_schema", json.dumps(self.json_schema.json_schema, ensure_ascii=False))
+        schema = self.json_schema.json_schema
+        check_schema(schema)
+        return Grammar("json_schema", json.dumps(schema, ensure_ascii=False))
+
+
+def check_schema(schema: dict[str, Any]) -> None:
+    """Raises ApiError 400 for what is no JSON Schema, or refers to something outside itself, which is never fetched."""
+    param = "response_format.json_schema.schema"
+    if any(not reference.startswith("#") for reference in _references(schema)):
+        raise invalid("A '$ref' in the schema points outside it. Put what it means under '$defs'.", param)
+    own = {key: value for key, value in schema.items() if key != "$schema"}  # another dialect would have to be fetched
+    try:
+        jsonschema_rs.meta.validate(own)
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
+        raise invalid(f"Invalid schema: {str(error).splitlines()[0][:300]}", param) from None
+
+
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from (inner for key, inner in value.items() if key in ("$ref", "$dynamicRef") and isinstance(inner, str))
+        inside = list(value.values())
+    else:
+        inside = value if isinstance(value, list) else []
+    for inner in inside:
+        yield from _references(inner)
 
 
 class StreamOptions(Strict):

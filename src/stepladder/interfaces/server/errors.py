@@ -64,15 +64,17 @@ def response_of(error: ApiError) -> JSONResponse:
     return JSONResponse(body, error.status, headers=error.headers)
 
 
-def server_fault(where: str, error: BaseException) -> JSONResponse:
-    """Our own fault. The log names the kind and the place of it; a message could hold a user's text, so it stays out."""
+OUR_FAULT = JSONResponse(envelope("The server had an error of its own; its log says where.", type="server_error"), 500)
+
+
+def log_fault(where: str, error: BaseException) -> None:
+    """Note an error of our own: its kind and place. A message could hold a user's text, so it stays out."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     place = f" at {frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame is not None else ""
     log.error("%s: an error of ours: %s%s", where, type(error).__name__, place)
     log.debug("details", exc_info=error)
-    return JSONResponse(envelope("The server had an error of its own; its log says where.", type="server_error"), 500)
 
 
 def as_api_error(error: StepladderError) -> ApiError:
@@ -104,6 +106,10 @@ def add_handlers(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return response_of(validation_error(error.errors()))
 
+    async def on_anything(request: Request, error: Exception) -> JSONResponse:
+        return OUR_FAULT  # starlette raises the error again behind it; the guard logs it
+
+    app.add_exception_handler(Exception, on_anything)
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(StepladderError, on_our_error)
     app.add_exception_handler(HTTPException, on_http)

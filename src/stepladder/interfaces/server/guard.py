@@ -20,7 +20,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stepladder.domain.jobs import LOCAL_PROJECT, ApiKey
-from stepladder.interfaces.server.errors import ApiError, response_of, server_fault, too_many
+from stepladder.interfaces.server.errors import OUR_FAULT, ApiError, log_fault, response_of, too_many
 from stepladder.interfaces.server.limits import Limits
 from stepladder.interfaces.server.metrics import Metrics
 from stepladder.storage.keys import Keys
@@ -104,9 +104,9 @@ class Guard:
         try:
             await self._app(scope, _Inbox(receive, scope, self._limits).receive, reply.send)
         except Exception as error:
-            response = server_fault(f"{scope['method']} {scope['path']}", error)
+            log_fault(scope["method"], error)
             if not reply.started:
-                await response(scope, receive, reply.send)
+                await OUR_FAULT(scope, receive, reply.send)
         finally:
             self._open[project] -= 1
             self._metrics.count_request(scope["method"], reply.status)
