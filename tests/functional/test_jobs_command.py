@@ -44,7 +44,8 @@ def finished_climb(folder: Path) -> Path:
     run = folder / "runs" / "2026-11-22-1015-quiet-heron"
     shutil.copytree(folder, run / "task", ignore=lambda *_: ["runs"])
     (run / "climb.json").write_text('{"key": "k", "created": "2026-11-22T10:15:00+00:00"}', encoding="utf-8")
-    (run / "verdict.json").write_text('{"verdict": {"outcome": "SUFFICIENT", "rung": "few-shot"}}', encoding="utf-8")
+    verdict = '{"record": {"verdict": {"outcome": "SUFFICIENT", "rung": "few-shot"}}}'
+    (run / "verdict.json").write_text(verdict, encoding="utf-8")
     return run
 
 
@@ -84,7 +85,7 @@ def test_a_lost_index_is_read_from_the_folders_again(tmp_path: Path, own_home: P
     shutil.rmtree(own_home)
     text = stepladder("jobs", "rebuild", tmp_path / "work")
     assert text.endswith("2 runs are in the index.\n")
-    after = {entry["folder"]: entry for entry in listed()["runs"]}
+    after = {entry["folder"]: entry for entry in listed("list", "--limit", 9)["runs"]}
     assert after[str(run)] == before["runs"][0]
     assert after[str(other)]["status"] == "unfinished"
     shutil.rmtree(other)
@@ -95,8 +96,11 @@ def test_a_lost_index_is_read_from_the_folders_again(tmp_path: Path, own_home: P
 def test_a_climb_of_the_command_line_enters_itself(tmp_path: Path) -> None:
     write_task(tmp_path / "things", 24, model='base = "fake"')
     stepladder("climb", tmp_path / "things")
-    (entry,) = listed()["runs"]
+    (entry,) = listed("list")["runs"]
     assert (entry["kind"], entry["status"]) == ("climb", "finished")
+    (run,) = (tmp_path / "things" / "runs").glob("*/verdict.json")
+    verdict = json.loads(run.read_text(encoding="utf-8"))["record"]["verdict"]
+    assert entry["summary"] == f"{verdict['outcome'].replace('_', ' ')}: {verdict['rung']}"
     assert Path(entry["folder"]).parent == tmp_path / "things" / "runs"
 
 

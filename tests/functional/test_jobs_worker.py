@@ -22,6 +22,7 @@ from stepladder.service.worker_process import WorkerProcess
 from stepladder.storage.store import Store
 from tiny_model import build_tiny_model
 
+pytestmark = pytest.mark.timeout(3600)  # a process loads torch first, which takes long on a busy machine
 LONG = {**QUICK, "n_epochs": 50, "batch_size": 1}  # 600 steps, each of them saved: minutes
 
 

@@ -53,12 +53,13 @@ def _upload(store: Store, number: int) -> str:
 
 @dataclass
 class Chaos:
-    """Kills until it has struck `kills` times; then lets everything end."""
+    """Kills until it has struck `kills` times, each after at most `longest_wait_seconds`; then lets everything end."""
 
     folder: Path
     model: Path
     kills: int
     draw: random.Random
+    longest_wait_seconds: float = 0.0
     jobs: int = 0
     struck: Counter[str] = field(default_factory=Counter)
 
@@ -80,7 +81,7 @@ class Chaos:
         process = self._start()
         try:
             while sum(self.struck.values()) < self.kills:
-                wait = self.draw.uniform(0.05, 5.0)
+                wait = self.draw.uniform(0.05, self.longest_wait_seconds)
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(wait)
                     return process.returncode != 0

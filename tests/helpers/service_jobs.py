@@ -125,7 +125,7 @@ def build_worker(store: Store) -> Worker:
     return Worker(store, COMMAND, OPTIONS)
 
 
-def wait_until(holds: Callable[[], bool], *, seconds: float = 120.0) -> float:
+def wait_until(holds: Callable[[], bool], *, seconds: float = 600.0) -> float:
     """Wait for a condition; how long it took."""
     started = time.monotonic()
     while not holds():

@@ -129,7 +129,8 @@ def _public_name(name: str, field: FieldInfo) -> str:
 
 
 def _rate(given: JobHyperparameters, base_rate: float) -> float | None:
-    rate, multiplier = _value(given.learning_rate), _value(given.learning_rate_multiplier)
+    rate: float | None = _value(given.learning_rate)
+    multiplier: float | None = _value(given.learning_rate_multiplier)
     if rate is not None:
         return rate
     return None if multiplier is None else multiplier * base_rate

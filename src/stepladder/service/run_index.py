@@ -69,17 +69,17 @@ def _climb(folder: Path) -> RunEntry:
     state = _read(folder / "climb.json")
     settings = tomllib.loads((folder / "task" / "task.toml").read_text(encoding="utf-8"))
     verdict = folder / "verdict.json"
-    done = _read(verdict)["verdict"] if verdict.is_file() else None
+    done = verdict.is_file()
     return RunEntry(
         project=LOCAL_PROJECT,
         folder=str(folder),
         kind="climb",
         task=str(settings["name"]),
         model=str(settings.get("model", {}).get("base", "")),
-        status="unfinished" if done is None else "finished",
+        status="finished" if done else "unfinished",
         created_at=int(datetime.fromisoformat(state["created"]).timestamp()),
-        finished_at=None if done is None else int(verdict.stat().st_mtime),
-        summary="" if done is None else _said(done),
+        finished_at=int(verdict.stat().st_mtime) if done else None,
+        summary=_said(verdict) if done else "",
     )
 
 
@@ -101,9 +101,14 @@ def _tune(folder: Path) -> RunEntry:
     )
 
 
-def _said(verdict: dict[str, Any]) -> str:
-    rung = f": {verdict['rung']}" if verdict.get("rung") else ""
-    return f"{str(verdict['outcome']).replace('_', ' ')}{rung}"
+def _said(path: Path) -> str:
+    """The verdict in a few words."""
+    try:
+        verdict = _read(path)["record"]["verdict"]
+        rung = f": {verdict['rung']}" if verdict["rung"] else ""
+        return f"{str(verdict['outcome']).replace('_', ' ')}{rung}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{path.name} cannot be read"
 
 
 def _missing(entry: RunEntry) -> RunEntry:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import dataclass
 
 import pytest
@@ -331,15 +330,12 @@ def test_eight_workers_claim_every_job_exactly_once(tmp_path, jobs):
                     (f"ftjob-{number}", '{"model": "tiny", "training_file": "f"}'),
                 )
         claimed: list[str] = []
-        seconds: list[float] = []
 
         def work(number: int) -> None:
             with Store(store.folder) as own:
                 queue = own.queue()
                 while True:
-                    started = time.perf_counter()
                     claim = queue.claim(f"worker {number}", validating=False)
-                    seconds.append(time.perf_counter() - started)
                     if claim is None:
                         return
                     claimed.append(claim.job)

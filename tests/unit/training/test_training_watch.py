@@ -70,7 +70,10 @@ def test_a_training_left_at_any_step_tells_in_all_what_an_uninterrupted_one_tell
     told = {point.step: point for point in (*first.points, *second.points)}
     assert told == {point.step: point for point in whole.points}
     assert {**first.epochs, **second.epochs} == whole.epochs
-    assert all(plan.history == tuned.history[: len(plan.history)] for plan in second.plans)
+    for plan in second.plans:  # what was done before is told at the start; the last step's evaluation may still have to come
+        assert [(point.step, point.loss) for point in plan.history] == [
+            (point.step, point.loss) for point in tuned.history[: len(plan.history)]
+        ]
 
 
 def test_a_fine_tune_goes_on_from_an_adapter_and_keeps_its_shape(tmp_path):

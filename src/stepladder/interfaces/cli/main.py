@@ -325,27 +325,32 @@ app.add_typer(jobs, name="jobs")
 
 
 @jobs.callback()
+def jobs_or_list(context: typer.Context, as_json: Json = False) -> None:
+    if context.invoked_subcommand is None:
+        jobs_list(as_json=as_json)
+
+
+@jobs.command("list")
 def jobs_list(
-    context: typer.Context,
     limit: Annotated[int, typer.Option(min=1, help="How many of each to show, newest first.")] = 20,
     folder: Annotated[Path | None, typer.Option(help="The service's folder; STEPLADDER_HOME by default.")] = None,
     as_json: Json = False,
 ) -> None:
-    if context.invoked_subcommand is None:
-        from stepladder.interfaces.cli import queue
+    """List climbs and fine-tunes of this machine, and the service's jobs; `stepladder jobs` alone does the same."""
+    from stepladder.interfaces.cli import queue
 
-        queue.show_jobs(folder, limit=limit, as_json=as_json)
+    queue.show_jobs(folder, limit=limit, as_json=as_json)
 
 
 @jobs.command("rebuild")
 def jobs_rebuild(
-    folders: Annotated[list[Path] | None, typer.Argument(help="Where to look; the current folder by default.")] = None,
+    folder: Annotated[Path, typer.Argument(help="Where to look; folders that the index knows are looked through too.")] = Path(),
     as_json: Json = False,
 ) -> None:
     """Read the index of climbs and fine-tunes anew from their folders, which are the truth."""
     from stepladder.interfaces.cli import queue
 
-    queue.rebuild(folders or [Path()], as_json=as_json)
+    queue.rebuild(folder, as_json=as_json)
 
 
 @jobs.command("backup")

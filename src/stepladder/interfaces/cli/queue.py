@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -28,9 +27,9 @@ def show_jobs(folder: Path | None, *, limit: int, as_json: bool) -> None:
         print("Nothing has run yet. Run: stepladder demo")
 
 
-def rebuild(folders: Sequence[Path], *, as_json: bool) -> None:
+def rebuild(folder: Path, *, as_json: bool) -> None:
     """Read the index anew, and show it."""
-    found = run_index.rebuild(folders)
+    found = run_index.rebuild([folder])
     if as_json:
         print(json.dumps({"runs": to_json(found)}, ensure_ascii=False, indent=2))
         return
