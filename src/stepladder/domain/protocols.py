@@ -41,7 +41,7 @@ class ModelIdentity:
     """Which weights, tokenizer and template answer. Hashes are sha256 in hex; empty for a hosted model."""
 
     name: str
-    engine: str  # "transformers", "endpoint", "fake"
+    engine: str  # "transformers", "endpoint", "anthropic", "fake"
     base_sha256: str = ""
     tokenizer_sha256: str = ""
     template_sha256: str = ""
@@ -50,6 +50,11 @@ class ModelIdentity:
     dtype: str = ""
     revision: str = ""
     hosted: bool = False
+
+    @property
+    def served(self) -> bool:
+        """Whether a server answers, on this machine or elsewhere: its speed, its template and its weights are its own."""
+        return self.engine in ("endpoint", "anthropic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +67,18 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How an answer is drawn. Temperature 0 is greedy; `seed` counts only above it."""
+    """How an answer is drawn. Temperature 0 is greedy; `seed` and `top_p` count only above it.
+
+    `top_p`: only the likeliest tokens that hold this share of the probability together may be drawn. `logprobs`: how many
+    of the likeliest tokens are reported at every place besides the one chosen; None reports nothing.
+    """
 
     max_new_tokens: int
     temperature: float = 0.0
     seed: int = 0
     grammar: Grammar | None = None
+    top_p: float = 1.0
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +88,15 @@ class Prompt:
     id: str
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt with settings of its own. Several answers to one prompt are several requests, a seed each."""
+
+    prompt: Prompt
+    decoding: Decoding
+    adapter: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +131,13 @@ class Engine(Protocol):
     ) -> list[Generation]:
         """Answer every prompt once, in order. `on_answer(index, generation)` is called as each one is finished.
 
-        An answer with tool calls comes as the text that `domain.answer.answer_text` makes of it.
+        An answer with tool calls comes as the text that `domain.answer.answer_text` makes of it. Where a server gave one prompt
+        no answer in spite of all attempts, its generation has a `fault`.
 
         Raises:
-            EngineError: The provider failed after retries, or a prompt plus `max_new_tokens` exceeds the context
+            EngineError: The provider answered none of them, or a prompt plus `max_new_tokens` exceeds the context
                 (never cut silently).
+            NotOffered: The grammar or the adapter is beyond this engine.
         """
         ...
 
@@ -135,6 +157,50 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class Serving(Protocol):
+    """An engine that answers requests of different settings and adapters side by side, and can be listened to meanwhile."""
+
+    def answer(
+        self,
+        requests: Sequence[Request],
+        *,
+        on_text: Callable[[int, str], None] | None = None,
+        on_answer: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        """Answer every request once, in order.
+
+        Args:
+            on_text: Called with a request's place and the next piece of its answer, from the thread that computes. The pieces
+                together are what the model wrote; tool calls in it come in one form only with the finished answer.
+            on_answer: Called as each answer is finished.
+        """
+        ...
+
+
+@runtime_checkable
+class Drafting(Protocol):
+    """An engine that answers faster where somebody already has an idea of the answer. Never handed to a technique.
+
+    A draft changes no answer, only its time: whatever the model would not have written itself is thrown away.
+    """
+
+    def generate_drafted(
+        self,
+        prompts: Sequence[Prompt],
+        drafts: Sequence[str | None],
+        decoding: Decoding,
+        *,
+        adapter: Path | None = None,
+        on_answer: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        """As `generate`. Greedy answers only: a draw at a temperature is made without the drafts.
+
+        Latencies of drafted answers say nothing about those of others.
+        """
+        ...
+
+
+@runtime_checkable
 class Comparing(Protocol):
     """An engine that can also lay tuned weights beside their base."""
 
@@ -144,6 +210,30 @@ class Comparing(Protocol):
 
     def divergence(self, prompts: Sequence[Prompt], answers: Sequence[str], *, adapter: Path) -> list[float]:
         """KL(base‖tuned) in nats per token along `answers[i]` (plus end-of-turn) after `prompts[i]`."""
+        ...
+
+
+@runtime_checkable
+class Reading(Protocol):
+    """An engine that can say what its model reads, so that an answer can be found by all that decided it."""
+
+    @property
+    def setting(self) -> Mapping[str, Any]:
+        """What an answer depends on besides identity, prompt and decoding, as JSON: stop ids, device, versions."""
+        ...
+
+    def prompt_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids of each prompt as the model reads it, the opening of its turn included."""
+        ...
+
+
+@runtime_checkable
+class Remarking(Protocol):
+    """An engine that has something to say about how its answers came."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was asked otherwise than meant, or came otherwise than it should: a sentence each, with the model's name."""
         ...
 
 

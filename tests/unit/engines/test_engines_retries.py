@@ -10,16 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepladder.engines.retries import may_be_billed, pause_before_retry, retry_after_seconds
+from stepladder.engines.failures import CallFailure
+from stepladder.engines.retries import Patience, pause_before_retry, retry_after_seconds
 
 http = openai._base_client.httpx2  # the library the SDK speaks HTTP with, whichever it is
 
 
-def refused(status: int, **headers: str) -> openai.APIStatusError:
-    request = http.Request("POST", "http://localhost/v1")
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    response = http.Response(status, headers=named, request=request)
-    return openai.APIStatusError("no", response=response, body=None)
+def refused(status: int, **headers: str) -> CallFailure:
+    return CallFailure("status", "no", status, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
 @given(
@@ -29,9 +27,10 @@ def refused(status: int, **headers: str) -> openai.APIStatusError:
 )
 def test_a_call_is_sent_again_when_the_sdk_would_send_it_again(status: int, said: str | None, after: str | None) -> None:
     headers = {name: value for name, value in (("x_should_retry", said), ("retry_after", after)) if value is not None}
-    error = refused(status, **headers)
+    failure = refused(status, **headers)
+    response = http.Response(status, headers=failure.headers, request=http.Request("POST", "http://localhost/v1"))
     client = openai.OpenAI(api_key="none", base_url="http://localhost/v1")
-    assert (pause_before_retry(error, 1) is not None) == client._should_retry(error.response)
+    assert (pause_before_retry(failure, 1) is not None) == client._should_retry(response)
     client.close()
 
 
@@ -55,4 +54,16 @@ def test_pauses_grow_up_to_eight_seconds() -> None:
 
 @pytest.mark.parametrize(("status", "billed"), [(400, False), (429, False), (500, False), (503, False), (502, True), (504, True)])
 def test_only_an_answer_lost_on_its_way_may_be_billed(status: int, billed: bool) -> None:
-    assert may_be_billed(refused(status)) is billed
+    assert refused(status).may_be_billed is billed
+
+
+def test_a_call_that_was_turned_away_may_come_back_more_often_than_one_that_failed() -> None:
+    patience = Patience(2)
+    assert [patience.pause_seconds(refused(429)) is not None for _ in range(9)] == [True] * 8 + [False]
+    assert [patience.pause_seconds(refused(500)) is not None for _ in range(3)] == [True, True, False]
+
+
+def test_a_reply_in_another_shape_is_asked_for_once_more_and_a_withheld_one_never() -> None:
+    patience = Patience(4)
+    assert [patience.pause_seconds(CallFailure("shape", "")) is not None for _ in range(2)] == [True, False]
+    assert Patience(4).pause_seconds(CallFailure("withheld", "")) is None
