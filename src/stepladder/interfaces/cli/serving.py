@@ -16,7 +16,7 @@ from stepladder import files
 from stepladder.domain.errors import MissingExtra, RunError, UsageError
 from stepladder.domain.jobs import LOCAL_PROJECT
 from stepladder.models.catalog import STARTER_MODEL
-from stepladder.service.job_training import TrainerOptions
+from stepladder.service.job_attempt import TrainerOptions
 from stepladder.service.job_worker import WorkerOptions
 from stepladder.service.serving.house import House, HouseSettings
 from stepladder.service.serving.opening import Wishes, open_house
