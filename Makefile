@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: demo test test-long check format docs constraints bench-real bench-train bench-gpu clean
+.PHONY: demo test test-long check format docs constraints bench-real bench-train bench-gpu bench-serve clean
 
 demo: $(VENV)/.installed
 	$(BIN)/stepladder models pull smollm2-135m-instruct
@@ -46,6 +46,12 @@ bench-train: $(VENV)/.installed
 # On a machine without a GPU only a dry run with a tiny model, which shows that every part works and says what was not run.
 bench-gpu: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_gpu.py $(BENCH)
+
+# A quarter of an hour with the machine to itself; BENCH="--only reads,chats" takes a part.
+bench-serve: $(VENV)/.installed
+	$(BIN)/stepladder models pull smollm2-135m-instruct
+	$(BIN)/python benchmarks/bench_serve.py $(BENCH)
+	$(BIN)/python benchmarks/tables.py
 
 clean:
 	rm -rf $(VENV) build dist
