@@ -222,6 +222,18 @@ def test_an_address_that_others_can_reach_is_refused_without_a_key_and_served_wi
     assert not any(secret in path.read_bytes() for path in home.rglob("*") if path.is_file())
 
 
+def test_a_file_says_what_is_served_and_an_option_overrules_it(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "serve.toml").write_text('models = ["mine=fake"]\nport = 1\n[aliases]\n"gpt-*" = "mine"\n', encoding="utf-8")
+    with serving(home) as server:  # on a port of its own choice
+        assert (server.ready["models"], server.ready["aliases"]) == (["mine"], {"gpt-*": "mine"})
+        turns: Any = [{"role": "user", "content": "hello"}]
+        assert server.client().chat.completions.create(model="gpt-4.1", messages=turns).choices[0].message.content == "hello"
+    with serving(home, "--model", "fake", "--alias", "o1=fake") as server:
+        assert (server.ready["models"], server.ready["aliases"]) == (["fake"], {"o1": "fake"})
+
+
 def test_two_servers_do_not_work_in_one_folder(tmp_path: Path) -> None:
     with serving(tmp_path / "home", "--model", "fake"):
         second = run("serve", "--model", "fake", "--port", "0", home=tmp_path / "home")

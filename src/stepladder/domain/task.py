@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from stepladder.domain.errors import DataError
 from stepladder.domain.grader_settings import OpenAIGraderSettings
 from stepladder.domain.settings import Settings as Settings
+from stepladder.domain.settings import read_settings
 from stepladder.domain.text_file import read_text
 
 FactsChange = Literal["never", "yearly", "monthly", "weekly", "daily"]
@@ -395,14 +395,7 @@ class Task(BaseModel):
         path = folder if folder.suffix == ".toml" else folder / "task.toml"
         if not path.is_file():
             raise DataError(path, None, "there is no task.toml.", "A task is a folder with a task.toml; see the tutorial.")
-        try:
-            raw = tomllib.loads(read_text(path))
-        except tomllib.TOMLDecodeError as error:
-            raise DataError(path, None, f"not TOML: {error}.", "Correct the line.") from error
-        try:
-            settings = TaskSettings.model_validate(raw)
-        except ValidationError as error:
-            raise DataError(path, None, *_explain(error)) from error
+        settings = read_settings(path, TaskSettings)
         task = cls(folder=path.parent, settings=settings)
         if settings.output.json_schema is not None:
             task.output_schema  # noqa: B018 - read now, so that a broken schema is found before any work
@@ -427,28 +420,3 @@ class Task(BaseModel):
         if not isinstance(schema, dict):
             raise DataError(path, None, "a schema is a JSON object.", "Correct the file.")
         return schema
-
-
-def _explain(error: ValidationError) -> tuple[str, str]:
-    """The first fault of a settings file in words, and what to do: the key's own description."""
-    fault = error.errors()[0]
-    where = ".".join(str(part) for part in fault["loc"]) or "the file"
-    if fault["type"] == "extra_forbidden":
-        return f"unknown key '{where}'.", "Remove it, or correct its spelling; the reference lists every key."
-    if fault["type"] == "missing":
-        return f"'{where}' is missing.", _description(fault["loc"]) or "Add it."
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"'{where}': {message}.", _description(fault["loc"])
-
-
-def _description(location: tuple[int | str, ...]) -> str:
-    model: Any = TaskSettings
-    found = ""
-    for part in location:
-        fields = getattr(model, "model_fields", {})
-        key = next((name for name, info in fields.items() if part in (name, info.alias)), None)
-        if key is None:
-            break
-        found = fields[key].description or ""
-        model = fields[key].annotation
-    return found

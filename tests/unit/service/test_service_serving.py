@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stepladder.domain.errors import EngineError, UsageError
+from stepladder.domain.errors import DataError, EngineError, UsageError
 from stepladder.domain.messages import Message
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Prompt
@@ -17,6 +18,7 @@ from stepladder.engines.fake import FakeEngine
 from stepladder.service.serving.asking import AskingThread, QueueFull
 from stepladder.service.serving.bases import Alias, BaseModel, Bases
 from stepladder.service.serving.question import Question, TooLong
+from stepladder.service.serving.serve_file import ServeSettings, load_serve_settings
 from stepladder.service.serving.speakers import DEFAULT_NEW_TOKENS, WeightsSpeaker
 
 
@@ -203,3 +205,39 @@ def test_a_group_that_fails_in_the_middle_keeps_the_answers_it_had() -> None:
     found = ask(FakeEngine(answer), question("good", temperature=0.0), question("bad", temperature=0.0))
     assert found[0].text == "fine"
     assert isinstance(found[1], EngineError)
+
+
+# serve.toml
+
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "serve.md"
+
+
+def test_the_file_of_the_page_says_what_its_options_would(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"^```toml\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "serve.toml").write_text(shown, encoding="utf-8")
+    found = load_serve_settings(None, tmp_path)
+    assert found.models == ("smollm2-135m-instruct",)
+    assert found.aliases == {"gpt-4o-mini*": "smollm2-135m-instruct", "text-embedding-*": "wordllama"}
+    assert found.runs == (str(tmp_path / "support-tickets"),)
+    assert (found.host, found.port) == ("127.0.0.1", 8000)
+    assert load_serve_settings(tmp_path / "serve.toml", tmp_path / "elsewhere") == found
+
+
+def test_without_a_file_everything_is_as_ever(tmp_path: Path) -> None:
+    assert load_serve_settings(None, tmp_path) == ServeSettings()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("alias = 1", "unknown key 'alias'"), ("port = 70000", "'port'"), ("[aliases]\na = 1", "'aliases.a'"), ("port", "not TOML")],
+)
+def test_a_file_that_cannot_be_followed_is_refused_by_its_key(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "serve.toml").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=said):
+        load_serve_settings(None, tmp_path)
+
+
+def test_a_file_that_was_named_has_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--config"):
+        load_serve_settings(tmp_path / "mine.toml", tmp_path)

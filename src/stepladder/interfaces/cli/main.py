@@ -391,12 +391,19 @@ def serve(
         list[Path] | None,
         typer.Option(help="Run or task folder whose rungs every project may ask as `rung:RUN/NAME`. Repeatable."),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs a key first.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any that is free.")] = 8000,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on, 127.0.0.1 by default; any but this machine's own needs a key first.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on, 8000 by default; 0 for any that is free.")
+    ] = None,
     allow_host: Annotated[
         list[str] | None, typer.Option(help="Further host name under which the server may be addressed. Repeatable.")
     ] = None,
     folder: Annotated[Path | None, typer.Option(help="The service's folder; STEPLADDER_HOME by default.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="File with these options; by default serve.toml in the service's folder, if there is one.")
+    ] = None,
     memory_gigabytes: Annotated[
         float | None, typer.Option(min=0.1, help="For the weights of loaded base models; by default most of what is free.")
     ] = None,
@@ -414,6 +421,7 @@ def serve(
         port=port,
         allow_hosts=allow_host or [],
         folder=folder,
+        config=config,
         models=model or [],
         aliases=alias or [],
         runs=runs or [],

@@ -20,6 +20,7 @@ from stepladder.service.job_attempt import TrainerOptions
 from stepladder.service.job_worker import WorkerOptions
 from stepladder.service.serving.house import House, HouseSettings
 from stepladder.service.serving.opening import Wishes, open_house
+from stepladder.service.serving.serve_file import load_serve_settings
 from stepladder.service.worker_process import WorkerProcess
 from stepladder.storage.store import Store, home_folder
 
@@ -30,10 +31,11 @@ _NEEDS = ("fastapi", "uvicorn", "sse_starlette", "python_multipart")
 
 def serve(
     *,
-    host: str,
-    port: int,
+    host: str | None,
+    port: int | None,
     allow_hosts: list[str],
     folder: Path | None,
+    config: Path | None,
     models: list[str],
     aliases: list[str],
     runs: list[Path],
@@ -42,25 +44,32 @@ def serve(
     plain_results: bool,
     as_json: bool,
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM; jobs that run save themselves and go on at the next start."""
+    """Serve until Ctrl-C or SIGTERM; jobs that run save themselves and go on at the next start.
+
+    What is None or empty is as `serve.toml` has it.
+    """
     missing = next((name for name in _NEEDS if find_spec(name) is None), None)
     if missing is not None:
         raise MissingExtra("serve", f"{missing}, which the server is built on,")
     place = folder or home_folder()
+    file = load_serve_settings(config, place)
+    memory = memory_gigabytes if memory_gigabytes is not None else file.memory_gigabytes
     wishes = Wishes(
         place,
-        tuple(models or [STARTER_MODEL.name]),
-        tuple(aliases),
-        tuple(_checked_runs(runs)),
+        tuple(models) or file.models or (STARTER_MODEL.name,),
+        tuple(aliases) or tuple(f"{pattern}={base}" for pattern, base in file.aliases.items()),
+        tuple(_checked_runs(runs or [Path(run) for run in file.runs])),
         device,
-        None if memory_gigabytes is None else int(memory_gigabytes * 1024**3),
-        settings=HouseSettings(results_as_base64=not plain_results),
+        None if memory is None else int(memory * 1024**3),
+        settings=HouseSettings(results_as_base64=not (plain_results or file.plain_results)),
     )
+    address = file.host if host is None else host
+    allowed = frozenset(allow_hosts or file.allow_hosts)
     with _alone(place), closing(open_house(wishes)) as house:
-        _refuse_open_door(house, host)
+        _refuse_open_door(house, address)
         house.store.sweep()
         with _working(place, device):
-            _run(house, host, port, frozenset(allow_hosts), as_json=as_json)
+            _run(house, address, file.port if port is None else port, allowed, as_json=as_json)
 
 
 def _run(house: House, host: str, port: int, allowed: frozenset[str], *, as_json: bool) -> None:
