@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -134,6 +135,23 @@ def test_a_worker_that_is_told_to_end_saves_its_training_and_puts_it_back(store:
     assert (ended.status, ended.attempts) == (JobStatus.QUEUED, 0)
     (place,) = (store.folder / "work" / LOCAL_PROJECT / job.id).glob("*/adapter.checkpoints")
     assert list(place.glob("*/step-*"))
+
+
+def test_a_second_signal_ends_a_worker_at_once(store: Store, model: Path) -> None:
+    create(store, model)
+    with worker_process(store) as worker:
+        pid = worker.pid or 0
+        wait_until(lambda: len(trainers(pid)) == 1)
+        (trainer,) = trainers(pid)
+        os.kill(trainer, signal.SIGSTOP)  # one that does not leave when it is told to
+        try:
+            os.kill(pid, signal.SIGTERM)
+            time.sleep(1.0)
+            assert pid in children(os.getpid())  # it gives its trainer time to save
+            os.kill(pid, signal.SIGTERM)
+            assert wait_until(lambda: pid not in children(os.getpid())) < 2.0
+        finally:
+            os.kill(trainer, signal.SIGKILL)
 
 
 def test_a_worker_held_up_past_its_lease_writes_nothing_when_it_wakes(store: Store, model: Path) -> None:

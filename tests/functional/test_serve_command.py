@@ -25,6 +25,7 @@ from tiny_model import build_tiny_model
 
 ROWS = 16
 DEADLINE_SECONDS = 120.0
+SERVER_LOG = "server.log"
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -52,12 +53,15 @@ class Served:
 @contextmanager
 def serving(home: Path, *arguments: str | Path, number: int = signal.SIGTERM) -> Iterator[Served]:
     environment = {**os.environ, "STEPLADDER_HOME": str(home), "STEPLADDER_CACHE": str(home / "cache")}
-    process = subprocess.Popen(
-        command("serve", "--port", "0", "--json", "--device", "cpu", *arguments),
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+    home.mkdir(exist_ok=True)
+    with (home / SERVER_LOG).open("ab") as log:
+        process = subprocess.Popen(
+            command("serve", "--port", "0", "--json", "--device", "cpu", *arguments),
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=environment,
+        )
     try:
         assert process.stdout is not None
         yield Served(process, json.loads(process.stdout.readline()))
@@ -150,7 +154,7 @@ def test_the_whole_life_of_a_job_by_openais_own_client(tmp_path: Path, model: Pa
             {"role": "system", "content": "Answer with one word."},
             {"role": "user", "content": "Where is parcel number 3?"},
         ]
-        for name in (done.fine_tuned_model, points[0].fine_tuned_model_checkpoint):
+        for name in (done.fine_tuned_model, *(point.fine_tuned_model_checkpoint for point in points)):
             whole = client.chat.completions.create(model=name, messages=turns, temperature=0, max_tokens=12)
             chunks = client.chat.completions.create(model=name, messages=turns, temperature=0, max_tokens=12, stream=True)
             assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.choices[0].message.content
@@ -187,6 +191,10 @@ def test_the_whole_life_of_a_job_by_openais_own_client(tmp_path: Path, model: Pa
             client.chat.completions.create(model=done.fine_tuned_model, messages=turns)
         assert client.files.delete(training.id).deleted
     assert server.process.returncode == 0
+    logs = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "home").rglob("*.log")}
+    assert {SERVER_LOG, "worker.log"} <= logs.keys()
+    assert "tokens in" in logs[SERVER_LOG]
+    assert not any("parcel" in text or "refund" in text for text in logs.values())
 
 
 def test_a_server_that_was_stopped_goes_on_with_its_job(tmp_path: Path, model: Path) -> None:

@@ -32,16 +32,15 @@ def served(line: str, folder: Path, *more: str) -> Iterator[dict[str, str]]:
     assert program == "stepladder"
     command = [sys.executable, "-m", "stepladder.interfaces.cli.main", *arguments, "--port", "0", "--device", "cpu", *more]
     environment = {**os.environ, "STEPLADDER_HOME": str(folder / "home")}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder)
-    try:
-        assert process.stdout is not None
-        shown: dict[str, str] = {}
-        while len(shown) < 2 and (said := process.stdout.readline()):
-            shown |= dict(re.findall(r"^ *export (\w+)=(.*)$", said))
-        yield shown
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder) as process:
+        try:
+            assert process.stdout is not None
+            shown: dict[str, str] = {}
+            while len(shown) < 2 and (said := process.stdout.readline()):
+                shown |= dict(re.findall(r"^ *export (\w+)=(.*)$", said))
+            yield shown
+        finally:
+            process.send_signal(signal.SIGTERM)
 
 
 def follow(folder: Path, *more: str) -> tuple[str, dict[str, str]]:

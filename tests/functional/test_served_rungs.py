@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from openai import NotFoundError, OpenAI
@@ -11,6 +13,7 @@ from openai import NotFoundError, OpenAI
 from live_server import LiveServer, fake_house, live_server
 from scored_climb import Scene, scored_climb
 from stepladder.service.predict import restore_rung
+from stepladder.service.serving.opening import Wishes, hold_base, open_house
 from stepladder.service.serving.rungs import Rungs
 from stepladder.storage.run_folder import RunFolder
 
@@ -60,6 +63,33 @@ def test_a_rung_without_a_model_answers_too(server: LiveServer, scene: Scene) ->
     )
     assert done.choices[0].message.content
     assert len(scene.server.requests) == asked
+
+
+def test_a_rung_is_brought_back_once_and_again_after_its_weights_had_to_make_room(scene: Scene) -> None:
+    restored, held = [], []
+
+    def restore(run: Path, rung: str) -> Any:
+        restored.append(rung)
+        return object()
+
+    rungs = Rungs([scene.task], restore=restore, hold=lambda run, rung: held.append(rung))
+    name = f"rung:{scene.run.name}/prompt"
+    for _ in range(2):
+        speaker = rungs.speaker("proj_any", name)
+        assert speaker is not None
+        speaker.predictor()
+    assert (restored, held) == (["prompt"], ["prompt", "prompt"])
+    rungs.forget()
+    speaker.predictor()
+    assert restored == ["prompt", "prompt"]
+
+
+def test_the_local_model_below_a_rung_counts_among_those_in_memory(scene: Scene, tmp_path: Path) -> None:
+    with closing(open_house(Wishes(tmp_path / "home", models=("mine=fake",)))) as house:
+        hold_base(house.names.bases, scene.run, "prompt")  # of a server: no weights here
+        assert house.names.bases.loaded == ()
+        hold_base(house.names.bases, scene.run, "prompt @ fake")
+        assert house.names.bases.loaded == ("fake",)
 
 
 @pytest.mark.parametrize("name", ["rung:x/prompt", "rung:RUN/lora", "rung:RUN/../../x", "rung:RUN", "rung:"])

@@ -127,9 +127,12 @@ def _wait_until(holds: Callable[[], bool]) -> None:
     raise AssertionError("the server does not start")
 
 
-def put_model(store: Store, project: str, name: str, *, base: str = BASE, step: int | None = None) -> str:
-    """A tuned model with an adapter that is none, as a worker would leave it."""
-    content = {"adapter_model.safetensors": name.encode()}
+def put_model(
+    store: Store, project: str, name: str, *, base: str = BASE, step: int | None = None, adapter_folder: Path | None = None
+) -> str:
+    """A tuned model as a worker would leave it; without a folder, its adapter is none."""
+    files = [] if adapter_folder is None else sorted(path for path in adapter_folder.iterdir() if path.is_file())
+    content = {path.name: path.read_bytes() for path in files} or {"adapter_model.safetensors": name.encode()}
     with store.blobs.receive_folder(project, content) as adapter, store.database.write() as connection:
         store.blobs.keep_folder(adapter)
         model = TunedModel(name, project, "ftjob-made-up", base, adapter.digest, store.database.now(), step)

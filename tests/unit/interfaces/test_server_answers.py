@@ -357,6 +357,29 @@ def test_a_judge_is_a_model_of_this_server_and_nothing_else_is_asked(client: Ope
             run.run(grader={**judge, "model": name}, model_sample="x", item={})
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import os\ndef grade(sample, item): return len(os.listdir('/'))",
+        "def grade(sample, item): return len(open(item['path']).read())",
+        "def grade(sample, item): return ().__class__.__base__.__subclasses__()[0]",
+        "def grade(sample, item):\n    while True: pass",
+        "def grade(sample, item): return len('x' * 10**10)",
+    ],
+)
+def test_a_graders_program_reaches_nothing_of_the_server(server: LiveServer, source: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("canary-4711", encoding="utf-8")
+    grader = {"type": "python", "name": "mine", "source": source}
+    asked = {"grader": grader, "model_sample": "x", "item": {"path": str(tmp_path / "secret")}}
+    with server.client() as plain:
+        reply = plain.post("/v1/fine_tuning/alpha/graders/run", json=asked)
+        alive = plain.get("/v1/models").status_code
+    assert reply.status_code in (200, 400), reply.text
+    assert reply.status_code == 400 or reply.json()["reward"] == 0
+    assert "canary" not in reply.text
+    assert alive == 200
+
+
 def test_a_checkpoint_is_lent_to_another_project_and_taken_back(server: LiveServer) -> None:
     keys = server.house.store.keys
     first, second = keys.create_project("first").id, keys.create_project("second").id

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI, RateLimitError
 
@@ -332,6 +335,63 @@ def test_a_stream_hears_of_an_event_within_two_seconds(server: LiveServer) -> No
     listener.join(10)
     assert heard
     assert heard[0] - cancelled < 2.0
+
+
+def test_many_listeners_hear_the_same_wherever_they_begin(server: LiveServer) -> None:
+    client = sdk(server)
+    job = client.fine_tuning.jobs.create(model=BASE, training_file=upload(client)).id
+    held = start(server)
+    queue = server.house.store.queue()
+    with ThreadPoolExecutor(20) as pool:
+        listening = [pool.submit(read_stream, server, job, last=number % 3) for number in range(20)]
+        for number in range(300):  # more than are read at once
+            queue.record(held, [NewEvent(f"step {number}")])
+        queue.fail(held, JobError("over", "enough", None))
+        heard = [each.result(30) for each in listening]
+    told = [(event.sequence, event.message) for event in server.house.jobs("proj_local").events(job, limit=1000)]
+    assert heard == [told[number % 3 :] for number in range(20)]
+
+
+@pytest.mark.parametrize("times", [60, pytest.param(1000, marks=pytest.mark.long)])
+def test_listeners_that_come_and_go_leave_nothing_behind(server: LiveServer, times: int) -> None:
+    client = sdk(server)
+    job = client.fine_tuning.jobs.create(model=BASE, training_file=upload(client)).id
+    process = psutil.Process()
+
+    def come_and_go() -> None:
+        assert read_stream(server, job, stop_after=1)
+
+    for _ in range(5):
+        come_and_go()
+    before, threads = process.num_fds(), process.num_threads()
+    for _ in range(times):
+        come_and_go()
+    until = time.monotonic() + 10
+    while process.num_fds() > before + 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    assert process.num_fds() <= before + 2
+    assert process.num_threads() <= threads + 8  # of the server's own pool
+
+
+def test_a_listener_that_does_not_read_holds_nobody_up(server: LiveServer) -> None:
+    client = sdk(server)
+    job = client.fine_tuning.jobs.create(model=BASE, training_file=upload(client)).id
+    held = start(server)
+    queue = server.house.store.queue()
+    with socket.socket() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.connect(("127.0.0.1", server.port))
+        line.sendall(f"GET /v1/fine_tuning/jobs/{job}/events?stream=true HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        for number in range(20):
+            queue.record(held, [NewEvent("x" * 10_000) for _ in range(50)])
+            time.sleep(0.02)
+            assert client.fine_tuning.jobs.list_events(job, limit=1).data[0].message == "x" * 10_000, number
+        other: list[tuple[int, str]] = []
+        listener = threading.Thread(target=lambda: other.extend(read_stream(server, job)))
+        listener.start()
+        client.fine_tuning.jobs.cancel(job)
+        listener.join(20)
+    assert len(other) > 1000
 
 
 @pytest.mark.parametrize("last", ["x", "-1", "1" * 30, "é"])

@@ -56,6 +56,14 @@ def test_the_server_fetches_no_address() -> None:
         assert not {name.partition(".")[0] for name in imports(file)} & (FETCHERS - allowed), file
 
 
+def test_no_word_goes_through_a_shell() -> None:
+    for file in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                assert ast.unparse(node.func) not in {"os.system", "os.popen", "subprocess.getoutput"}, file
+                assert "shell" not in {word.arg for word in node.keywords}, file
+
+
 def shapes() -> Iterator[type[BaseModel]]:
     for module in pkgutil.iter_modules(server.__path__):
         found = importlib.import_module(f"{server.__name__}.{module.name}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import logging
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -79,11 +81,21 @@ def _run(house: House, host: str, port: int, allowed: frozenset[str], *, as_json
 
     names = LOOPBACK_NAMES | {name.lower() for name in allowed} | ({host.lower()} if not _is_wildcard(host) else set())
     places = Places(names, any_address=not _is_loopback(host))
+    _show_log()
     server = make_server(build_app(house, places=places), host=host, port=port)
     server.say_ready = lambda url: _say(house, url, as_json=as_json)
     server.run()
     if server.interrupted:
         raise KeyboardInterrupt
+
+
+def _show_log() -> None:
+    """The server's log on standard error: what was done and how long it took, never what was said."""
+    shown = logging.StreamHandler()
+    shown.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log = logging.getLogger("stepladder.server")
+    log.addHandler(shown)
+    log.setLevel(logging.DEBUG if os.environ.get("STEPLADDER_DEBUG") else logging.INFO)
 
 
 def _say(house: House, url: str, *, as_json: bool) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
 
 from fastapi import Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from stepladder.domain.jobs import Job, JobEvent
@@ -39,26 +40,45 @@ def event_stream(house: House, job: Job, request: Request) -> Response:
     return EventSourceResponse(_events(house, job, int(seen)), ping=PING_SECONDS, sep="\n")
 
 
-async def _events(house: House, job: Job, seen: int) -> AsyncIterator[ServerSentEvent]:
+async def _events(house: House, job: Job, seen: int) -> AsyncIterator[bytes]:
     """Events as they come, until the job is over and all are told."""
-    jobs = house.jobs(job.project)
     while True:
         changed = house.news.next()
-        state = await run_in_threadpool(jobs.get, job.id)  # before the events: what ends a job is written with its last event
-        events = await run_in_threadpool(_read, house, job, seen)
-        for event in events:
-            yield ServerSentEvent(data=json.dumps(event_object(event), ensure_ascii=False), id=str(event.sequence))
-            seen = event.sequence
-        if events:
+        look = await house.news.once((job.project, job.id, seen), partial(_look, house, job, seen))
+        if look.text:
+            yield look.text
+        seen = look.last
+        if look.more:
             continue
-        if state is None or state.status.final:
-            yield ServerSentEvent(data="[DONE]")
+        if look.over:
+            yield ServerSentEvent(data="[DONE]", sep="\n").encode()
             return
         await asyncio.wait([changed], timeout=LONGEST_WAIT_SECONDS)
 
 
-def _read(house: House, job: Job, seen: int) -> list[JobEvent]:
-    return house.jobs(job.project).events(job.id, after=seen, limit=EVENTS_AT_ONCE)
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What follows an event, as it is sent to everybody who has heard that far; `last` is the number of its last event."""
+
+    text: bytes
+    last: int
+    more: bool
+    over: bool
+
+
+def _look(house: House, job: Job, seen: int) -> _Look:
+    jobs = house.jobs(job.project)
+    state = jobs.get(job.id)  # before the events: what ends a job is written with its last event
+    events = jobs.events(job.id, after=seen, limit=EVENTS_AT_ONCE)
+    lines = [
+        ServerSentEvent(json.dumps(event_object(event), ensure_ascii=False), id=str(event.sequence), sep="\n") for event in events
+    ]
+    return _Look(
+        text=b"".join(line.encode() for line in lines),
+        last=events[-1].sequence if events else seen,
+        more=len(events) == EVENTS_AT_ONCE,
+        over=state is None or state.status.final,
+    )
 
 
 def event_object(event: JobEvent) -> JsonObject:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from stepladder.storage.database import Database
 
 LOOK_EVERY_SECONDS = 0.25
+
+Result = TypeVar("Result")
 
 
 class News:
@@ -17,6 +21,8 @@ class News:
         self._database = database
         self._looker = ThreadPoolExecutor(1, "news")  # one thread, whose connection never writes, so it sees all commits
         self._next: asyncio.Future[None] | None = None
+        self._looks: dict[Hashable, asyncio.Future[Any]] = {}
+        self._looks_until: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
     def next(self) -> asyncio.Future[None]:
@@ -27,6 +33,19 @@ class News:
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._look())
         return self._next
+
+    async def once(self, key: Hashable, read: Callable[[], Result]) -> Result:
+        """What `read()` finds in the database; called once for all who ask by the same key before the next commit is noticed.
+
+        What is committed meanwhile may be missing from it: whoever needs it waits for `next`, taken before this call.
+        """
+        changed = self.next()
+        if self._looks_until is not changed:
+            self._looks, self._looks_until = {}, changed
+        if key not in self._looks:
+            self._looks[key] = asyncio.get_running_loop().run_in_executor(self._looker, read)
+        found: Result = await asyncio.shield(self._looks[key])
+        return found
 
     def close(self) -> None:
         if self._task is not None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 
 from stepladder.domain.plain import PlainTexts
 from stepladder.domain.protocols import Embedder, Predictor
-from stepladder.models.catalog import STARTER_EMBEDDER, STARTER_MODEL
+from stepladder.domain.task import Task
+from stepladder.models.catalog import STARTER_EMBEDDER, STARTER_MODEL, is_remote
 from stepladder.models.hardware import memory_available_bytes
 from stepladder.service import wiring
 from stepladder.service.predict import restore_rung
@@ -58,9 +59,19 @@ def open_house(wishes: Wishes) -> House:
     """
     aliases = [Alias.parse(text) for text in wishes.aliases]
     for_embedder = tuple(alias.pattern for alias in aliases if alias.base == STARTER_EMBEDDER.name)
-    bases = build_bases(wishes, [alias for alias in aliases if alias.base != STARTER_EMBEDDER.name])
     store = Store(wishes.folder)
-    rungs = Rungs(wishes.runs, restore=partial(_restore, device=wishes.device), known=partial(_finished_climbs, store))
+
+    def forget() -> None:
+        rungs.forget()  # they hold models too
+        wiring.forget_models()
+
+    bases = build_bases(wishes, [alias for alias in aliases if alias.base != STARTER_EMBEDDER.name], forget=forget)
+    rungs = Rungs(
+        wishes.runs,
+        restore=partial(_restore, device=wishes.device),
+        known=partial(_finished_climbs, store),
+        hold=partial(hold_base, bases),
+    )
     return House(
         store=store,
         names=ModelNames(bases, rungs, store.models, others=(STARTER_EMBEDDER.name,)),
@@ -74,7 +85,7 @@ def open_house(wishes: Wishes) -> House:
     )
 
 
-def build_bases(wishes: Wishes, aliases: Sequence[Alias]) -> Bases:
+def build_bases(wishes: Wishes, aliases: Sequence[Alias], *, forget: Callable[[], None]) -> Bases:
     free = memory_available_bytes() or MEMORY_UNKNOWN_BYTES
     return Bases(
         [BaseModel.parse(text) for text in wishes.models],
@@ -82,8 +93,16 @@ def build_bases(wishes: Wishes, aliases: Sequence[Alias]) -> Bases:
         build=partial(wiring.build_local_engine, device=wishes.device),
         weigh=wiring.weights_bytes,
         memory_bytes=int(MEMORY_SHARE * free) if wishes.memory_bytes is None else wishes.memory_bytes,
-        forget=wiring.forget_models,
+        forget=forget,
     )
+
+
+def hold_base(bases: Bases, run: Path, rung: str) -> None:
+    """Have the local model that a rung stands on in memory, counted among the loaded ones; the rung shares its weights."""
+    compared = rung.partition(" @ ")[2]
+    location = compared or Task.load(RunFolder.open(run).task_folder).settings.model.base
+    if not is_remote(location):
+        bases.engine(location)
 
 
 def _finished_climbs(store: Store) -> list[Path]:

@@ -36,6 +36,7 @@ class Rungs:
         places: Run folders, or task folders (all their finished runs), that are served to every project.
         known: Further run folders, for the local project alone: what the index of this machine's climbs holds.
         restore: Brings a rung back; on the asking thread.
+        hold: Called with a rung before every answer, so that the weights it stands on count among those in use. It may `forget`.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class Rungs:
         *,
         restore: Callable[[Path, str], Predictor],
         known: Callable[[], Sequence[Path]] = tuple,
+        hold: Callable[[Path, str], None] = lambda run, rung: None,
     ) -> None:
         self._places = tuple(places)
         self._known = known
         self._restore = restore
-        self._ready: dict[str, Predictor] = {}
+        self._hold = hold
+        self._ready: dict[tuple[Path, str], Predictor] = {}
 
     def list(self, project: str) -> builtins.list[ServedRung]:
         """All rungs that a project may ask, by name."""
@@ -67,9 +70,11 @@ class Rungs:
         return None if found is None else RungSpeaker(name, found.run, lambda: self._predictor(found))
 
     def _predictor(self, rung: ServedRung) -> Predictor:
-        if rung.name not in self._ready:
-            self._ready[rung.name] = self._restore(rung.run, rung.rung)
-        return self._ready[rung.name]
+        self._hold(rung.run, rung.rung)
+        key = (rung.run, rung.rung)  # not the name: projects may see different runs of one name
+        if key not in self._ready:
+            self._ready[key] = self._restore(*key)
+        return self._ready[key]
 
     def forget(self) -> None:
         """Let go of the rungs in memory, and of the models they hold."""
