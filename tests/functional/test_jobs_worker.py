@@ -183,7 +183,8 @@ def test_a_worker_held_up_past_its_lease_writes_nothing_when_it_wakes(store: Sto
 
 
 def test_a_trainer_that_dies_every_time_fails_its_job_and_not_the_worker(store: Store, model: Path) -> None:
-    broken = [sys.executable, "-c", "import os; os._exit(3)"]
+    loud = "import os, sys; sys.stdout.write('x' * 2**20); sys.stdout.flush(); os._exit(3)"  # more than a pipe takes
+    broken = [sys.executable, "-c", loud]
     job = create(store, model)
     attempt(store, validating=True)
     worker = Worker(store, broken, WorkerOptions(OPTIONS.trainer, 4.0, 3))

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -247,6 +248,15 @@ def test_two_servers_do_not_work_in_one_folder(tmp_path: Path) -> None:
         second = run("serve", "--model", "fake", "--port", "0", home=tmp_path / "home")
     assert second.returncode == 3
     assert "Another server works in" in second.stderr
+
+
+def test_a_port_that_is_taken_is_said_with_the_way_out(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        refused = run("serve", "--model", "fake", "--port", str(taken.getsockname()[1]), home=tmp_path / "home")
+    assert refused.returncode == 2
+    assert "Give another --port" in refused.stderr
 
 
 @pytest.mark.parametrize(

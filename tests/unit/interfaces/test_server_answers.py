@@ -363,7 +363,6 @@ def test_a_judge_is_a_model_of_this_server_and_nothing_else_is_asked(client: Ope
         "import os\ndef grade(sample, item): return len(os.listdir('/'))",
         "def grade(sample, item): return len(open(item['path']).read())",
         "def grade(sample, item): return ().__class__.__base__.__subclasses__()[0]",
-        "def grade(sample, item):\n    while True: pass",
         "def grade(sample, item): return len('x' * 10**10)",
     ],
 )

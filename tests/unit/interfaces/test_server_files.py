@@ -58,6 +58,15 @@ def test_a_file_may_have_an_end(server: LiveServer) -> None:
     assert made.expires_at == made.created_at + 3600
 
 
+def test_no_browser_takes_an_uploaded_page_for_one_of_the_servers(server: LiveServer) -> None:
+    made = sdk(server).files.create(file=("a.html", b"<script>alert(1)</script>"), purpose="user_data")
+    with server.client() as client:
+        headers = client.get(f"/v1/files/{made.id}/content").headers
+    assert headers["content-type"] == "application/octet-stream"
+    assert headers["content-disposition"] == "attachment"
+    assert headers["x-content-type-options"] == "nosniff"
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

@@ -142,6 +142,16 @@ def test_what_waits_for_the_same_speaker_is_asked_together_and_the_others_keep_t
     asking.close()
 
 
+def test_callers_who_ask_at_once_after_a_silence_are_answered_together() -> None:
+    asking, speaker = AskingThread(), Slow("one")
+    speaker.may.set()
+    for _ in range(20):  # a busy machine may put a pause between two of them
+        futures = [asking.ask(speaker, question(str(number))) for number in range(4)]
+        assert [future.result(10).text for future in futures] == ["0", "1", "2", "3"]
+    assert ["0", "1", "2", "3"] in speaker.batches
+    asking.close()
+
+
 def test_one_questions_fault_is_its_own_and_the_thread_lives_on() -> None:
     asking, speaker = AskingThread(), Slow("one")
     speaker.may.set()

@@ -15,6 +15,8 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from stepladder.domain.errors import UsageError
+
 SILENCE_SECONDS = 20.0
 """The longest time until a connection has sent a whole request head."""
 HEAD_BYTES = 64 * 1024
@@ -73,7 +75,14 @@ class Server(uvicorn.Server):
     interrupted = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """Raises: UsageError: The address is taken, or not this machine's."""
+        try:
+            await super().startup(sockets)
+        except SystemExit as error:  # uvicorn's answer to an address that it cannot have; it has logged the system's words
+            raise UsageError(
+                f"the server cannot listen on {self.config.host}, port {self.config.port}.",
+                "Give another --port (0 takes any that is free), or end the program that has this one.",
+            ) from error
         if self.started and self.say_ready is not None:
             self.say_ready(f"http://{_shown(self.config.host)}:{self.port}/v1")
 

@@ -16,6 +16,10 @@ from stepladder.service.serving.question import Question, Speaker
 ROWS_AT_ONCE = 32
 """Questions answered together at most: more would let the next caller wait too long."""
 
+COMPANY_SECONDS = 0.01
+"""How long the first question after a silence waits for others: those of callers who ask at once come one by one, and an answer
+alone costs nearly as much as several together."""
+
 Result = TypeVar("Result")
 
 
@@ -108,8 +112,10 @@ class AskingThread:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._line and not self._closed:
-                    self._changed.wait()
+                if not self._line and not self._closed:
+                    self._changed.wait_for(lambda: self._closed or self._line)
+                    if self._line and isinstance(self._line[0], _Waiting):
+                        self._changed.wait_for(self._full, COMPANY_SECONDS)
                 if self._closed:
                     return
                 first = self._line.popleft()
@@ -118,6 +124,9 @@ class AskingThread:
                 first.run()
             else:
                 _answer(first.speaker, batch)
+
+    def _full(self) -> bool:
+        return self._closed or len(self._line) >= self._rows_at_once
 
     def _company(self, first: _Waiting) -> list[_Waiting]:
         """The first in line and whoever waits for the same speaker behind it; the others keep their places."""
