@@ -21,6 +21,7 @@ from stepladder.interfaces import exit_codes
 from stepladder.interfaces.cli import reference
 from stepladder.interfaces.cli.main import app
 from stepladder.interfaces.pytest_plugin import Scoring
+from stepladder.service.serving.serve_file import ServeSettings
 from stepladder.techniques.ladder import LADDER
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -31,7 +32,9 @@ README_SECTIONS = (
     "The verdict",
     "Two commands",
     "Quick start on your own data",
+    "OpenAI's API on your own machine",
     "How it decides",
+    "What won where",
     "Results on public data",
     "File tree",
     "How to change it",
@@ -114,6 +117,13 @@ def test_every_setting_stands_under_its_table_with_its_description() -> None:
         assert description in text, f"{place} {key} is not described"
         seen += 1
     assert seen > 40
+
+
+def test_every_key_of_the_servers_file_is_described() -> None:
+    section = sections(read(REFERENCE / "settings.md"))["`serve.toml`"]
+    for key, field in ServeSettings.model_fields.items():
+        assert f"| `{key}` |" in section
+        assert str(field.description) in section
 
 
 def setting_keys(schema: dict[str, Any], root: dict[str, Any], path: str) -> Iterator[tuple[str, str, str]]:
@@ -237,9 +247,12 @@ def shell_lines(text: str) -> list[str]:
 
 
 @by_name
-def test_the_pieces_of_task_toml_shown_are_valid(page: Path) -> None:
+def test_the_pieces_of_task_toml_and_serve_toml_shown_are_valid(page: Path) -> None:
     for block in blocks(read(page), "toml"):
         shown = tomllib.loads(block)
+        if shown.keys() <= ServeSettings.model_fields.keys():
+            ServeSettings.model_validate(shown)
+            continue
         TaskSettings.model_validate({"name": "x", "instruction": "x", "data": {"examples": "x.jsonl"}, **shown})
 
 
