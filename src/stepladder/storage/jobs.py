@@ -153,9 +153,10 @@ class Jobs:
         self, job: str, *, after: int = 0, before: int | None = None, limit: int = 1000, newest_first: bool = False
     ) -> builtins.list[JobEvent]:
         """Events with `after` < sequence < `before`: read again with the last sequence seen, and none is missed or repeated."""
+        order = "DESC" if newest_first else "ASC"
         rows = self._database.read(
             f"SELECT {EVENT_COLUMNS} FROM events WHERE project = :project AND job = :job AND sequence > :after "
-            f"AND (:before IS NULL OR sequence < :before) ORDER BY sequence {'DESC' if newest_first else 'ASC'} LIMIT :limit",
+            f"AND (:before IS NULL OR sequence < :before) ORDER BY sequence {order} LIMIT :limit",
             {"project": self.project, "job": job, "after": after, "before": before, "limit": limit},
         )
         return [JobEvent(**{**row, "data": json.loads(row["data"])}) for row in rows]

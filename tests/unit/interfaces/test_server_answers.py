@@ -37,6 +37,8 @@ def answer(prompt: Prompt, decoding: Decoding, adapter: Path | None) -> str:
         return "base" if adapter is None else (adapter / "adapter_model.safetensors").read_text()
     if turn == "What is the weather in Graz?":
         return CALL
+    if "You are a strict grader." in prompt.messages[0].content:
+        return '{"result": 0.5}'
     return turn
 
 
@@ -52,8 +54,9 @@ def server(tmp_path: Path, engine: FakeEngine) -> Iterator[LiveServer]:
 
 
 @pytest.fixture
-def client(server: LiveServer) -> OpenAI:
-    return OpenAI(base_url=server.url, api_key="anything", max_retries=0, _strict_response_validation=True)
+def client(server: LiveServer) -> Iterator[OpenAI]:
+    with OpenAI(base_url=server.url, api_key="anything", max_retries=0, _strict_response_validation=True) as client:
+        yield client
 
 
 def user(text: str) -> Any:
@@ -348,7 +351,7 @@ def test_a_judge_is_a_model_of_this_server_and_nothing_else_is_asked(client: Ope
         "type": "score_model",
         "name": "judge",
         "model": BASE,
-        "input": [{"role": "user", "content": '{"result": 0.5, "steps": []}'}],
+        "input": [{"role": "user", "content": "How good is {{ sample.output_text }}?"}],
     }
     assert client.fine_tuning.alpha.graders.run(grader=judge, model_sample="x", item={}).reward == 0.5
     for name in ("openai:gpt-4o", "http://127.0.0.1:1/v1 x", "gpt-4.1"):
@@ -425,7 +428,7 @@ def test_no_text_of_a_user_is_in_the_log(server: LiveServer, client: OpenAI, cap
         client.chat.completions.create(model=BASE, messages=user(secret), user=secret, metadata={"k": secret})
         list(client.chat.completions.create(model=BASE, messages=user(secret), stream=True))
         client.completions.create(model=BASE, prompt=secret)
-        client.embeddings.create(model="wordllama", input=secret)
+        client.embeddings.create(model="wordllama", input=secret, encoding_format="float")
         row = json.dumps({"messages": [{"role": "user", "content": secret}, {"role": "assistant", "content": secret}]}).encode()
         file = client.files.create(file=(f"{secret}.jsonl", row), purpose="fine-tune").id
         client.fine_tuning.jobs.create(model=BASE, training_file=file, suffix=secret)
