@@ -56,7 +56,7 @@ def follow(folder: Path, *more: str) -> tuple[str, dict[str, str]]:
         subprocess.run(["bash", "-c", rows], cwd=folder, env=environment, check=True)
         (folder / "finetune.py").write_text(script, encoding="utf-8")
         done = subprocess.run(
-            [sys.executable, "-W", "ignore::ResourceWarning", "finetune.py"],
+            [sys.executable, "finetune.py"],
             cwd=folder,
             env=environment,
             capture_output=True,
@@ -71,7 +71,9 @@ def test_whoever_follows_the_page_chats_with_a_model_of_their_own(tmp_path: Path
     model = build_tiny_model(tmp_path / "tiny", hidden=32)
     said, _ = follow(tmp_path, "--model", f"{STARTER}={model}")  # the only word that is not on the page
     assert "succeeded The job has successfully completed" in said
-    assert said.rstrip("\n").rpartition("\n")[2]  # the chat's answer
+    *told, answer = said.splitlines()
+    assert told[-1].startswith("succeeded ")
+    assert not answer.startswith("succeeded ")  # it is what the new model said
 
 
 @pytest.mark.long
@@ -83,4 +85,4 @@ def test_with_the_starter_model_it_takes_less_than_five_minutes_on_two_cores(tmp
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert busy < 2 * 300.0  # of two cores, however many others want them
-    assert said.rstrip("\n").rpartition("\n")[2] in ("delivery", "refund")
+    assert said.splitlines()[-1] in ("delivery", "refund")
