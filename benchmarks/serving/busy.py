@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from serving.client import Ask, Client, read_head, upload
+from serving.client import Ask, Client, hang_up, read_head, upload
 from serving.promises import Load
 from serving.quiet import JOBS, Figures
 from serving.server import serving
@@ -46,7 +46,7 @@ async def with_a_model(folder: Path, model: str, load: Load, wanted: set[str]) -
             if "chats" in wanted:
                 found["chats"] = await chats(client, load)
         finally:
-            client.close()
+            await client.close()
     return found
 
 
@@ -172,7 +172,7 @@ async def _followers(client: Client, job: str, count: int) -> AsyncIterator[list
             while line := await reader.readline():
                 counts[number] += line.startswith(b"id:")
         finally:
-            writer.close()
+            await hang_up(writer)
 
     following = [asyncio.create_task(follow(number)) for number in range(count)]
     try:

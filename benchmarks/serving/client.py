@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,7 @@ class Client:
             status, headers = await read_head(reader)
             body = await reader.readexactly(int(headers["content-length"]))
         if headers.get("connection") == "close":
-            writer.close()
+            await hang_up(writer)
         else:
             self._free.append((reader, writer))
         return status, body
@@ -94,9 +95,15 @@ class Client:
         """A new line to the server."""
         return await asyncio.open_connection(self._served.host, self._served.port)
 
-    def close(self) -> None:
-        for _, writer in self._free:
-            writer.close()
+    async def close(self) -> None:
+        while self._free:
+            await hang_up(self._free.pop()[1])
+
+
+async def hang_up(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
 
 
 async def read_head(reader: asyncio.StreamReader) -> tuple[int, Mapping[str, str]]:

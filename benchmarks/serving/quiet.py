@@ -89,4 +89,4 @@ async def _each(served: Served, load: Load, wanted: set[str], ways: dict[str, An
     try:
         return {name: await way(client, load) for name, way in ways.items() if name in wanted}
     finally:
-        client.close()
+        await client.close()

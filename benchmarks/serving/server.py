@@ -39,8 +39,8 @@ def serving(folder: Path, model: str) -> Iterator[Served]:
     command = [sys.executable, "-m", "stepladder.interfaces.cli.main", "serve", "--json", "--port", "0", "--device", "cpu"]
     environment = {**os.environ, "STEPLADDER_HOME": str(folder)}
     process = subprocess.Popen([*command, "--model", f"measured={model}"], stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         said = process.stdout.readline()
         if not said:
             raise EngineError("the server under measurement did not come up.", "Its own words stand above.")
@@ -53,6 +53,7 @@ def serving(folder: Path, model: str) -> Iterator[Served]:
         finally:
             process.kill()
             process.wait()
+            process.stdout.close()
 
 
 def fill(folder: Path, jobs: int) -> None:

@@ -79,7 +79,7 @@ def test_a_server_that_stalls_cannot_hide_it_by_slowing_its_test_down():
         async with await asyncio.start_server(slowly, "127.0.0.1", 0) as server:
             client = Client(Served("127.0.0.1", server.sockets[0].getsockname()[1], "none"))
             found = await client.at_rate([Ask("GET", "/")] * 10, 100.0)
-            client.close()
+            await client.close()
             return found
 
     found = asyncio.run(measure())
