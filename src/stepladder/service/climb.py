@@ -318,7 +318,8 @@ def _climb_world(ascent: Ascent, world: World) -> Iterator[RungRun]:
                 theirs[rung.name] = finished.recipe
             yield finished
     here = [ran for ran in ascent.runs if ran.world.fold == world.fold]
-    refused = {} if base.tuner is None else tuning_refusals(base, world, ascent.engine, ascent.plan, here)
+    hosted = base.task.settings.rungs.hosted.model is not None
+    refused = {} if base.tuner is None and not hosted else tuning_refusals(base, world, ascent.engine, ascent.plan, here)
     for rung in tuned:
         if rung.name in refused and not base.options.tune_anyway:
             yield RungRun(rung.name, rung, world, RungStatus.REFUSED, refused[rung.name])
