@@ -23,10 +23,12 @@ from stepladder.domain.task import Task
 from stepladder.engines.address import Address
 from stepladder.engines.fake import FakeEngine
 from stepladder.engines.purse import Purse
-from stepladder.engines.tuning_endpoint import JOB, EndpointTuner
+from stepladder.engines.tuning_endpoint import EndpointTuner
+from stepladder.engines.tuning_ticket import SUBMITTED
 from stepladder.service import wiring
 from stepladder.service.climb import Climb, climb
 from stepladder.service.planning import plan
+from stepladder.service.setup import Watcher
 from stepladder.storage.run_folder import RunFolder
 
 PRICES = {
@@ -102,8 +104,8 @@ def test_after_ctrl_c_the_same_job_is_waited_for(server: LiveServer, tmp_path: P
 def test_a_job_whose_id_was_never_written_down_is_found_by_its_tag(server: LiveServer, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         tune(tuner(server, pause=interrupt), tmp_path)
-    ticket = json.loads((tmp_path / JOB).read_text(encoding="utf-8"))
-    (tmp_path / JOB).write_text(json.dumps({key: value for key, value in ticket.items() if key != "job"}), encoding="utf-8")
+    ticket = json.loads((tmp_path / SUBMITTED).read_text(encoding="utf-8"))
+    (tmp_path / SUBMITTED).write_text(json.dumps({key: value for key, value in ticket.items() if key != "job"}), encoding="utf-8")
     work_once(server.house.store)
     assert tune(tuner(server), tmp_path).job == ticket["job"]
     assert len(jobs(server)) == 1
@@ -146,7 +148,7 @@ def test_a_job_that_takes_too_long_is_cancelled_and_charged_in_full(server: Live
         tune(tuner(server, wait_minutes=0.001, purse=purse, **PRICES), tmp_path)
     assert [job.status for job in jobs(server)] == [JobStatus.CANCELLED]
     assert purse.spent_usd > 0
-    assert not (tmp_path / JOB).exists()
+    assert not (tmp_path / SUBMITTED).exists()
 
 
 def test_a_failed_job_costs_nothing_says_why_and_is_not_waited_for_again(server: LiveServer, tmp_path: Path) -> None:
@@ -208,7 +210,31 @@ def test_a_climb_scores_the_endpoints_model_beside_the_other_rungs(server: LiveS
     assert continued["recipe"]["model"] == found.model.removeprefix(f"{server.url} ")
 
 
-def test_an_interrupted_climb_goes_on_waiting_for_the_job_it_submitted(server: LiveServer, tmp_path: Path) -> None:
+class Breaking(SilentProgress):
+    """Progress that ends the work as soon as it hears of a job at the endpoint."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def advance(self, count: int = 1, detail: str = "") -> None:
+        if detail.startswith(("validating_files:", "queued:", "running:")):
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), EngineError("The endpoint cannot be reached.")], ids=["Ctrl-C", "lost"])
+def test_a_climb_that_broke_off_goes_on_waiting_for_the_job_it_submitted(
+    server: LiveServer, tmp_path: Path, error: BaseException
+) -> None:
+    world = task_of(tmp_path / "task", server)
+    with pytest.raises(type(error)):
+        climb(tmp_path / "task", tools=world.tools, watcher=Watcher(Breaking(error)))
+    with working(server.house.store):
+        done = climb(tmp_path / "task", tools=world.tools)
+    assert rung(done).status is RungStatus.RAN
+    assert len(jobs(server)) == 1
+
+
+def test_a_job_that_takes_too_long_leaves_the_rung_out(server: LiveServer, tmp_path: Path) -> None:
     world = task_of(tmp_path / "task", server, more="wait_minutes = 0.002")
     first = climb(tmp_path / "task", tools=world.tools)
     assert rung(first).status is RungStatus.OVER_BUDGET

@@ -86,7 +86,7 @@ class Purse:
             if call in self._open:
                 del self._open[call]
             else:
-                self._settled_usd -= self._earlier.pop(call)
+                self._settled_usd -= self._earlier.pop(call, 0.0)
             self._settled_usd += spent_usd
             self._changed.notify_all()
             self._write({"call": call, "spent_usd": spent_usd})

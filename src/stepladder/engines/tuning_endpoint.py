@@ -21,15 +21,14 @@ from stepladder.engines.address import OPENAI_URL, Address
 from stepladder.engines.closing import no_new_jobs
 from stepladder.engines.endpoint import EndpointEngine
 from stepladder.engines.purse import Prices, Purse
-from stepladder.engines.tuning_ticket import Ticket
+from stepladder.engines.tuning_ticket import SUBMITTED, Ticket
 
-JOB = "job.json"
-"""In the rung's folder: what was sent, and which job came of it."""
 TAG = "stepladder"
 """Key of the job's metadata by which a job is found again whose id was never written down."""
 PATIENCE_SECONDS = 600.0
 """How long an endpoint may not answer while a job is watched."""
 LOOKED_THROUGH = 100
+ATTEMPTS = 3
 FINAL = ("succeeded", "failed", "cancelled", "canceled")
 
 
@@ -92,7 +91,7 @@ class EndpointTuner:
         """As `HostedTuner.tune`. A Ctrl-C while waiting leaves the job running there."""
         epochs = self.settings.epochs_for(len(rows))
         texts = {"training": rows_text(rows), "validation": rows_text(held_out)}
-        ticket = Ticket.find(folder / JOB, files.hash_json([self.name, texts, epochs, self._hyperparameters(epochs), seed]))
+        ticket = Ticket.find(folder / SUBMITTED, files.hash_json([self.name, texts, epochs, self._hyperparameters(epochs), seed]))
         with openai.OpenAI(
             base_url=self.address.url, api_key=self.address.api_key(), timeout=self.timeout_seconds, max_retries=2
         ) as client:
@@ -120,27 +119,43 @@ class EndpointTuner:
         if ticket.reservation is None and self.purse is not None and self.settings.priced:
             most = self._training_usd(epochs * len(texts["training"].encode()))  # no tokenizer makes more tokens than bytes
             ticket.keep(reservation=self.purse.reserve(most), reserved_usd=most)
-        for kind, text in texts.items():
-            if kind not in ticket.files:
-                ticket.keep(files={**ticket.files, kind: desk.upload(f"{kind}.jsonl", text)})
-        request: dict[str, Any] = {
+        try:
+            for kind, text in texts.items():
+                if kind not in ticket.files:
+                    ticket.keep(files={**ticket.files, kind: desk.upload(f"{kind}.jsonl", text)})
+            ticket.keep(sent=True)
+            ticket.keep(job=self._create(desk, ticket, self._request(ticket, epochs, seed)))
+        except EngineError as error:
+            if not _passing(error.__cause__):  # else it may have been made, and is looked for next time
+                self._settle(ticket, 0.0)
+                ticket.forget()
+            raise
+
+    def _create(self, desk: _Desk, ticket: Ticket, request: Mapping[str, Any]) -> str:
+        """Make the job. After an attempt whose answer was lost it is looked for, before another is made."""
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                return desk.create(request, ticket.tag)
+            except EngineError as error:
+                if not left or not _passing(error.__cause__):
+                    raise
+            self.pause(self.settings.poll_seconds)
+            found = desk.find(ticket.tag)
+            if found is not None:
+                return str(found.id)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _request(self, ticket: Ticket, epochs: int, seed: int) -> dict[str, Any]:
+        suffix = {} if self.settings.suffix is None else {"suffix": self.settings.suffix}
+        return {
             "model": self.address.model,
             "training_file": ticket.files["training"],
             "validation_file": ticket.files["validation"],
             "method": {"type": "supervised", "supervised": {"hyperparameters": self._hyperparameters(epochs)}},
             "seed": seed,
             "metadata": {TAG: ticket.tag},
+            **suffix,
         }
-        if self.settings.suffix is not None:
-            request["suffix"] = self.settings.suffix
-        ticket.keep(sent=True)
-        try:
-            ticket.keep(job=desk.create(request, ticket.tag))
-        except EngineError as error:
-            if not _passing(error.__cause__):  # else it may have been made, and is looked for next time
-                self._settle(ticket, 0.0)
-                ticket.forget()
-            raise
 
     def _wait(self, desk: _Desk, ticket: Ticket, progress: Progress) -> Any:
         """The job, once it is over.
@@ -242,8 +257,8 @@ class _Desk:
 
     def create(self, request: Mapping[str, Any], tag: str) -> str:
         with self._refusals():
-            job = self.client.fine_tuning.jobs.create(**request, extra_headers={"Idempotency-Key": tag})
-            return job.id
+            once = self.client.with_options(max_retries=0)  # it would send again unseen
+            return once.fine_tuning.jobs.create(**request, extra_headers={"Idempotency-Key": tag}).id
 
     def find(self, tag: str) -> Any:
         """The job with this tag among the newest ones; None when there is none."""

@@ -10,6 +10,9 @@ from typing import Any
 
 from stepladder import files
 
+SUBMITTED = "job.json"
+"""In the rung's folder, as long as a job may be under way or has succeeded: what was sent, and which job came of it."""
+
 
 class Ticket:
     """What is known of a submission, kept in a file so that it outlives this process."""

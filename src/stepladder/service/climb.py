@@ -14,6 +14,7 @@ from stepladder.domain.protocols import Choices, Engine, Recipe, Remarking, Tech
 from stepladder.domain.retention import Retention
 from stepladder.domain.task import Task
 from stepladder.domain.verdict import Verdict
+from stepladder.engines.tuning_ticket import SUBMITTED
 from stepladder.evaluation.records import inputs_to_json
 from stepladder.evaluation.verdict import decide
 from stepladder.evaluation.wording import growth
@@ -366,8 +367,8 @@ def _climb_rung(
     except BudgetError as error:
         return RungRun(name, rung, world, RungStatus.OVER_BUDGET, str(error))
     except (EngineError, ModelError, DataError) as error:
-        if not (label or rung.tuned):
-            raise  # the model of the task itself; the climb can be continued when it answers again
+        if not (label or rung.tuned) or (folder / SUBMITTED).exists():
+            raise  # the task's own model, or a job that goes on elsewhere; the climb can be continued when it answers again
         return RungRun(name, rung, world, RungStatus.FAILED, str(error))
     finally:
         base.watcher.progress.finish()

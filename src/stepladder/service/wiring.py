@@ -175,7 +175,7 @@ def build_hosted_tuner(task: Task, record: Callable[[Engine], Engine], purse: Pu
     return EndpointTuner(
         address,
         task.settings.rungs.hosted,
-        purse=purse,
+        purse=purse or build_purse(task),
         concurrency=model.concurrency,
         timeout_seconds=model.timeout_seconds,
         record=record,
