@@ -80,14 +80,16 @@ def local_job(store: Store, id: str) -> Job:
     return found
 
 
-def test_a_job_is_fetched_trained_here_and_laid_beside_the_retiring_model(openai_like: LiveServer, tmp_path: Path) -> None:
+def test_a_job_is_fetched_trained_here_and_laid_beside_the_retiring_model(
+    openai_like: LiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     old = finished_job(openai_like)
     tiny = build_tiny_model(tmp_path / "tiny")
-    there = {"OPENAI_BASE_URL": openai_like.url, "OPENAI_API_KEY": "anything", "STEPLADDER_HOME": str(tmp_path / "home")}
-    call = ("migrate-openai", tmp_path / "task", old.id, "--record", "--model", tiny, "--device", "cpu", "--json")
-    done = run_cli(*call, **there)
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    lead_to(openai_like, monkeypatch)
+    given: dict[str, Any] = {"recorded": None, "model": str(tiny), "queue": False, "service": tmp_path / "home", "device": "cpu"}
+    source = migrating.Source(old.id, None, None, None, None)
+    migrating.migrate(tmp_path / "task", source, record=True, as_json=True, **given)
+    told = json.loads(capsys.readouterr().out)
     scores = told["scores"]
     assert scores["rows"] == 12
     assert scores["retiring"]["value"] == pytest.approx(0.5)  # it says refund to everything, and half of it is
@@ -103,10 +105,11 @@ def test_a_job_is_fetched_trained_here_and_laid_beside_the_retiring_model(openai
         assert dict(job.request.hyperparameters) == {"n_epochs": 2, "learning_rate_multiplier": 3.6}
         assert (job.request.seed, job.request.suffix, job.request.requested_model) == (5, "desk", old.model)
         assert len(store.jobs(LOCAL_PROJECT).list(limit=10)) == 1
-    again = run_cli("migrate-openai", tmp_path / "task", "--device", "cpu", **there)  # nothing is fetched or trained again
-    assert again.returncode == 0, again.stderr
-    assert "retiring  50%" in again.stdout
-    assert told["job"]["fine_tuned_model"] in again.stdout
+    nothing = migrating.Source(None, None, None, None, None)  # nothing is fetched or trained again
+    migrating.migrate(tmp_path / "task", nothing, record=False, as_json=False, **given)
+    said = capsys.readouterr().out
+    assert "retiring  50 %" in said
+    assert told["job"]["fine_tuned_model"] in said
 
 
 def test_without_a_key_a_job_is_not_fetched_and_an_unknown_one_is_said_to_be(

@@ -26,7 +26,7 @@ from stepladder.engines.cache import RecordedEngine
 from stepladder.evaluation.graders import Grader, build_graders
 from stepladder.evaluation.statistics import mean_interval
 from stepladder.service import wiring
-from stepladder.service.figures import interval_text
+from stepladder.service.figures import gain_text, interval_text
 from stepladder.service.job_comparison import Asking, paired, room_for
 from stepladder.service.migrate import RECORDED, TRAINING, Migration, all_drafts, row_names, write_recorded
 from stepladder.service.setup import CHARACTERS_PER_TOKEN
@@ -152,9 +152,8 @@ def succession_lines(found: Succession) -> Sequence[str]:
         lines.append(f"  retiring  {interval_text(found.retiring)}  {found.retiring_model}")
     lines.append(f"  new       {interval_text(found.new)}  {found.new_model}")
     if found.gain is not None:
-        low, high = found.gain.interval.low, found.gain.interval.high
         lines.append(
-            f"The new model gains {100 * found.gain.interval.value:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}); "
+            f"The new model gains {gain_text(found.gain.interval)}; "
             f"it is the better one with probability {found.gain.probability_better:.2f}."
         )
     return lines
