@@ -204,8 +204,6 @@ def test_the_old_command_line_makes_and_watches_a_job(bench: Bench) -> None:
     assert openai("fine_tuning.jobs.list", "-l", "1")["data"][0]["object"] == "fine_tuning.job"
     events = openai("fine_tuning.jobs.list_events", "-i", job["id"], "-l", "2")["data"]
     assert events[0]["message"] == "The job has successfully completed"
-    said = openai(
-        "chat.completions.create", "-m", found["fine_tuned_model"], "-g", "user", "Where is parcel number 4?", "-M", "8"
-    )
-    assert isinstance(said, str)
-    assert found["fine_tuned_model"] in json.dumps(openai("models.list"))
+    asked = ("-m", found["fine_tuned_model"], "-g", "user", "Where is parcel number 4?", "-M", "8")
+    said("chat.completions.create", *asked)
+    assert found["fine_tuned_model"] in said("models.list")

@@ -57,3 +57,5 @@ def serving(home: Path, *arguments: str | Path, number: int = signal.SIGTERM) ->
         finally:
             process.kill()
             process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
