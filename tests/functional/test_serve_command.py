@@ -6,15 +6,9 @@ import base64
 import csv
 import io
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,57 +16,11 @@ import pytest
 from openai import NotFoundError, OpenAI
 from pydantic import BaseModel
 
+from served_process import SERVER_LOG, run, serving
 from tiny_model import build_tiny_model
 
 ROWS = 16
 DEADLINE_SECONDS = 120.0
-SERVER_LOG = "server.log"
-
-
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "stepladder.interfaces.cli.main", *map(str, arguments)]
-
-
-def run(*arguments: str | Path, home: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "STEPLADDER_HOME": str(home)}
-    return subprocess.run(command(*arguments), capture_output=True, text=True, check=False, env=environment, timeout=120)
-
-
-@dataclass
-class Served:
-    process: subprocess.Popen[str]
-    ready: dict[str, Any]
-
-    @property
-    def url(self) -> str:
-        return str(self.ready["url"])
-
-    def client(self, key: str = "anything", *, strict: bool = True) -> OpenAI:
-        return OpenAI(base_url=self.url, api_key=key, max_retries=0, _strict_response_validation=strict)
-
-
-@contextmanager
-def serving(home: Path, *arguments: str | Path, number: int = signal.SIGTERM) -> Iterator[Served]:
-    environment = {**os.environ, "STEPLADDER_HOME": str(home), "STEPLADDER_CACHE": str(home / "cache")}
-    home.mkdir(exist_ok=True)
-    with (home / SERVER_LOG).open("ab") as log:
-        process = subprocess.Popen(
-            command("serve", "--port", "0", "--json", "--device", "cpu", *arguments),
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env=environment,
-        )
-    try:
-        assert process.stdout is not None
-        yield Served(process, json.loads(process.stdout.readline()))
-    finally:
-        process.send_signal(number)
-        try:
-            process.wait(40)
-        finally:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from stepladder.domain.hosted import HostedTuner
 from stepladder.domain.messages import Chunk, Example, Input, Message
 from stepladder.domain.prediction import Generation, Grade, Prediction
 from stepladder.domain.task import DpoSettings, LoraSettings, Task
@@ -423,6 +424,7 @@ class FitContext:
     recipes: Mapping[str, Recipe] = field(default_factory=dict)  # what lower rungs chose, by rung name
     max_new_tokens: int = 64
     recorded: Mapping[str, str] = field(default_factory=dict)  # input id -> answer of the present system, of every split
+    hosted: HostedTuner | None = None  # where `[rungs.hosted]` names an endpoint
 
 
 class Predictor(Protocol):

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from stepladder.domain.errors import DataError
 from stepladder.domain.grader_settings import OpenAIGraderSettings
+from stepladder.domain.hosted import HostedSettings
 from stepladder.domain.settings import Settings as Settings
 from stepladder.domain.settings import read_settings
 from stepladder.domain.text_file import read_text
@@ -304,6 +305,7 @@ class RungsSettings(Settings):
 
     lora: LoraSettings = Field(default_factory=LoraSettings, description="Settings of the fine-tune.")
     dpo: DpoSettings = Field(default_factory=DpoSettings, description="Settings of preference tuning.")
+    hosted: HostedSettings = Field(default_factory=HostedSettings, description="A fine-tune at an endpoint.")
     skip: tuple[str, ...] = Field((), description="Rungs not to climb.")
     include: tuple[str, ...] = Field(
         (), description="Rungs to climb that would be left out: `qlora`, which waits until 16-bit weights do not fit."

@@ -91,7 +91,7 @@ def compare(
     if not rows or most_rows == 0:
         return None
     training = _examples(read.training)
-    asking = _Asking(engine, _room(engine, training), may_go_on)
+    asking = Asking(engine, room_for(engine, training), may_go_on)
     grader = choose_grader([*training, *rows])
     shots = _shots(training, seed)
     untuned = asking.scores(grader, rows, (), None)
@@ -106,8 +106,8 @@ def compare(
         untuned=mean_interval(untuned, seed=seed),
         few_shot=None if few_shot is None else mean_interval(few_shot, seed=seed),
         tuned=mean_interval(tuned, seed=seed),
-        gain_over_untuned=_paired(untuned, tuned, "untuned", seed),
-        gain_over_few_shot=None if few_shot is None else _paired(few_shot, tuned, "few-shot", seed),
+        gain_over_untuned=paired(untuned, tuned, "untuned", seed),
+        gain_over_few_shot=None if few_shot is None else paired(few_shot, tuned, "few-shot", seed),
     )
 
 
@@ -122,7 +122,9 @@ def choose_grader(examples: Sequence[Example]) -> Grader:
 
 
 @dataclass(frozen=True)
-class _Asking:
+class Asking:
+    """Asks rows as they stand, and grades."""
+
     engine: Engine
     max_new_tokens: int
     may_go_on: Callable[[], None]
@@ -144,8 +146,8 @@ class _Asking:
         return not context or longest + self.max_new_tokens <= context
 
 
-def _room(engine: Engine, training: Sequence[Example]) -> int:
-    """Half as long again as nearly all training answers, and 16 tokens more."""
+def room_for(engine: Engine, training: Sequence[Example]) -> int:
+    """Most tokens of an answer: half as long again as nearly all training answers, and 16 tokens more."""
     counts = engine.count_text_tokens([expected_answer(row) for row in training])
     return ceil(1.5 * float(np.quantile(counts, 0.99))) + 16
 
@@ -183,7 +185,8 @@ def _score(grader: Grader, row: Example, answer: Generation) -> float:
     return grade.value if isinstance(grade, Score) else float("nan")
 
 
-def _paired(before: Sequence[float], after: Sequence[float], name: str, seed: int) -> Gain:
+def paired(before: Sequence[float], after: Sequence[float], name: str, seed: int) -> Gain:
+    """What the tuned model gains over `name`, row by row."""
     return gain(before, after, minimum_gain=MINIMUM_GAIN, seed=seed, names=(name, "tuned"))
 
 

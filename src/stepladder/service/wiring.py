@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from stepladder import files
 from stepladder.domain.errors import DataError, MissingExtra, PrivacyError, UsageError
+from stepladder.domain.hosted import HostedTuner
 from stepladder.domain.jobs import MethodType
 from stepladder.domain.plain import PlainTexts
 from stepladder.domain.protocols import Embedder, Engine, ModelIdentity, Tuner
@@ -155,6 +156,30 @@ def build_tuner(name: str, task: Task, *, device: str = "auto", four_bit: bool =
     except ModuleNotFoundError as error:
         raise MissingExtra("train", f"{error.name}, which trains models,") from error
     return LoraTuner(load(name, device=device, revision=task.settings.model.revision, four_bit=four_bit))
+
+
+def build_hosted_tuner(task: Task, record: Callable[[Engine], Engine], purse: Purse | None = None) -> HostedTuner | None:
+    """What tunes at the endpoint of `[rungs.hosted]`; None where none is named.
+
+    Args:
+        record: What the engine of a tuned model is wrapped in.
+    Raises:
+        PrivacyError, DataError, UsageError: As `check_hosted_tuning`.
+    """
+    address = check_hosted_tuning(task)
+    if address is None:
+        return None
+    from stepladder.engines.tuning_endpoint import EndpointTuner
+
+    model = task.settings.model
+    return EndpointTuner(
+        address,
+        task.settings.rungs.hosted,
+        purse=purse or build_purse(task),
+        concurrency=model.concurrency,
+        timeout_seconds=model.timeout_seconds,
+        record=record,
+    )
 
 
 @dataclass(frozen=True)
@@ -312,11 +337,7 @@ def check_hosted(name: str, task: Task) -> Address:
     settings = task.settings
     if not address.hosted:
         return address
-    if not settings.use.data_may_leave:
-        raise PrivacyError(
-            f"'{name}' is hosted, and `[use] data_may_leave` is false.",
-            "Set `data_may_leave = true` in task.toml if the examples may be sent there, or remove the model.",
-        )
+    _check_may_leave(name, task)
     if prices_of(settings, name) is None and math.isfinite(settings.budget.usd):
         raise DataError(
             task.path("task.toml"),
@@ -326,3 +347,41 @@ def check_hosted(name: str, task: Task) -> Address:
             "`usd_per_million_completion_tokens` (0 for a server of your own), or set `[budget] usd = inf` for no limit.",
         )
     return address
+
+
+def check_hosted_tuning(task: Task) -> Address | None:
+    """Where `[rungs.hosted]` tunes; None where it names nothing. Refuses, before anything is sent, what must not be sent.
+
+    Raises:
+        PrivacyError: The endpoint is elsewhere, and `[use] data_may_leave` is false.
+        DataError: It is elsewhere, and its prices are not all known.
+        UsageError: It is no endpoint with OpenAI's API.
+    """
+    settings = task.settings.rungs.hosted
+    if settings.model is None or "hosted" in task.settings.rungs.skip:
+        return None
+    address = parse_model(settings.model)
+    if address is None or address.api != "openai":
+        raise UsageError(
+            f"`[rungs.hosted] model` is '{settings.model}', which has no fine-tuning API.", "Write openai:NAME or URL NAME."
+        )
+    if not address.hosted:
+        return address
+    _check_may_leave(settings.model, task)
+    if not settings.priced and math.isfinite(task.settings.budget.usd):
+        raise DataError(
+            task.path("task.toml"),
+            None,
+            f"'{settings.model}' tunes elsewhere and has no known prices, so `[budget] usd` cannot hold its spending back.",
+            "Under `[rungs.hosted]`, give `usd_per_million_training_tokens`, `usd_per_million_prompt_tokens` and "
+            "`usd_per_million_completion_tokens`, or set `[budget] usd = inf` for no limit.",
+        )
+    return address
+
+
+def _check_may_leave(name: str, task: Task) -> None:
+    if not task.settings.use.data_may_leave:
+        raise PrivacyError(
+            f"'{name}' is hosted, and `[use] data_may_leave` is false.",
+            "Set `data_may_leave = true` in task.toml if the examples may be sent there, or remove the model.",
+        )

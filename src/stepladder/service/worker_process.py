@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
+from stepladder.domain.jobs import Job, JobStatus
+from stepladder.domain.protocols import Progress
+from stepladder.service.job_attempt import TrainerOptions
 from stepladder.service.job_worker import WorkerOptions
+from stepladder.storage.store import Store
 
 MODULE = "stepladder.interfaces.worker"
 LOG = "worker.log"
 LARGEST_LOG_BYTES = 5 * 2**20
 SECONDS_TO_LEAVE = 20.0
+LOOK_EVERY_SECONDS = 0.3
 
 
 class WorkerProcess:
@@ -66,3 +72,27 @@ class WorkerProcess:
             *("--lease-seconds", str(options.lease_seconds)),
             *("--most-attempts", str(options.most_attempts)),
         ]
+
+
+def follow(store: Store, job: Job, *, device: str = "auto", progress: Progress) -> Job:
+    """Let a worker of our own do the jobs of the store until this one is over; events are told as they come.
+
+    A Ctrl-C, or any end of this process, lets a running training save itself; it goes on at the next call, or under a server.
+    """
+    worker = WorkerProcess(store.folder, WorkerOptions(TrainerOptions(device=device)))
+    jobs, told, waiting = store.jobs(job.project), 0, threading.Event()
+    progress.start(f"job {job.id}")
+    try:
+        while True:
+            found = jobs.get(job.id)
+            assert found is not None
+            for event in jobs.events(job.id, after=told):
+                told = event.sequence
+                progress.advance(0, event.message)
+            if found.status.final or found.status is JobStatus.PAUSED:
+                return found
+            worker.ensure()
+            waiting.wait(LOOK_EVERY_SECONDS)
+    finally:
+        worker.stop()
+        progress.finish()

@@ -118,13 +118,14 @@ def init(
     ],
     input: Annotated[str | None, typer.Option(help="Column of the input, where the guess would be wrong.")] = None,
     reference: Annotated[str | None, typer.Option(help="Column of the expected answer.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Your own test file; FILE then teaches and chooses only.")] = None,
     model: Annotated[str | None, typer.Option(help="What `[model] base` shall be.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make a task folder from a file of examples: shape, columns, kind of answer, instruction and graders are guessed."""
     from stepladder.interfaces.cli import starting
 
-    starting.init(folder, file, input=input, reference=reference, model=model, as_json=as_json)
+    starting.init(folder, file, input=input, reference=reference, test=test, model=model, as_json=as_json)
 
 
 @app.command()
@@ -474,12 +475,55 @@ def keys_revoke(
     serving.revoke_key(folder, key, as_json=as_json)
 
 
+@app.command("migrate-openai")
+def migrate_openai(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Task folder to make, or to go on with.", show_default=False)],
+    job: Annotated[
+        str | None, typer.Argument(help="Id of the job at OpenAI (`ftjob-…`), fetched with OPENAI_API_KEY.", show_default=False)
+    ] = None,
+    job_file: Annotated[Path | None, typer.Option(help="Instead of JOB: the job as JSON.")] = None,
+    train: Annotated[Path | None, typer.Option(help="With --job-file: the training file.")] = None,
+    validation: Annotated[Path | None, typer.Option(help="With --job-file: the validation file.")] = None,
+    result: Annotated[Path | None, typer.Option(help="With --job-file: the result file (CSV).")] = None,
+    recorded: Annotated[
+        Path | None, typer.Option(help="Answers of the retiring model: JSONL of `answer`, with the rows' ids or in their order.")
+    ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Let the retiring model answer the validation rows now; its account pays.")
+    ] = False,
+    model: Annotated[str, typer.Option(help="What is trained here.")] = "smollm2-135m-instruct",
+    queue: Annotated[bool, typer.Option("--queue", help="Leave the training to `stepladder serve`.")] = False,
+    service: Annotated[Path | None, typer.Option("--folder", help="The service's folder; STEPLADDER_HOME by default.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Bring an OpenAI fine-tuning job home: a task folder and a job here, scored beside the old model. Run it again to go on."""
+    from stepladder.interfaces.cli import migrating
+
+    migrating.migrate(
+        folder,
+        migrating.Source(job, job_file, train, validation, result),
+        recorded=recorded,
+        record=record,
+        model=model,
+        queue=queue,
+        service=service,
+        device=device,
+        as_json=as_json,
+    )
+
+
 @app.command()
-def doctor(as_json: Json = False) -> None:
-    """Check this machine: versions, devices, number formats, cache, disk."""
+def doctor(
+    openai: Annotated[
+        bool, typer.Option("--openai", help="Ask OpenAI (OPENAI_API_KEY) which models of the account end, and when.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check this machine: versions, devices, number formats, cache, disk; and what of OpenAI's fine-tuning ends when."""
     from stepladder.interfaces.cli import environment
 
-    raise typer.Exit(environment.doctor(as_json=as_json))
+    raise typer.Exit(environment.doctor(openai=openai, as_json=as_json))
 
 
 def run() -> None:
