@@ -4,19 +4,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: demo test test-long check format docs constraints bench-real bench-train bench-gpu clean
+# Other people's programs ask our server in the tests, each pinned in an environment of its own, never in ours: about 0.7 GB in all.
+# Where they cannot be had, `make test WITHOUT_CLIENTS=1` leaves their tests out; without npm only Node's are, and that is said.
+CLIENTS := .clients
+CLIENT_NAMES := sdk cli dspy litellm schemathesis
+NPM := $(shell command -v npm 2>/dev/null)
+WITH_CLIENTS := $(if $(WITHOUT_CLIENTS),,clients)
+NO_CLIENTS := $(if $(WITHOUT_CLIENTS),and not clients,$(if $(NPM),,and not node))
+
+.PHONY: demo test test-long clients check format docs constraints bench-real bench-train bench-gpu bench-serve clean
 
 demo: $(VENV)/.installed
 	$(BIN)/stepladder models pull smollm2-135m-instruct
 	$(BIN)/stepladder demo
 
-test: $(VENV)/.installed-test $(VENV)/.browser
+test: $(VENV)/.installed-test $(VENV)/.browser $(WITH_CLIENTS)
 	$(BIN)/stepladder models pull smollm2-135m-instruct
-	$(BIN)/python -m pytest -m "not long $(NO_BROWSER)"
+	$(BIN)/python -m pytest -m "not long $(NO_BROWSER) $(NO_CLIENTS)"
 
-test-long: $(VENV)/.installed-test $(VENV)/.browser
+test-long: $(VENV)/.installed-test $(VENV)/.browser $(WITH_CLIENTS)
 	$(BIN)/stepladder models pull smollm2-135m-instruct
-	$(BIN)/python -m pytest -m "(long or not long) $(NO_BROWSER)"
+	$(BIN)/python -m pytest -m "(long or not long) $(NO_BROWSER) $(NO_CLIENTS)"
 
 check: $(VENV)/.installed-check
 	$(BIN)/ruff format --check src tests benchmarks
@@ -47,8 +55,35 @@ bench-train: $(VENV)/.installed
 bench-gpu: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_gpu.py $(BENCH)
 
+# A quarter of an hour with the machine to itself; BENCH="--only reads,chats" takes a part.
+bench-serve: $(VENV)/.installed
+	$(BIN)/stepladder models pull smollm2-135m-instruct
+	$(BIN)/python benchmarks/bench_serve.py $(BENCH)
+	$(BIN)/python benchmarks/tables.py
+
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(CLIENTS) build dist
+
+clients: $(CLIENT_NAMES:%=$(CLIENTS)/%/.installed) $(if $(NPM),$(CLIENTS)/node/.installed)
+	@$(if $(NPM),true,echo "No npm on this machine: the tests with OpenAI's Node SDK are left out.")
+
+# Nothing of a client comes into our own environment; its pins are whole, so pip resolves nothing.
+ifeq ($(UV),)
+INSTALL_CLIENT = $(BIN)/python -m venv --clear --without-pip $(@D) && \
+	$(BIN)/python -m pip --python $(@D)/bin/python install --disable-pip-version-check -q --no-deps --no-compile
+else
+INSTALL_CLIENT = $(UV) venv -q --clear --python '>=3.11' $(@D) && $(UV) pip install -q --python $(@D)/bin/python --no-deps
+endif
+
+$(CLIENTS)/%/.installed: tests/clients/environments/%.txt | $(BIN)/python
+	@echo "Installing the environment of the client '$*'."
+	@$(INSTALL_CLIENT) -r $<
+	@touch $@
+
+$(CLIENTS)/node/.installed: tests/clients/environments/package-lock.json
+	@mkdir -p $(@D) && cp tests/clients/environments/package.json tests/clients/environments/package-lock.json $(@D)/
+	@cd $(@D) && $(NPM) ci --no-audit --no-fund --silent
+	@touch $@
 
 # The first line of every install says how much will be downloaded. With uv the right torch for the machine is chosen.
 ifeq ($(UV),)

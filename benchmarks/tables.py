@@ -1,9 +1,10 @@
 """Markdown tables of the real climbs and of training speed, written into marked regions of README.md and docs/log.md.
 
 A region lies between `<!-- table:NAME -->` and `<!-- /table:NAME -->`. In the README: `demo` (the bundled demo), `bundled` (what
-won on each bundled task), `real` (public data side by side), `training` (speed beside other trainers). In the log: `real:TASK`
-(one task, all its rungs), `curve` (trials of learning curves), `curve-lora` (those of the fine-tune). In the page on data checks:
-`checks`. With `--check` nothing is written; exit code 1 means a region is out of date.
+won on each bundled task), `real` (public data side by side), `training` (speed beside other trainers), `serving` (the server
+under load). In the log: `real:TASK` (one task, all its rungs), `curve` (trials of learning curves), `curve-lora` (those of the
+fine-tune). In the page on data checks: `checks`. With `--check` nothing is written; exit
+code 1 means a region is out of date.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from serving.table import serving_table
 from stepladder.data.bundled import NAMES
 from stepladder.domain.errors import DataError, StepladderError
 from stepladder.files import write_text
@@ -27,7 +29,7 @@ TRAINING = Path("benchmarks/results/training.json")
 README = Path("README.md")
 LOG = Path("docs/log.md")
 DATA_CHECKS = Path("docs/explanation/data-checks.md")
-MEASURED = {name: Path(f"benchmarks/results/{name}.json") for name in ("checks", "curve", "curve-lora")}
+MEASURED = {name: Path(f"benchmarks/results/{name}.json") for name in ("checks", "curve", "curve-lora", "service")}
 
 TAIL_HEADERS = ("cut answers", "prompt + answer tokens", "s per 1,000 calls", "s once", "remark")
 DEMO = "tickets"  # the bundled task that `make demo` climbs
@@ -231,7 +233,9 @@ def replace_region(text: str, name: str, content: str, *, where: Path) -> str:
 def region_names(text: str) -> list[str]:
     """Names of the regions of this script that a text has markers for."""
     return list(
-        dict.fromkeys(re.findall(r"<!-- /?table:(demo|bundled|training|checks|curve(?:-lora)?|real(?::[^ ]+)?) -->", text))
+        dict.fromkeys(
+            re.findall(r"<!-- /?table:(demo|bundled|training|serving|checks|curve(?:-lora)?|real(?::[^ ]+)?) -->", text)
+        )
     )
 
 
@@ -259,6 +263,8 @@ def update(repository: Path, *, check: bool) -> list[Path]:
         },
         LOG: {f"real:{result['name']}": task_table(result) for result in results},
     }
+    if (served := load_measured(repository / MEASURED["service"])) is not None:
+        wanted[README] |= {"serving": serving_table(served)}
     if (checks := load_measured(repository / MEASURED["checks"])) is not None:
         wanted[DATA_CHECKS] = {"checks": checks_table(checks)}
     if (curve := load_measured(repository / MEASURED["curve"])) is not None:

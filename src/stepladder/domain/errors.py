@@ -43,6 +43,10 @@ class RunError(StepladderError):
     """A run folder is missing, broken, cannot be written, or belongs to other data."""
 
 
+class DiskError(RunError):
+    """The disk is full or fails. What was saved before is whole, and the work goes on from there once there is room."""
+
+
 class ModelError(StepladderError):
     """A model cannot be found, loaded, or used for what was asked."""
 

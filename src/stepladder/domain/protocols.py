@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from stepladder.domain.hosted import HostedTuner
 from stepladder.domain.messages import Chunk, Example, Input, Message
 from stepladder.domain.prediction import Generation, Grade, Prediction
 from stepladder.domain.task import DpoSettings, LoraSettings, Task
@@ -296,6 +297,54 @@ class Tuned:
     tokens: int  # tokens of the rows seen, prompts included, summed over epochs
 
 
+@dataclass(frozen=True, slots=True)
+class TrainPlan:
+    """What a training is about to do; `history` is what it has done already, when it was broken off before."""
+
+    steps: int  # at most
+    epochs: int  # at most
+    batch_size: int
+    learning_rate: float  # at its peak
+    rank: int
+    alpha: float
+    history: tuple[TrainPoint, ...]
+
+
+class TrainWatch(Protocol):
+    """Who is told what a training does.
+
+    A training that is killed and goes on from a checkpoint tells again what came after that checkpoint.
+    """
+
+    def begun(self, plan: TrainPlan) -> None: ...
+    def stepped(self, point: TrainPoint) -> None: ...
+
+    def epoch_ended(self, point: TrainPoint, adapter: Callable[[], Mapping[str, bytes]]) -> None:
+        """After every epoch and the last step, before it is saved. `adapter` gives the PEFT folder's files by name."""
+        ...
+
+    def may_go_on(self) -> None:
+        """Asked between two steps, when all is told. A KeyboardInterrupt from here ends the training in order: it is saved."""
+        ...
+
+    def saved(self, step: int) -> None:
+        """A kill from now on loses nothing up to `step`."""
+        ...
+
+
+class Unwatched:
+    """A training that nobody watches."""
+
+    def begun(self, plan: TrainPlan) -> None: ...
+    def stepped(self, point: TrainPoint) -> None: ...
+    def epoch_ended(self, point: TrainPoint, adapter: Callable[[], Mapping[str, bytes]]) -> None: ...
+    def may_go_on(self) -> None: ...
+    def saved(self, step: int) -> None: ...
+
+
+UNWATCHED = Unwatched()
+
+
 class Tuner(Protocol):
     """What trains an adapter."""
 
@@ -375,6 +424,7 @@ class FitContext:
     recipes: Mapping[str, Recipe] = field(default_factory=dict)  # what lower rungs chose, by rung name
     max_new_tokens: int = 64
     recorded: Mapping[str, str] = field(default_factory=dict)  # input id -> answer of the present system, of every split
+    hosted: HostedTuner | None = None  # where `[rungs.hosted]` names an endpoint
 
 
 class Predictor(Protocol):

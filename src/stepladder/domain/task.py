@@ -9,13 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from stepladder.domain.errors import DataError
 from stepladder.domain.grader_settings import OpenAIGraderSettings
+from stepladder.domain.hosted import HostedSettings
 from stepladder.domain.settings import Settings as Settings
+from stepladder.domain.settings import read_settings
 from stepladder.domain.text_file import read_text
-from stepladder.domain.toml_lines import line_of, line_of_fault
+from stepladder.domain.toml_lines import line_of
 
 FactsChange = Literal["never", "yearly", "monthly", "weekly", "daily"]
 
@@ -306,6 +308,7 @@ class RungsSettings(Settings):
 
     lora: LoraSettings = Field(default_factory=LoraSettings, description="Settings of the fine-tune.")
     dpo: DpoSettings = Field(default_factory=DpoSettings, description="Settings of preference tuning.")
+    hosted: HostedSettings = Field(default_factory=HostedSettings, description="A fine-tune at an endpoint.")
     skip: tuple[str, ...] = Field((), description="Rungs not to climb.")
     include: tuple[str, ...] = Field(
         (), description="Rungs to climb that would be left out: `qlora`, which waits until 16-bit weights do not fit."
@@ -397,15 +400,7 @@ class Task(BaseModel):
         path = folder if folder.suffix == ".toml" else folder / "task.toml"
         if not path.is_file():
             raise DataError(path, None, "there is no task.toml.", "A task is a folder with a task.toml; see the tutorial.")
-        text = read_text(path)
-        try:
-            raw = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise DataError(path, line_of_fault(error), f"not TOML: {error}.", "Correct the line.") from error
-        try:
-            settings = TaskSettings.model_validate(raw)
-        except ValidationError as error:
-            raise DataError(path, line_of(text, error.errors()[0]["loc"]), *_explain(error)) from error
+        settings = read_settings(path, TaskSettings)
         task = cls(folder=path.parent, settings=settings)
         if settings.output.json_schema is not None:
             task.output_schema  # noqa: B018 - read now, so that a broken schema is found before any work
@@ -439,28 +434,3 @@ class Task(BaseModel):
         if not isinstance(schema, dict):
             raise DataError(path, None, "a schema is a JSON object.", "Correct the file.")
         return schema
-
-
-def _explain(error: ValidationError) -> tuple[str, str]:
-    """The first fault of a settings file in words, and what to do: the key's own description."""
-    fault = error.errors()[0]
-    where = ".".join(str(part) for part in fault["loc"]) or "the file"
-    if fault["type"] == "extra_forbidden":
-        return f"unknown key '{where}'.", "Remove it, or correct its spelling; the reference lists every key."
-    if fault["type"] == "missing":
-        return f"'{where}' is missing.", _description(fault["loc"]) or "Add it."
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"'{where}': {message}.", _description(fault["loc"])
-
-
-def _description(location: tuple[int | str, ...]) -> str:
-    model: Any = TaskSettings
-    found = ""
-    for part in location:
-        fields = getattr(model, "model_fields", {})
-        key = next((name for name, info in fields.items() if part in (name, info.alias)), None)
-        if key is None:
-            break
-        found = fields[key].description or ""
-        model = fields[key].annotation
-    return found

@@ -36,6 +36,7 @@ class Purse:
         self.budget_usd = budget_usd
         self._settled_usd = 0.0
         self._open: dict[int, float] = {}
+        self._earlier: dict[int, float] = {}  # reservations of an earlier process, counted as spent
         self._calls = 0
         self._ledger: Path | None = None
         self._changed = threading.Condition()
@@ -53,6 +54,7 @@ class Purse:
         with self._changed:
             reserved, settled = _read(ledger)
             self._settled_usd += sum(settled.get(call, usd) for call, usd in reserved.items())
+            self._earlier = {call: usd for call, usd in reserved.items() if call not in settled}
             self._calls = max(reserved, default=self._calls)
             self._ledger = ledger
 
@@ -79,9 +81,12 @@ class Purse:
             return self._calls
 
     def settle(self, call: int, spent_usd: float) -> None:
-        """Give a reservation back and book what was really spent."""
+        """Give a reservation back and book what was really spent; also one of an earlier process, when its bill is known."""
         with self._changed:
-            del self._open[call]
+            if call in self._open:
+                del self._open[call]
+            else:
+                self._settled_usd -= self._earlier.pop(call, 0.0)
             self._settled_usd += spent_usd
             self._changed.notify_all()
             self._write({"call": call, "spent_usd": spent_usd})

@@ -51,6 +51,7 @@ def adoption_cost(
     seconds_once: float = 0.0,
     tuned: bool = False,
     hosted: bool = False,
+    training_usd: float | None = 0.0,
     labelled_rows: int = 0,
 ) -> Cost:
     """The cost of a rung over the horizon, from what was measured.
@@ -58,13 +59,14 @@ def adoption_cost(
     Args:
         seconds_per_call, seconds_once: Of this machine; for a hosted model, the calls' own wall time.
         tuned: Training is repeated whenever the facts change.
+        training_usd: What a hosted model's training was charged; None where that is not known.
         labelled_rows: Examples whose labels are part of this rung: they are labelled again whenever the facts change
             (docs/decisions/012). Without a price for labels they cost nothing.
     """
     machine = None if use.machine_usd_per_hour is None else use.machine_usd_per_hour / 3600
     if hosted:
         usd_per_call = hosted_usd(use, prompt_tokens_per_call, completion_tokens_per_call)
-        usd_once: float | None = 0.0
+        usd_once = training_usd
     else:
         usd_per_call = None if machine is None else seconds_per_call * machine
         usd_once = None if machine is None else seconds_once * machine

@@ -1,4 +1,4 @@
-"""One table from errors to exit codes (design §2)."""
+"""One table from errors to exit codes (design §2) and HTTP statuses."""
 
 from __future__ import annotations
 
@@ -44,3 +44,21 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), OUR_FAULT)
+
+
+HTTP_STATUSES: dict[type[StepladderError], int] = {
+    UsageError: 400,
+    PrivacyError: 403,
+    MissingExtra: 400,
+    DataError: 400,
+    RunError: 404,
+    EvaluationError: 400,
+    ModelError: 400,
+    EngineError: 400,  # a local engine fails on what it is asked for; 5xx would be sent again and again
+    BudgetError: 429,
+}
+
+
+def http_status(error: BaseException) -> int:
+    """The HTTP status that tells a client what happened."""
+    return next((status for kind, status in HTTP_STATUSES.items() if isinstance(error, kind)), 500)

@@ -14,6 +14,7 @@ from stepladder.domain.protocols import Choices, Engine, Recipe, Remarking, Tech
 from stepladder.domain.retention import Retention
 from stepladder.domain.task import Task
 from stepladder.domain.verdict import Verdict
+from stepladder.engines.tuning_ticket import SUBMITTED
 from stepladder.evaluation.records import inputs_to_json
 from stepladder.evaluation.verdict import decide
 from stepladder.evaluation.wording import growth
@@ -318,7 +319,8 @@ def _climb_world(ascent: Ascent, world: World) -> Iterator[RungRun]:
                 theirs[rung.name] = finished.recipe
             yield finished
     here = [ran for ran in ascent.runs if ran.world.fold == world.fold]
-    refused = {} if base.tuner is None else tuning_refusals(base, world, ascent.engine, ascent.plan, here)
+    hosted = base.task.settings.rungs.hosted.model is not None
+    refused = {} if base.tuner is None and not hosted else tuning_refusals(base, world, ascent.engine, ascent.plan, here)
     for rung in tuned:
         if rung.name in refused and not base.options.tune_anyway:
             yield RungRun(rung.name, rung, world, RungStatus.REFUSED, refused[rung.name])
@@ -365,8 +367,8 @@ def _climb_rung(
     except BudgetError as error:
         return RungRun(name, rung, world, RungStatus.OVER_BUDGET, str(error))
     except (EngineError, ModelError, DataError) as error:
-        if not (label or rung.tuned):
-            raise  # the model of the task itself; the climb can be continued when it answers again
+        if not (label or rung.tuned) or (folder / SUBMITTED).exists():
+            raise  # the task's own model, or a job that goes on elsewhere; the climb can be continued when it answers again
         return RungRun(name, rung, world, RungStatus.FAILED, str(error))
     finally:
         base.watcher.progress.finish()

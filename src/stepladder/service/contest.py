@@ -27,7 +27,7 @@ from stepladder.evaluation.verdict import decide
 from stepladder.service.figures import REPLAYED_OF
 from stepladder.service.labelling import rows_to_label_again
 from stepladder.service.leaks import find_leaks
-from stepladder.service.prices import use_of
+from stepladder.service.prices import tuned_use, use_of
 from stepladder.service.replay import Replay, replay_alone
 from stepladder.service.rung_run import RungRun, renamed
 from stepladder.service.setup import Base
@@ -268,7 +268,10 @@ def measured_cost(base: Base, ran: RungRun, rows: Sequence[GradedRow], seconds: 
     identity = _identity(base, ran)
     rows = answered(rows)
     settings = base.task.settings
-    use = use_of(settings, ran.name.partition(" @ ")[2] or settings.model.base)
+    if ran.technique.name == "hosted":
+        use, training_usd = tuned_use(settings), ran.recipe.get("usd")
+    else:
+        use, training_usd = use_of(settings, ran.name.partition(" @ ")[2] or settings.model.base), 0.0
     charged = identity.served and use.usd_per_million_prompt_tokens is not None  # also by a server on this machine
     return adoption_cost(
         use,
@@ -278,6 +281,7 @@ def measured_cost(base: Base, ran: RungRun, rows: Sequence[GradedRow], seconds: 
         seconds_once=(ran.seconds if seconds is None else seconds) + _borrowed_seconds(ran),
         tuned=ran.technique.tuned,
         hosted=identity.hosted or charged,
+        training_usd=training_usd,
         labelled_rows=rows_to_label_again(ran),
     )
 

@@ -57,10 +57,12 @@ def init_task(
     input: str | None = None,
     reference: str | None = None,
     model: str | None = None,
+    test: Path | str | None = None,
 ) -> Started:
     """Make `folder` a task from the examples in `file`: task.toml, a copy of the file, and a schema where answers are JSON.
 
     Args:
+        test: Your own test file; `file` then teaches and chooses only.
         input, reference: Columns (or keys of the rows), where the guess would be wrong.
         model: What `[model] base` shall be.
     Raises:
@@ -68,15 +70,17 @@ def init_task(
         DataError: The file cannot be used; nothing has been written.
     """
     folder, source = Path(folder), Path(file)
-    _check_place(folder, source)
-    columns, settings, doubts = _guess_data(source, input, reference)
-    read = _read(source, settings)
+    beside = None if test is None else Path(test)
+    for path in (source, *([] if beside is None else [beside])):
+        _check_place(folder, path)
+    columns, settings, doubts = _guess_data(source, beside, input, reference)
+    read = _read(source, beside, settings)
     answers = guess_answers(read.examples, read.file_of)
     data = {key: value for key, value in settings.model_dump().items() if value is not None}
     text = _task_text(folder, source, read, columns, answers, data, model)
     schema = None if answers.schema is None else json.dumps(answers.schema, ensure_ascii=False, indent=2) + "\n"
-    _try(text, schema, source)
-    written = _write(folder, source, text, schema)
+    _try(text, schema, source, beside)
+    written = _write(folder, [source, *([] if beside is None else [beside])], text, schema)
     return Started(
         folder=folder,
         rows=len(read.examples),
@@ -103,7 +107,9 @@ def _same_content(one: Path, other: Path) -> bool:
     return one.is_file() and other.is_file() and files.hash_file(one) == files.hash_file(other)
 
 
-def _guess_data(source: Path, input: str | None, reference: str | None) -> tuple[ColumnGuess | None, DataSettings, list[str]]:
+def _guess_data(
+    source: Path, test: Path | None, input: str | None, reference: str | None
+) -> tuple[ColumnGuess | None, DataSettings, list[str]]:
     """`[data]` for this file, columns only where the rows' shape does not say what is what."""
     raw = open_rows(next(iter(given_splits(source).values()), source))
     rows = list(islice(raw.rows, LOOKED_AT))
@@ -111,25 +117,34 @@ def _guess_data(source: Path, input: str | None, reference: str | None) -> tuple
         raise DataError(source, None, "the file has no rows.", "Add examples; `stepladder label` helps to make the first ones.")
     named = input is not None or reference is not None
     if raw.header is None and not named and shape_of_itself(rows[0]) is not None:
-        return None, DataSettings.model_validate(_files(source)), []
+        return None, DataSettings.model_validate(_files(source, test)), []
     names = raw.header or tuple(dict.fromkeys(key for row in rows for key in row.values))
     _check_named(source, names, input, reference)
     guess = guess_columns(names, [row.values for row in rows], input=input, reference=reference)
     if guess is None:
         raise _no_columns(raw, names)
-    settings = DataSettings(**_files(source), input=guess.input, reference=guess.reference, id=guess.id)
+    settings = DataSettings(**_files(source, test), input=guess.input, reference=guess.reference, id=guess.id)
     return guess, settings, _column_doubts(guess)
 
 
-def _files(source: Path) -> dict[str, str]:
-    """`[data]` names of the file, or of the splits of a saved dataset that brings its own."""
+def _files(source: Path, test: Path | None) -> dict[str, str]:
+    """`[data]` names of the file, or of the splits of a saved dataset that brings its own.
+
+    Raises:
+        UsageError: Both files have one name.
+    """
+    if test is not None:
+        if test.name == source.name:
+            raise UsageError(f"both files are called {source.name}.", "Rename one of them.")
+        return {"train": source.name, "test": test.name}
     parts = given_splits(source)
     return {split: f"{source.name}/{path.name}" for split, path in parts.items()} or {"examples": source.name}
 
 
-def _read(source: Path, settings: DataSettings) -> ReadResult:
+def _read(source: Path, test: Path | None, settings: DataSettings) -> ReadResult:
     """All rows of all splits as one; ids may repeat between splits, which the trial later sorts out."""
-    parts = [read_file(path, settings) for path in given_splits(source).values()] or [read_file(source, settings)]
+    paths = [source, test] if test is not None else list(given_splits(source).values()) or [source]
+    parts = [read_file(path, settings) for path in paths]
     first = parts[0]
     shared = first.shared_instruction if len({part.shared_instruction for part in parts}) == 1 else None
     return ReadResult(
@@ -213,13 +228,14 @@ def _task_text(
     )
 
 
-def _try(text: TaskText, schema: str | None, source: Path) -> None:
+def _try(text: TaskText, schema: str | None, source: Path, test: Path | None) -> None:
     """Load the task as a climb would, with the data where it lies now; raises what the climb would have raised."""
     with tempfile.TemporaryDirectory(prefix="stepladder-init-") as name:
         folder = Path(name)
-        here = replace(
-            text, data={**text.data, **{key: str(source.parent.resolve() / name) for key, name in _files(source).items()}}
-        )
+        places = {key: str(source.parent.resolve() / name) for key, name in _files(source, test).items()}
+        if test is not None:
+            places["test"] = str(test.resolve())
+        here = replace(text, data={**text.data, **places})
         files.write_text(folder / "task.toml", write_toml(here))
         if schema is not None:
             files.write_text(folder / SCHEMA_NAME, schema)
@@ -228,21 +244,21 @@ def _try(text: TaskText, schema: str | None, source: Path) -> None:
         check_references(read.examples, read.file_of, build_graders(task))
 
 
-def _write(folder: Path, source: Path, text: TaskText, schema: str | None) -> tuple[str, ...]:
+def _write(folder: Path, sources: Sequence[Path], text: TaskText, schema: str | None) -> tuple[str, ...]:
     """Data and schema first: a folder with a task.toml is whole. Returns the names of what lies there now."""
-    target = folder / source.name
     if schema is not None and (folder / SCHEMA_NAME).exists():
         raise UsageError(f"{folder / SCHEMA_NAME} exists already.", "Rename it, or choose another folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not target.exists():
-            _copy(source, target)
+        for source in sources:
+            if not (folder / source.name).exists():
+                _copy(source, folder / source.name)
         if schema is not None:
             files.write_text(folder / SCHEMA_NAME, schema)
         files.write_text(folder / "task.toml", write_toml(text))
     except OSError as error:
         raise UsageError(f"{folder} cannot be written ({error.strerror}).", "Choose another folder.") from error
-    return ("task.toml", source.name, *([SCHEMA_NAME] if schema is not None else []))
+    return ("task.toml", *(source.name for source in sources), *([SCHEMA_NAME] if schema is not None else []))
 
 
 def _copy(source: Path, target: Path) -> None:

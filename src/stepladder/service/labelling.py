@@ -46,5 +46,6 @@ _USED: Mapping[str, Callable[[Recipe, World], Collection[str]]] = {
     "lora+rag": _trained_on,
     "qlora": _trained_on,
     "dpo": _trained_on,
+    "hosted": _trained_on,
 }
 """Rungs that are not named here use no labels: prompts, grammars and documents hold none, and `recorded` is not ours."""

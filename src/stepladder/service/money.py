@@ -9,7 +9,7 @@ from stepladder.domain.protocols import Choices
 from stepladder.domain.task import TaskSettings
 from stepladder.evaluation.cost import hosted_usd
 from stepladder.service.figures import counted, usd_text
-from stepladder.service.prices import price_lines, use_of
+from stepladder.service.prices import price_lines, tuned_use, use_of
 from stepladder.service.workload import Effort, Workload, confirmation_effort, rung_efforts
 
 
@@ -65,6 +65,28 @@ def money_lines(settings: TaskSettings, money: Money) -> Iterator[str]:
         parts.append(f"{usd_text(money.machine)} for this machine's time")
     yield f"Money: {'; '.join(parts)}." if parts else "Money: none; no model is hosted and this machine has no price."
     yield from price_lines(settings)
+
+
+def tuning_lines(settings: TaskSettings, work: Workload, *, refit: bool) -> Iterator[str]:
+    """What the job at `[rungs.hosted]` will read and charge, before a row is sent there."""
+    hosted = settings.rungs.hosted
+    if hosted.model is None or "hosted" in settings.rungs.skip:
+        return
+    jobs = work.worlds + refit
+    epochs = hosted.epochs_for(work.tune_rows)
+    prompt = work.shared_tokens + work.input_tokens
+    trained = jobs * epochs * work.tune_rows * (prompt + work.answer_tokens)
+    answers = work.worlds * (work.held_out_rows + work.test_rows)
+    line = (
+        f"Endpoint: {counted(jobs, 'job')} at {hosted.model}, {epochs} passes over {work.tune_rows} rows, about {trained:,.0f} "
+        f"tokens to train and {answers:,} answers"
+    )
+    if hosted.usd_per_million_training_tokens is None:
+        yield f"{line}; its prices are not known."
+        return
+    usd = trained * hosted.usd_per_million_training_tokens / 1e6
+    usd += (hosted_usd(tuned_use(settings), answers * prompt, answers * work.answer_tokens)) or 0.0
+    yield f"{line}: about {usd_text(usd)} (`[budget] usd` ends all spending at {usd_text(settings.budget.usd)})."
 
 
 def label_lines(settings: TaskSettings, trained_rows: int) -> Iterator[str]:

@@ -15,7 +15,7 @@ from stepladder.service import wiring
 from stepladder.service.judging import plan_remark
 from stepladder.service.leaks import find_leaks
 from stepladder.service.memory import Local, Memory, memory_lines, predict_memory
-from stepladder.service.money import label_lines, money_lines, predict_money
+from stepladder.service.money import label_lines, money_lines, predict_money, tuning_lines
 from stepladder.service.plan import COMPARED, FREE_RUNGS, TUNED_RUNGS, Plan, make_plan
 from stepladder.service.setup import (
     CHARACTERS_PER_TOKEN,
@@ -86,6 +86,7 @@ def _with_needs(base: Base, plan: Plan, work: Workload, leaks: Sequence[str]) ->
         *plan.lines,
         *memory_lines(memory, base.engine.identity, memory_available_bytes()),
         *money_lines(settings, money),
+        *tuning_lines(settings, work, refit=len(base.data.splits.fold_of) > 0),
         *label_lines(settings, trained_rows),
         *leaks,
     )

@@ -25,6 +25,13 @@ def use_of(settings: TaskSettings, model: str) -> UseSettings:
     )
 
 
+def tuned_use(settings: TaskSettings) -> UseSettings:
+    """`[use]` with the prices of the model that `[rungs.hosted]` tunes, which are not those of its base."""
+    hosted = settings.rungs.hosted
+    keys = ("usd_per_million_prompt_tokens", "usd_per_million_completion_tokens")
+    return settings.use.model_copy(update={key: getattr(hosted, key) for key in keys})
+
+
 def prices_of(settings: TaskSettings, model: str) -> Prices | None:
     """Both prices of a model; None where they are not known."""
     use = use_of(settings, model)

@@ -33,7 +33,7 @@ def tuning_refusals(base: Base, world: World, engine: Engine, plan: Plan, runs: 
     if refusal is None:
         return {}
     spared = READS_DOCUMENTS if refusal.kind != "one-off" and base.data.chunks else ()
-    return {rung: _sentence(refusal) for rung in TUNED_RUNGS if rung not in spared}
+    return {rung: _sentence(refusal) for rung in (*TUNED_RUNGS, "hosted") if rung not in spared}
 
 
 def _sentence(refusal: Refusal) -> str:

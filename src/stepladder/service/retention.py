@@ -88,7 +88,7 @@ class Guard:
     def _guard(self, ran: RungRun, below: Sequence[RungRun]) -> tuple[RungRun, Retention]:
         gate = self.base.task.settings.use.other_tasks
         if self.prober is None or not isinstance(ran.predictor, TunedPredictor):
-            name = self.base.engine.identity.engine
+            name = (ran.context.engine if ran.context is not None else self.base.engine).identity.engine
             return ran, self._report(ran, unmeasured=f"the engine '{name}' cannot compare a tuned model with its base.")
         if not gate and time.monotonic() > self.deadline:
             return ran, self._report(ran, unmeasured="the time of `[budget] minutes` is used up.")

@@ -16,6 +16,7 @@ from stepladder.evaluation.graders import Grader, prepare
 from stepladder.evaluation.statistics import mean_interval
 from stepladder.service.worlds import World
 from stepladder.storage.run_folder import RunFolder
+from stepladder.techniques.asking import ModelPredictor
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,8 @@ def run_rung(name: str, technique: Technique, world: World, context: FitContext,
     if recorded is None:
         run.write_result(name, world.fold, {"recipe": predictor.recipe, "seconds": seconds})
     rows = marker.rows(name, "validation", examples, predictions, fold=world.fold)
+    if isinstance(predictor, ModelPredictor):
+        context = predictor.context  # with the engine that really answers
     return RungRun(name, technique, world, RungStatus.RAN, "", predictor, context, rows, seconds, marker)
 
 

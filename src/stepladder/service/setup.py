@@ -10,6 +10,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,11 @@ from stepladder.techniques.forms import PLAIN, bank_of, own_forms
 FOUR_BIT_RUNGS = ("qlora",)
 GRADING = ("sacrebleu", "rapidfuzz", "nltk", "pydantic-monty", "google-re2")
 """Packages that grades may come from."""
-SAME_RUN = {"budget": {"usd"}, "model": {"concurrency", "timeout_seconds"}}
+SAME_RUN: Mapping[str, Any] = {
+    "budget": {"usd"},
+    "model": {"concurrency", "timeout_seconds"},
+    "rungs": {"hosted": {"wait_minutes", "poll_seconds"}},
+}
 """Settings that change no answer: a run is continued with more money, or with more patience."""
 CHARACTERS_PER_TOKEN = 3.0
 """For engines that cannot count before sending: few enough that the limit on new tokens is not too low."""
@@ -104,6 +109,7 @@ class Base:
     checked: Checked
     four_bit: Callable[[], Tools] | None = None
     answers: AnswerStore | None = None
+    purse: Purse | None = None
 
     @property
     def task(self) -> Task:
@@ -144,7 +150,9 @@ def make_base(
     if write_split:
         refuse_blocked(checked)
         data = load_task_data(task, embedder, seed=options.seed)
-    return Base(data, tools.engine, tools.tuner, tools.embedder, marker, options, watcher, checked, tools.four_bit, tools.answers)
+    return Base(
+        data, tools.engine, tools.tuner, tools.embedder, marker, options, watcher, checked, tools.four_bit, tools.answers, purse
+    )
 
 
 def check_task(data: TaskData, marker: Marker) -> None:
@@ -152,7 +160,7 @@ def check_task(data: TaskData, marker: Marker) -> None:
 
     Raises:
         DataError: An own prompt or probe cannot be read, or a grader cannot judge a reference.
-        PrivacyError: A compared model or a judge is hosted and the data may not leave.
+        PrivacyError: A compared model, a judge or a fine-tuning endpoint is elsewhere and the data may not leave.
     """
     check_judges(data.task)
     own_forms(data.task)
@@ -160,6 +168,7 @@ def check_task(data: TaskData, marker: Marker) -> None:
     for name in data.task.settings.model.compare:
         if is_remote(name):
             wiring.check_hosted(name, data.task)
+    wiring.check_hosted_tuning(data.task)
     check_references(data.examples, data.file_of, marker.graders)
 
 
@@ -251,7 +260,7 @@ def open_run(base: Base, runs: Path) -> RunFolder:
     """The unfinished run of the same data, split, settings and weights, or a new one."""
     key = files.hash_json(
         {
-            "settings": base.task.settings.model_dump(mode="json", exclude=SAME_RUN),
+            "settings": base.task.settings.model_dump(mode="json", exclude=dict(SAME_RUN)),
             "data": base.data.fingerprint,
             "files": _hash_files(base.task),
             "splits": {**base.data.splits.split_of, **base.data.splits.fold_of},
@@ -332,6 +341,9 @@ def context_of_rung(base: Base, rung: str, context: FitContext, run: RunFolder) 
         MissingExtra: It wants 4-bit weights, and what holds them is not installed.
         ModelError: It wants 4-bit weights, and this engine has none.
     """
+    if rung == "hosted":
+        hosted = wiring.build_hosted_tuner(base.task, lambda engine: record_engine(engine, run, base.answers), base.purse)
+        return replace(context, hosted=hosted)
     if rung not in FOUR_BIT_RUNGS:
         return context
     if base.four_bit is None:

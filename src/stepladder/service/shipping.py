@@ -26,6 +26,7 @@ STANDS_ON = {
     "lora+rag": ("prompt", "rag"),
     "qlora": ("prompt",),
     "dpo": ("prompt", "lora"),
+    "hosted": ("prompt",),
 }
 """Which lower rungs' choices a rung builds on."""
 

@@ -6,13 +6,17 @@ import json
 import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stepladder import files
-from stepladder.domain.errors import MissingExtra, PrivacyError, UsageError
+from stepladder.domain.errors import DataError, MissingExtra, PrivacyError, UsageError
+from stepladder.domain.hosted import HostedTuner
+from stepladder.domain.jobs import MethodType
+from stepladder.domain.plain import PlainTexts
 from stepladder.domain.protocols import Embedder, Engine, ModelIdentity, Tuner
 from stepladder.domain.task import Task
 from stepladder.engines.address import Address, parse_model
@@ -23,6 +27,7 @@ from stepladder.service.prices import price_table, prices_of
 
 if TYPE_CHECKING:
     from stepladder.evaluation.graders import GraderTools
+    from stepladder.training.tuner import LoraTuner
 
 JUDGEMENTS = "judgements.jsonl"
 """What judges have said, under a task's runs/."""
@@ -49,18 +54,65 @@ def build_engine(name: str, task: Task, *, device: str = "auto", purse: Purse | 
         DataError: The engine is hosted and nothing says what it charges.
         MissingExtra: The parts for local models are not installed.
     """
-    if name == "fake" or name.startswith("fake:"):
+    if is_remote(name):
+        return _build_served(name, task, purse or build_purse(task))
+    return build_local_engine(name, device=device, revision=task.settings.model.revision, four_bit=four_bit)
+
+
+def build_local_engine(name: str, *, device: str = "auto", revision: str | None = None, four_bit: bool = False) -> Engine:
+    """The engine of a model on this machine, or the shipped fake.
+
+    Raises:
+        MissingExtra: The parts for local models are not installed.
+    """
+    if _is_fake(name):
         from stepladder.engines.fake import FakeEngine
 
         return FakeEngine(name=name)
-    if is_remote(name):
-        return _build_served(name, task, purse or build_purse(task))
     try:
         from stepladder.engines.transformers.engine import TransformersEngine
         from stepladder.models.loading import load
     except ModuleNotFoundError as error:
         raise MissingExtra("train", f"{error.name}, which runs models on this machine,") from error
-    return TransformersEngine(load(name, device=device, revision=task.settings.model.revision, four_bit=four_bit))
+    return TransformersEngine(load(name, device=device, revision=revision, four_bit=four_bit))
+
+
+def build_plain_texts(name: str, *, device: str = "auto") -> PlainTexts:
+    """A model on this machine without its chat template; its weights are those of `build_local_engine`, loaded once.
+
+    Raises:
+        MissingExtra: The parts for local models are not installed.
+    """
+    if _is_fake(name):
+        from stepladder.engines.fake_plain import FakePlainTexts
+
+        return FakePlainTexts()
+    try:
+        from stepladder.engines.transformers.plain import LocalPlainTexts
+        from stepladder.models.loading import load
+    except ModuleNotFoundError as error:
+        raise MissingExtra("train", f"{error.name}, which runs models on this machine,") from error
+    return LocalPlainTexts(load(name, device=device))
+
+
+def weights_bytes(name: str) -> int:
+    """Bytes of a local model's weights, read from its files' sizes; fetched first if need be."""
+    if _is_fake(name):
+        return 0
+    from stepladder.models.pull import pull_manifest
+
+    return sum(size for file, size in pull_manifest(name).files.items() if file.endswith(".safetensors"))
+
+
+def forget_models() -> None:
+    """Let go of loaded models that nobody holds any more."""
+    loading = sys.modules.get("stepladder.models.loading")
+    if loading is not None:
+        loading.unload_all()
+
+
+def _is_fake(name: str) -> bool:
+    return name == "fake" or name.startswith("fake:")
 
 
 def _build_served(name: str, task: Task, purse: Purse) -> Engine:
@@ -96,7 +148,7 @@ def _served_engine(address: Address) -> Callable[..., Engine]:
 
 def build_tuner(name: str, task: Task, *, device: str = "auto", four_bit: bool = False) -> Tuner | None:
     """The trainer for a local model; None where weights cannot be trained."""
-    if name == "fake" or name.startswith("fake:") or is_remote(name):
+    if _is_fake(name) or is_remote(name):
         return None
     try:
         from stepladder.models.loading import load
@@ -104,6 +156,64 @@ def build_tuner(name: str, task: Task, *, device: str = "auto", four_bit: bool =
     except ModuleNotFoundError as error:
         raise MissingExtra("train", f"{error.name}, which trains models,") from error
     return LoraTuner(load(name, device=device, revision=task.settings.model.revision, four_bit=four_bit))
+
+
+def build_hosted_tuner(task: Task, record: Callable[[Engine], Engine], purse: Purse | None = None) -> HostedTuner | None:
+    """What tunes at the endpoint of `[rungs.hosted]`; None where none is named.
+
+    Args:
+        record: What the engine of a tuned model is wrapped in.
+    Raises:
+        PrivacyError, DataError, UsageError: As `check_hosted_tuning`.
+    """
+    address = check_hosted_tuning(task)
+    if address is None:
+        return None
+    from stepladder.engines.tuning_endpoint import EndpointTuner
+
+    model = task.settings.model
+    return EndpointTuner(
+        address,
+        task.settings.rungs.hosted,
+        purse=purse or build_purse(task),
+        concurrency=model.concurrency,
+        timeout_seconds=model.timeout_seconds,
+        record=record,
+    )
+
+
+@dataclass(frozen=True)
+class JobTools:
+    """What a fine-tuning job is done with. `default_rate`: the learning rate that the model's width asks for."""
+
+    tuner: LoraTuner
+    engine: Engine
+    default_rate: float
+
+    def base_rate(self, method: MethodType) -> float:
+        """What a job's `learning_rate_multiplier` multiplies."""
+        from stepladder.training.presets import dpo_learning_rate
+
+        return dpo_learning_rate(self.default_rate) if method == "dpo" else self.default_rate
+
+
+def build_job_tools(name: str, *, device: str = "auto", save_every_seconds: float) -> JobTools:
+    """Trainer and engine over one loaded local model.
+
+    Raises:
+        MissingExtra: The parts for local models are not installed. ModelError: The model cannot be had.
+    """
+    try:
+        from stepladder.engines.transformers.engine import TransformersEngine
+        from stepladder.models.loading import load
+        from stepladder.training.presets import default_learning_rate
+        from stepladder.training.tuner import LoraTuner
+    except ModuleNotFoundError as error:
+        raise MissingExtra("train", f"{error.name}, which trains models,") from error
+    loaded = load(name, device=device)
+    config = loaded.model.config.get_text_config(decoder=True)
+    rate = default_learning_rate(config.hidden_size, config.model_type)
+    return JobTools(LoraTuner(loaded, save_every_seconds=save_every_seconds), TransformersEngine(loaded), rate)
 
 
 def build_answers(*, use: bool = True) -> AnswerStore:
@@ -227,11 +337,7 @@ def check_hosted(name: str, task: Task) -> Address:
     settings = task.settings
     if not address.hosted:
         return address
-    if not settings.use.data_may_leave:
-        raise PrivacyError(
-            f"'{name}' is hosted, and `[use] data_may_leave` is false.",
-            "Set `data_may_leave = true` in task.toml if the examples may be sent there, or remove the model.",
-        )
+    _check_may_leave(name, task)
     if prices_of(settings, name) is None and math.isfinite(settings.budget.usd):
         place = ("model", "compare") if name in settings.model.compare else ("model", "base")
         raise task.fault(
@@ -241,3 +347,41 @@ def check_hosted(name: str, task: Task) -> Address:
             "`usd_per_million_completion_tokens` (0 for a server of your own), or set `[budget] usd = inf` for no limit.",
         )
     return address
+
+
+def check_hosted_tuning(task: Task) -> Address | None:
+    """Where `[rungs.hosted]` tunes; None where it names nothing. Refuses, before anything is sent, what must not be sent.
+
+    Raises:
+        PrivacyError: The endpoint is elsewhere, and `[use] data_may_leave` is false.
+        DataError: It is elsewhere, and its prices are not all known.
+        UsageError: It is no endpoint with OpenAI's API.
+    """
+    settings = task.settings.rungs.hosted
+    if settings.model is None or "hosted" in task.settings.rungs.skip:
+        return None
+    address = parse_model(settings.model)
+    if address is None or address.api != "openai":
+        raise UsageError(
+            f"`[rungs.hosted] model` is '{settings.model}', which has no fine-tuning API.", "Write openai:NAME or URL NAME."
+        )
+    if not address.hosted:
+        return address
+    _check_may_leave(settings.model, task)
+    if not settings.priced and math.isfinite(task.settings.budget.usd):
+        raise DataError(
+            task.path("task.toml"),
+            None,
+            f"'{settings.model}' tunes elsewhere and has no known prices, so `[budget] usd` cannot hold its spending back.",
+            "Under `[rungs.hosted]`, give `usd_per_million_training_tokens`, `usd_per_million_prompt_tokens` and "
+            "`usd_per_million_completion_tokens`, or set `[budget] usd = inf` for no limit.",
+        )
+    return address
+
+
+def _check_may_leave(name: str, task: Task) -> None:
+    if not task.settings.use.data_may_leave:
+        raise PrivacyError(
+            f"'{name}' is hosted, and `[use] data_may_leave` is false.",
+            "Set `data_may_leave = true` in task.toml if the examples may be sent there, or remove the model.",
+        )

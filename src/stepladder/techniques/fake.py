@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from stepladder.domain.answer import expected_answer
+from stepladder.domain.hosted import HostedTune
 from stepladder.domain.messages import Chunk, Example, Input, Message, ToolCall
 from stepladder.domain.prediction import Grade, Prediction, Score
 from stepladder.domain.protocols import Choices, Conversation, Engine, FitContext, Preference, Progress, TrainPoint, Tuned
@@ -127,6 +128,29 @@ class FakeTuner:
         return Tuned(folder, adapter_sha256, losses, (point,), best_step=1, steps=1, seconds=1.0, tokens=len(content))
 
 
+@dataclass
+class FakeHosted:
+    """An endpoint that tunes nothing: its models are `engine`. Remembers what was submitted."""
+
+    engine: Engine
+    name: str = "fake:hosted"
+    closed: str | None = None
+    jobs: list[FakeTraining] = field(default_factory=list)
+
+    def tune(
+        self, rows: Sequence[Conversation], held_out: Sequence[Conversation], *, folder: Path, seed: int, progress: Progress
+    ) -> HostedTune:
+        """Always the same model."""
+        self.jobs.append(FakeTraining(tuple(rows), tuple(held_out), folder, seed))
+        return HostedTune("ft:fake", "ftjob-fake", epochs=3, trained_tokens=3 * len(rows), usd=None, seconds=1.0)
+
+    def spoken_name(self, model: str) -> str:
+        return f"fake:{model}"
+
+    def answering(self, model: str) -> Engine:
+        return self.engine
+
+
 def fake_context(folder: Path, engine: Engine, kind: Kind = "labels", *, clusters: int = 24, **changes: Any) -> FitContext:
     """A fitted-to-be rung's surroundings in the middle size regime, where validation is the training rows.
 
@@ -149,6 +173,7 @@ def fake_context(folder: Path, engine: Engine, kind: Kind = "labels", *, cluster
         "score": lambda predictions: _grade(predictions, references),
         "folder": folder / "rung",
         "tuner": FakeTuner(),
+        "hosted": FakeHosted(engine),
         "choices": Choices(forms=4, shots=(2, 4), orders=2, passages=(1, 3)),
         "recorded": {row.id: expected_answer(row) for row in rows},
         **changes,

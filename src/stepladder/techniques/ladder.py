@@ -9,6 +9,7 @@ from stepladder.techniques.classifier import Classifier
 from stepladder.techniques.constrained import Constrained
 from stepladder.techniques.dpo import Dpo
 from stepladder.techniques.few_shot import FewShot
+from stepladder.techniques.hosted import Hosted
 from stepladder.techniques.lora import Lora
 from stepladder.techniques.lora_constrained import LoraConstrained
 from stepladder.techniques.lora_nearest import LoraNearest
@@ -34,6 +35,7 @@ LADDER: tuple[Technique, ...] = (
     LoraRag(),
     Qlora(),
     Dpo(),
+    Hosted(),
 )
 
 

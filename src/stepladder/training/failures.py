@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from stepladder.domain.errors import ModelError, RunError
+from stepladder.domain.errors import DiskError, ModelError
 from stepladder.files import disk
 
 OUT_OF_MEMORY_WORDS = ("DefaultCPUAllocator", "out of memory", "not enough memory", "can't allocate memory")
@@ -47,14 +47,14 @@ def disk_named(what: str, folder: Path) -> Iterator[None]:
     """Turn a full or failing disk into an error that says what to do.
 
     Raises:
-        RunError: Something could not be written in the block.
+        DiskError: Something could not be written in the block.
     """
     try:
         yield
     except OSError as error:
         if is_out_of_memory(error):
             raise
-        raise RunError(
+        raise DiskError(
             f"{what} cannot be written below {folder.parent}: {error.strerror or error}.",
             "What was saved before is whole. Make room on that disk (or repair it) and run the same again: it continues.",
         ) from error
@@ -66,13 +66,13 @@ def refuse_full_disk(folder: Path, adapter_bytes: int) -> None:
     Args:
         folder: Where they will lie; it need not exist.
     Raises:
-        RunError: They will not.
+        DiskError: They will not.
     """
     standing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     needed = adapter_bytes * (3 * CHECKPOINTS_AT_ONCE + 1)  # a checkpoint holds the adapter and two moments of it
     free = disk().free_bytes(standing)
     if free < needed:
-        raise RunError(
+        raise DiskError(
             f"the training's checkpoints need {needed / 1e6:,.1f} MB below {folder.parent}; {free / 1e6:,.1f} MB are free.",
             "Make room on that disk, or lower [rungs.lora] rank.",
         )

@@ -13,16 +13,25 @@ from typing import Any
 import torch
 
 from stepladder.domain.errors import ModelError
-from stepladder.domain.protocols import ModelIdentity, Progress, Tuned
+from stepladder.domain.protocols import UNWATCHED, ModelIdentity, Progress, TrainWatch, Tuned
 from stepladder.domain.task import LoraSettings
 from stepladder.files import hash_bytes, new_folder, write_bytes
+from stepladder.models.adapter import check_pins, read_config
 from stepladder.models.prefix.paths import Path as ComputePath
 from stepladder.models.prefix.rows import EncodedRow, common_prefix_length
-from stepladder.training.adapters import WEIGHTS, adapted, adapter_files, fast_attention, set_adapter_tensors, silenced
+from stepladder.training.adapters import (
+    WEIGHTS,
+    adapted,
+    adapter_files,
+    fast_attention,
+    set_adapter_tensors,
+    short_targets,
+    silenced,
+)
 from stepladder.training.binding import Binding, bind, refuse_others
 from stepladder.training.checkpoint import Progressed, load_adapter
 from stepladder.training.failures import disk_named, memory_named
-from stepladder.training.follow import SAVE_EVERY_SECONDS, LiveTraining, follow
+from stepladder.training.follow import SAVE_EVERY_SECONDS, LiveTraining, Reported, follow
 from stepladder.training.loop import build_optimizer
 from stepladder.training.masks import Decode, check_rows, learned_shares, masked_examples
 from stepladder.training.memory import reused_memory
@@ -56,25 +65,58 @@ def tune_rows(
     progress: Progress,
     anew: bool = False,
     save_every_seconds: float = SAVE_EVERY_SECONDS,
+    watch: TrainWatch = UNWATCHED,
+    start: Path | None = None,
 ) -> Tuned:
     """Fine-tune on `rows`: see `train_adapter`, with the preset for so many rows.
 
+    Args:
+        start: An adapter to go on from instead of a fresh one; its shape is kept.
     Raises:
-        ModelError: No rows; and as `train_adapter`. RunError, KeyboardInterrupt: As `train_adapter`.
+        ModelError: No rows; `start` is no adapter of this base; and as `train_adapter`.
+        RunError, KeyboardInterrupt: As `train_adapter`.
     """
     if not rows:
         raise ModelError("there are no rows to train on.", "Add examples, or lower the share that is held out.")
     settings = settings_for(base, wanted, len(rows), seed)
+    if start is not None:
+        check_start(start, base)
+        settings = shaped_as(start, base, settings)
     return train_adapter(
         base,
         rows,
         held_out,
         settings,
-        Sft(settings.label_smoothing),
+        Sft(settings.label_smoothing, start),
         folder=folder,
         progress=progress,
         anew=anew,
         save_every_seconds=save_every_seconds,
+        watch=watch,
+    )
+
+
+def check_start(start: Path, base: Base) -> None:
+    """Whether there is an adapter of this base to go on from.
+
+    Raises:
+        ModelError: There is none, or it belongs to another base.
+    """
+    if not (start / WEIGHTS).is_file():
+        raise ModelError(f"{start}: there is no adapter to go on from.", "Give the folder that a fine-tune has left.")
+    check_pins(start, base.identity)
+
+
+def shaped_as(start: Path, base: Base, settings: TrainSettings) -> TrainSettings:
+    """The settings with the shape of the adapter at `start`."""
+    adapter = read_config(start)
+    targets = adapter.target_modules
+    return replace(
+        settings,
+        rank=adapter.r,
+        alpha=adapter.lora_alpha,
+        rank_stabilised=adapter.use_rslora,
+        target_modules=short_targets(base.model, [targets] if isinstance(targets, str) else list(targets or ())),
     )
 
 
@@ -90,6 +132,7 @@ def train_adapter(
     anew: bool = False,
     save_every_seconds: float = SAVE_EVERY_SECONDS,
     shown: bool = True,
+    watch: TrainWatch = UNWATCHED,
 ) -> Tuned:
     """Train an adapter on `rows`, keep the step `held_out` chooses (the last without such rows), and leave it at `folder`.
 
@@ -101,6 +144,7 @@ def train_adapter(
             is replaced in the end, the other training's checkpoints stay.
         save_every_seconds: Longest time between two checkpoints, but for a single step that takes longer.
         shown: Whether the settings and some rows with their masks are said first.
+        watch: Told of every step, unless the training was finished already.
     Raises:
         ModelError: A row that cannot be learned from (named); the training diverged (`loop.Diverged`); the memory is used up;
             the model cannot be tuned; the saved adapter is not the trained one, or changes nothing.
@@ -121,7 +165,8 @@ def train_adapter(
             refuse_others(all_checkpoints, binding)
         if shown:
             introduce(base, rows, settings, objective, progress)
-        finished = _train(base, rows, held_out, settings, objective, folder, checkpoints, binding, progress, save_every_seconds)
+        reported = Reported(progress, watch, save_every_seconds)
+        finished = _train(base, rows, held_out, settings, objective, folder, checkpoints, binding, reported)
     _remove(checkpoints)
     return finished
 
@@ -165,9 +210,9 @@ def _train(
     folder: Path,
     checkpoints: Path,
     binding: Binding,
-    progress: Progress,
-    save_every_seconds: float,
+    reported: Reported,
 ) -> Tuned:
+    progress = reported.progress
     longest = max(len(row) for row in (*rows, *held_out))
     with (
         reused_memory(),
@@ -190,8 +235,7 @@ def _train(
                 settings,
                 path=path,
                 objective=objective,
-                progress=progress,
-                save_every_seconds=save_every_seconds,
+                reported=reported,
             )
             kept = _keep(base, live, progressed, answers, unseen, settings, path, progress)
         return _publish(base, kept, shortest(answers), folder, binding)

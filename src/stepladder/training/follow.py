@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from statistics import fmean
@@ -13,10 +14,10 @@ from typing import Any
 import torch
 
 from stepladder.domain.errors import StepladderError
-from stepladder.domain.protocols import Progress, TrainPoint
+from stepladder.domain.protocols import UNWATCHED, Progress, TrainPlan, TrainPoint, TrainWatch
 from stepladder.models.prefix.paths import Path as ComputePath
 from stepladder.models.prefix.rows import EncodedRow
-from stepladder.training.adapters import adapter_tensors, set_adapter_tensors, silenced
+from stepladder.training.adapters import adapter_files, adapter_tensors, set_adapter_tensors, silenced
 from stepladder.training.binding import Binding, changed_versions, write_binding
 from stepladder.training.checkpoint import (
     Progressed,
@@ -89,6 +90,34 @@ class LiveTraining:
             note(f"Interrupted behind step {progressed.step}, which is saved.")
 
 
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """Who hears of a training, and how often it is saved."""
+
+    progress: Progress
+    watch: TrainWatch = UNWATCHED
+    save_every_seconds: float = SAVE_EVERY_SECONDS
+
+    def tell(
+        self, live: LiveTraining, event: TrainStep | Evaluation, progressed: Progressed, settings: TrainSettings, groups: int
+    ) -> None:
+        """Tell the watch of one event. An epoch's end is told with its evaluation, where there is one."""
+        step, point = event.step, progressed.history[-1]
+        evaluated = settings.evaluates_after(step, groups)
+        if isinstance(event, TrainStep):
+            self.watch.stepped(point)
+        elif point.held_out_nll is not None:
+            self.watch.stepped(point)  # again, now with what the held-out rows say
+        epoch_ends = step % settings.steps_per_epoch(groups) == 0 or step == settings.steps(groups)
+        if epoch_ends and evaluated == isinstance(event, Evaluation):
+            self.watch.epoch_ended(point, partial(adapter_files, live.wrapped, live.binding.pins["base"]))
+        self.watch.may_go_on()
+
+
+def _plan(settings: TrainSettings, steps: int, history: tuple[TrainPoint, ...]) -> TrainPlan:
+    return TrainPlan(steps, settings.epochs, settings.batch_size, settings.learning_rate, settings.rank, settings.alpha, history)
+
+
 def follow(
     live: LiveTraining,
     progressed: Progressed,
@@ -98,18 +127,18 @@ def follow(
     *,
     path: ComputePath,
     objective: Objective,
-    progress: Progress,
-    save_every_seconds: float = SAVE_EVERY_SECONDS,
+    reported: Reported,
 ) -> Progressed:
     """Run the loop to its end; save at every evaluation, every `save_every_seconds` between, and on an interruption.
 
     Raises:
-        KeyboardInterrupt / SystemExit: As raised by a signal or by `progress`, after what was done is saved.
+        KeyboardInterrupt / SystemExit: As raised by a signal or by who is told, after what was done is saved.
         Diverged: The loss is no number, or far above where it began. RunError: It cannot be saved.
     """
     if enough(progressed):  # killed between its last evaluation and its end
         return progressed
-    steps, from_step = settings.steps(len(rows) // objective.loss.together), progressed.step
+    groups, from_step, progress = len(rows) // objective.loss.together, progressed.step, reported.progress
+    steps = settings.steps(groups)
     before, started = progressed.seconds, time.perf_counter()
     saved_at = started
     progress.start("training", steps)
@@ -128,6 +157,7 @@ def follow(
         evaluated=progressed.evaluated,
     )
     try:
+        reported.watch.begun(_plan(settings, steps, progressed.history))
         for event in events:
             now = time.perf_counter()
             progressed = replace(_after(progressed, event), seconds=before + now - started)
@@ -136,8 +166,10 @@ def follow(
                 progress.advance(detail=f"loss {event.loss:.3f}, at most {_duration(left)} left")
                 if may_diverge(progressed.history, settings.batch_size):
                     _refuse_divergence(live, progressed, rows, settings, path, objective)
-            if isinstance(event, Evaluation) or now - saved_at >= save_every_seconds:
+            reported.tell(live, event, progressed, settings, groups)
+            if isinstance(event, Evaluation) or now - saved_at >= reported.save_every_seconds:
                 live.save(progressed)
+                reported.watch.saved(progressed.step)
                 saved_at = time.perf_counter()
             if isinstance(event, Evaluation) and (why := enough(progressed)):
                 progress.note(f"Stopped at step {event.step}: {why}.")

@@ -61,6 +61,7 @@ class Sft:
     """
 
     smoothing: float = 0.0
+    start: FilePath | None = None  # an adapter folder to go on from
 
     @property
     def loss(self) -> Loss:
@@ -68,13 +69,16 @@ class Sft:
 
     @property
     def pins(self) -> Mapping[str, Any]:
-        return {"objective": "sft"}
+        begun = {} if self.start is None else {"start_sha256": hash_file(self.start / WEIGHTS_FILE)}
+        return {"objective": "sft", **begun}
 
     @property
     def loss_at_start(self) -> None:
         return None
 
-    def prepare(self, wrapped: Any) -> None: ...
+    def prepare(self, wrapped: Any) -> None:
+        if self.start is not None:
+            fill(wrapped, self.start)
 
     def begin(self, path: Path, rows: Sequence[EncodedRow], *, tokens_per_pass: int) -> Sft:
         return self

@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from stepladder.domain.errors import ModelError
-from stepladder.domain.protocols import Progress, Tuned
+from stepladder.domain.protocols import UNWATCHED, Progress, TrainWatch, Tuned
 from stepladder.domain.task import DpoSettings, LoraSettings
-from stepladder.models.adapter import WEIGHTS_FILE, check_pins, read_config
 from stepladder.models.prefix.rows import EncodedRow
-from stepladder.training.adapters import short_targets
-from stepladder.training.finetune import Base, settings_for, train_adapter
+from stepladder.training.finetune import Base, check_start, settings_for, shaped_as, train_adapter
+from stepladder.training.follow import SAVE_EVERY_SECONDS
 from stepladder.training.objectives import Dpo, check_pairs
 from stepladder.training.presets import TrainSettings, dpo_learning_rate
 
@@ -27,6 +26,8 @@ def tune_pairs(
     folder: Path,
     seed: int,
     progress: Progress,
+    save_every_seconds: float = SAVE_EVERY_SECONDS,
+    watch: TrainWatch = UNWATCHED,
 ) -> Tuned:
     """Train the adapter of `start` on, so that it prefers the first of each pair; `start` itself stays, as the reference.
 
@@ -39,24 +40,23 @@ def tune_pairs(
         raise ModelError("there are no preference rows to train on.", "Add rows with a preferred and a non-preferred answer.")
     check_pairs(rows)
     check_pairs(held_out)
-    if not (start / WEIGHTS_FILE).is_file():
-        raise ModelError(f"{start}: there is no adapter to go on from.", "Give the folder that a fine-tune has left.")
-    check_pins(start, base.identity)
+    check_start(start, base)
     settings = dpo_settings_for(base, wanted, start, pairs=len(rows) // 2, seed=seed)
-    return train_adapter(base, rows, held_out, settings, Dpo(wanted.beta, start), folder=folder, progress=progress)
+    return train_adapter(
+        base,
+        rows,
+        held_out,
+        settings,
+        Dpo(wanted.beta, start),
+        folder=folder,
+        progress=progress,
+        save_every_seconds=save_every_seconds,
+        watch=watch,
+    )
 
 
 def dpo_settings_for(base: Base, wanted: DpoSettings, start: Path, *, pairs: int, seed: int) -> TrainSettings:
     """The preset for so many pairs; the adapter keeps the shape it has in `start`."""
-    adapter = read_config(start)
     same = LoraSettings(epochs=wanted.epochs, batch_size=wanted.batch_size)
     preset = settings_for(base, same, pairs, seed)
-    targets = adapter.target_modules
-    return replace(
-        preset,
-        rank=adapter.r,
-        alpha=adapter.lora_alpha,
-        rank_stabilised=adapter.use_rslora,
-        target_modules=short_targets(base.model, [targets] if isinstance(targets, str) else list(targets or ())),
-        learning_rate=wanted.learning_rate or dpo_learning_rate(preset.learning_rate),
-    )
+    return replace(shaped_as(start, base, preset), learning_rate=wanted.learning_rate or dpo_learning_rate(preset.learning_rate))

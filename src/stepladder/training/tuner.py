@@ -7,12 +7,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from stepladder.domain.protocols import Conversation, Preference, Progress, Tuned
+from stepladder.domain.protocols import UNWATCHED, Conversation, Preference, Progress, TrainWatch, Tuned
 from stepladder.domain.task import DpoSettings, LoraSettings
 from stepladder.models.conversation import encode_conversation
 from stepladder.models.loading import LoadedModel
 from stepladder.models.prefix.rows import EncodedRow
 from stepladder.training.finetune import Base, tune_rows
+from stepladder.training.follow import SAVE_EVERY_SECONDS
 from stepladder.training.preferring import tune_pairs
 from stepladder.training.search import tune_searching
 
@@ -20,8 +21,9 @@ from stepladder.training.search import tune_searching
 class LoraTuner:
     """Trains LoRA on a loaded model, which is exactly as before when the training ends."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, *, save_every_seconds: float = SAVE_EVERY_SECONDS) -> None:
         self._loaded = loaded
+        self._save_every_seconds = save_every_seconds
 
     def tune(
         self,
@@ -32,11 +34,30 @@ class LoraTuner:
         folder: Path,
         seed: int,
         progress: Progress,
+        watch: TrainWatch = UNWATCHED,
+        start: Path | None = None,
     ) -> Tuned:
-        """Train on `rows`, stop by `held_out`, leave a PEFT folder at `folder`; see `finetune.tune_rows`."""
+        """Train on `rows`, stop by `held_out`, leave a PEFT folder at `folder`; see `finetune.tune_rows`.
+
+        Args:
+            watch: Told of every step.
+            start: An adapter of this base to go on from.
+        """
         learned, unseen = ([self.encode(row) for row in part] for part in (rows, held_out))
-        train = tune_searching if settings.search_learning_rate else tune_rows
-        return train(self._base, learned, unseen, settings, folder=folder, seed=seed, progress=progress)
+        if settings.search_learning_rate:
+            return tune_searching(self._base, learned, unseen, settings, folder=folder, seed=seed, progress=progress)
+        return tune_rows(
+            self._base,
+            learned,
+            unseen,
+            settings,
+            folder=folder,
+            seed=seed,
+            progress=progress,
+            save_every_seconds=self._save_every_seconds,
+            watch=watch,
+            start=start,
+        )
 
     def prefer(
         self,
@@ -48,10 +69,22 @@ class LoraTuner:
         folder: Path,
         seed: int,
         progress: Progress,
+        watch: TrainWatch = UNWATCHED,
     ) -> Tuned:
         """Train the adapter of `start` on by preferences; see `preferring.tune_pairs`."""
         learned, unseen = ([side for row in part for side in self.encode_pair(row)] for part in (rows, held_out))
-        return tune_pairs(self._base, learned, unseen, settings, start=start, folder=folder, seed=seed, progress=progress)
+        return tune_pairs(
+            self._base,
+            learned,
+            unseen,
+            settings,
+            start=start,
+            folder=folder,
+            seed=seed,
+            progress=progress,
+            save_every_seconds=self._save_every_seconds,
+            watch=watch,
+        )
 
     @property
     def _base(self) -> Base:

@@ -59,6 +59,15 @@ def test_a_reservation_of_a_killed_process_counts_in_full(tmp_path: Path) -> Non
     assert kept(tmp_path / "money.jsonl").spent_usd == 3.5  # the old reservation is not settled by the new call
 
 
+def test_a_later_process_settles_what_an_earlier_one_set_aside(tmp_path: Path) -> None:
+    call = kept(tmp_path / "money.jsonl").reserve(2.0)  # for a job that goes on elsewhere when this process ends
+    later = kept(tmp_path / "money.jsonl")
+    assert later.spent_usd == 2.0
+    later.settle(call, 0.5)
+    assert later.spent_usd == 0.5
+    assert kept(tmp_path / "money.jsonl").spent_usd == 0.5
+
+
 def test_a_spent_purse_stays_spent_and_more_money_opens_it(tmp_path: Path) -> None:
     purse = kept(tmp_path / "money.jsonl", 1.0)
     purse.settle(purse.reserve(1.0), 1.0)

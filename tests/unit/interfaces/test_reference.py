@@ -21,6 +21,7 @@ from stepladder.interfaces import exit_codes
 from stepladder.interfaces.cli import reference
 from stepladder.interfaces.cli.main import app
 from stepladder.interfaces.pytest_plugin import Scoring
+from stepladder.service.serving.serve_file import ServeSettings
 from stepladder.techniques.ladder import LADDER
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -35,10 +36,8 @@ README_SECTIONS = (
     "File tree",
     "How to change it",
 )
-README_TABLES = (
-    "What won where",
-    "Results on public data",
-)  # further tables, which stand between how it decides and the file tree
+README_TABLES = ("What won where", "Results on public data")
+README_FURTHER = (*README_TABLES, "OpenAI's API on your own machine")  # between how it decides and the file tree
 TABLE_OF_LOG = ("snips", "disfluent-qa", "tickets-60")
 
 by_name = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
@@ -119,6 +118,13 @@ def test_every_setting_stands_under_its_table_with_its_description() -> None:
     assert seen > 40
 
 
+def test_every_key_of_the_servers_file_is_described() -> None:
+    section = sections(read(REFERENCE / "settings.md"))["`serve.toml`"]
+    for key, field in ServeSettings.model_fields.items():
+        assert f"| `{key}` |" in section
+        assert str(field.description) in section
+
+
 def setting_keys(schema: dict[str, Any], root: dict[str, Any], path: str) -> Iterator[tuple[str, str, str]]:
     """(heading, key, description) by pydantic's own JSON Schema, another way than the generator goes."""
     heading = f"`[{path}]`" if path else "Top of the file"
@@ -193,7 +199,7 @@ def test_every_page_of_the_docs_is_reached_from_the_index() -> None:
 
 def test_the_readme_is_one_sentence_and_then_its_sections_in_their_order() -> None:
     text = read(REPOSITORY / "README.md")
-    assert tuple(sections(text)) == (*README_SECTIONS[:4], *README_TABLES, *README_SECTIONS[4:])
+    assert tuple(sections(text)) == (*README_SECTIONS[:4], *README_FURTHER, *README_SECTIONS[4:])
     opening = re.split(r"^## ", text, flags=re.MULTILINE)[0].removeprefix("# Stepladder").strip()
     assert opening.startswith("Stepladder ")
     assert opening.endswith(".")
@@ -242,9 +248,12 @@ def shell_lines(text: str) -> list[str]:
 
 
 @by_name
-def test_the_pieces_of_task_toml_shown_are_valid(page: Path) -> None:
+def test_the_pieces_of_task_toml_and_serve_toml_shown_are_valid(page: Path) -> None:
     for block in blocks(read(page), "toml"):
         shown = tomllib.loads(block)
+        if shown.keys() <= ServeSettings.model_fields.keys():
+            ServeSettings.model_validate(shown)
+            continue
         TaskSettings.model_validate({"name": "x", "instruction": "x", "data": {"examples": "x.jsonl"}, **shown})
 
 

@@ -63,6 +63,22 @@ def test_a_system_message_of_all_rows_becomes_the_instruction_word_for_word(tmp_
     assert task.settings.data.input is None
 
 
+def test_an_own_test_file_stands_beside_the_training_file(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Q{n}", "completion": "yes" if n % 2 else "no"} for n in range(30)]
+    held = write_rows(tmp_path / "held.jsonl", rows[20:])
+    task, started = start(tmp_path, rows[:20], test=held)
+    assert (task.settings.data.train, task.settings.data.test, task.settings.data.examples) == ("rows.jsonl", "held.jsonl", None)
+    assert started.files == ("task.toml", "rows.jsonl", "held.jsonl")
+    assert started.rows == 30
+    assert len(read_examples(task, "test").examples) == 10
+    (tmp_path / "elsewhere").mkdir()
+    again = write_rows(tmp_path / "elsewhere" / "rows.jsonl", rows[20:])
+    with pytest.raises(UsageError, match="both files are called rows.jsonl"):
+        init_task(tmp_path / "other", tmp_path / "rows.jsonl", test=again)
+    with pytest.raises(DataError, match="no such file"):
+        init_task(tmp_path / "other", tmp_path / "rows.jsonl", test=tmp_path / "nowhere.jsonl")
+
+
 def test_a_file_that_lies_in_the_folder_already_is_used_where_it_lies(tmp_path: Path) -> None:
     (tmp_path / "task").mkdir()
     source = write_rows(tmp_path / "task" / "rows.jsonl", [{"prompt": "Q", "completion": "A"}])

@@ -141,7 +141,7 @@ def _with_recorded(task: Task, examples: tuple[Example, ...], file_of: Mapping[s
         return examples
     if recorded_column(task.settings.data) != named:
         path = task.path(named)
-        return attach_recorded(examples, _read_recorded(path), path)
+        return attach_recorded(examples, read_recorded(path), path)
     without = [example for example in examples if example.recorded is None]
     if without:
         row = without[0]
@@ -163,7 +163,7 @@ def _canonical_recorded(examples: tuple[Example, ...]) -> tuple[Example, ...]:
     )
 
 
-def _read_recorded(path: Path) -> dict[str, tuple[int, str]]:
+def read_recorded(path: Path) -> dict[str, tuple[int, str]]:
     """Answers of the present system by id, with their lines."""
     look_at(path)
     found: dict[str, tuple[int, str]] = {}

@@ -147,7 +147,7 @@ def _checked(grader: Any, param: str) -> PartSettings:
 
 def _check_keys(grader: Mapping[str, Any], param: str) -> None:
     kind = grader.get("type")
-    if kind not in REQUIRED:
+    if not isinstance(kind, str) or kind not in REQUIRED:
         raise GraderRefused(f"'{kind}' is no type of grader.", f"There are: {', '.join(REQUIRED)}.", f"{param}.type")
     missing = next((key for key in REQUIRED[kind] if grader.get(key) in (None, [])), None)
     if missing is not None:

@@ -18,6 +18,7 @@ from stepladder.interfaces.exit_codes import DATA, OK, TARGET_NOT_REACHED
 from stepladder.service.climb import Climb
 from stepladder.service.climb import climb as climb_task
 from stepladder.service.planning import plan as plan_task
+from stepladder.service.run_index import note_runs
 from stepladder.service.setup import Watcher
 from stepladder.service.show import ladder_lines
 from stepladder.storage.records import to_json
@@ -39,12 +40,22 @@ def watching() -> Iterator[Watcher]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def noted(*folders: Path) -> Iterator[None]:
+    """Enter into the index of runs what these folders hold at the end, however it ends."""
+    try:
+        yield
+    finally:
+        note_runs(*folders)
+
+
 def demo(name: str, folder: Path, *, budget_minutes: float, device: str, as_json: bool) -> None:
     """Copy a bundled task and climb it."""
     copy_bundled(name, folder)
     with watching() as watcher:
         watcher.say(f"The task '{name}' lies in {folder}; look into it while the climb goes on.")
-        finished = climb_task(folder, budget_minutes=budget_minutes, device=device, watcher=watcher)
+        with noted(folder):
+            finished = climb_task(folder, budget_minutes=budget_minutes, device=device, watcher=watcher)
     show(finished, as_json=as_json)
 
 
@@ -67,7 +78,7 @@ def climb(
     as_json: bool,
 ) -> int:
     """Climb, show, and return the exit code."""
-    with watching() as watcher:
+    with watching() as watcher, noted(task):
         finished = climb_task(
             task,
             budget_minutes=budget_minutes,

@@ -7,13 +7,17 @@ import os
 import platform
 import shutil
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from importlib.util import find_spec
 
 from stepladder.domain.errors import ModelError
+from stepladder.engines.closing import closing_dates, says_when
 from stepladder.interfaces.cli.climbing import watching
 from stepladder.models.catalog import STARTER_EMBEDDER, STARTER_MODEL, cache_folder
 from stepladder.models.pull import list_models, pull
+from stepladder.service.openai_account import ending_lines, ending_models
 from stepladder.service.setup import versions
+from stepladder.storage.records import to_json
 
 SMALLEST_FREE_GIGABYTES = 3.0
 EXTRAS = {
@@ -23,8 +27,9 @@ EXTRAS = {
     "documents": ("pypdf",),
     "graders": ("pydantic_monty", "re2"),
     "data": ("pyarrow",),
+    "serve": ("fastapi", "uvicorn", "sse_starlette", "python_multipart"),
 }
-OPTIONAL = ("documents", "qlora", "graders", "data")
+OPTIONAL = ("documents", "qlora", "graders", "data", "serve", "openai")
 """Extras that a climb can do without."""
 
 
@@ -58,15 +63,24 @@ def show_models(*, as_json: bool) -> None:
         print("No model yet. Run: stepladder models pull smollm2-135m-instruct")
 
 
-def doctor(*, as_json: bool) -> int:
-    """Say what works here; 0 when a climb on this machine's own model can run, 4 otherwise."""
-    checks = [*_extras(), *_torch(), _disk(), _models()]
+def doctor(*, openai: bool, as_json: bool) -> int:
+    """Say what works here; 0 when a climb on this machine's own model can run, 4 otherwise.
+
+    OpenAI is asked about the account's models only where `openai` says so, with its key.
+    """
+    today = datetime.now(UTC).date()
+    checks = [*_extras(), *_torch(), _disk(), _models(), _closing(today)]
+    ending = ending_models(today) if openai else []
     if as_json:
-        print(json.dumps({"versions": versions(), "checks": [vars(check) for check in checks]}, indent=2))
+        print(
+            json.dumps({"versions": versions(), "checks": [vars(check) for check in checks], "ending": to_json(ending)}, indent=2)
+        )
     else:
         print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
         for check in checks:
             print(f"{'ok  ' if check.ok else 'MISS'} {check.name}: {check.says}")
+        for line in ending_lines(ending, today) if openai else ():
+            print(line)
     return 0 if all(check.ok for check in checks if check.name not in OPTIONAL) else 4
 
 
@@ -93,6 +107,14 @@ def _disk() -> Check:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free / 1e9
     return Check("disk", free >= SMALLEST_FREE_GIGABYTES, f"{free:.0f} GB free in {folder}")
+
+
+def _closing(today: date) -> Check:
+    """Only what the package knows: nothing is fetched."""
+    dates = closing_dates()
+    jobs = says_when(dates.last_new_jobs, today, past="took its last fine-tuning jobs on", future="takes fine-tuning jobs until")
+    asked = "" if not os.environ.get("OPENAI_API_KEY") else " `stepladder doctor --openai` looks at the account's models."
+    return Check("openai", True, f"OpenAI {jobs}, as of {dates.looked_up}.{asked}")
 
 
 def _models() -> Check:

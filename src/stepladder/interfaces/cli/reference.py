@@ -23,6 +23,7 @@ from stepladder.domain.task import DataSettings, GraderSettings, OutputSettings,
 from stepladder.files import write_text
 from stepladder.interfaces import exit_codes
 from stepladder.interfaces.cli.main import app
+from stepladder.service.serving.serve_file import ServeSettings
 from stepladder.techniques.ladder import LADDER
 
 HEAD = "<!-- Written by `make docs` from the code; change the code, not this page. -->"
@@ -114,7 +115,7 @@ def _type_and_default(command: Any, parameter: Any) -> tuple[str, str]:
 
 
 def settings_page() -> str:
-    """Every key of `task.toml`."""
+    """Every key of `task.toml`, and of `serve.toml`."""
     parts = [
         "# Settings: `task.toml`",
         "A task is a folder with a `task.toml`. Names of files are relative to that folder. A key nobody knows is an error.",
@@ -126,6 +127,7 @@ def settings_page() -> str:
         if model is OutputSettings:
             parts.append("Give at most one of `schema`, `labels` and `regex`.")
     parts += ["## `[[graders]]`", "The first decides, the rest are reported. Each has a `type`: see [graders](graders.md)."]
+    parts += ["## `serve.toml`", _after_name(_prose(inspect.getdoc(ServeSettings))), _fields_table(ServeSettings)]
     return _page(parts)
 
 
@@ -283,7 +285,9 @@ def _type_text(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(_type_text(one) for one in inside if one is not type(None)))
     if origin is dict:
-        return "tables by name"
+        return "texts by name" if inside[1] is str else "tables by name"
+    if origin is list:
+        return f"{_type_text(inside[0])}, repeatable"
     if origin is tuple:
         return "list of tables" if inside[0] not in PLAIN_TYPES else f"list of {PLAIN_TYPES[inside[0]]}s"
     return PLAIN_TYPES[annotation]

@@ -1,0 +1,52 @@
+"""One request for an answer, and what may come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from stepladder.domain.errors import EngineError, StepladderError
+from stepladder.domain.prediction import Generation
+from stepladder.domain.protocols import Decoding, Grammar, Prompt
+
+
+class TooLong(EngineError):
+    """The conversation leaves no room for an answer in the model's context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a model is asked.
+
+    Attributes:
+        max_new_tokens: None for as many as the model's context and the server's setting allow.
+        seed: None for a new one with every answer; counts only above temperature 0.
+    """
+
+    prompt: Prompt
+    max_new_tokens: int | None = None
+    temperature: float = 1.0
+    seed: int | None = None
+    grammar: Grammar | None = None
+
+    def decoding(self, max_new_tokens: int, seed: int) -> Decoding:
+        return Decoding(max_new_tokens, self.temperature, seed if self.temperature > 0 else 0, self.grammar)
+
+
+class Speaker(Protocol):
+    """Who answers: a base model, an adapter on one, or a rung of a climb. Only the asking thread calls it."""
+
+    @property
+    def name(self) -> str:
+        """The model that an answer names."""
+        ...
+
+    @property
+    def key(self) -> Hashable:
+        """Questions to speakers of equal key are answered together."""
+        ...
+
+    def answer(self, questions: Sequence[Question], on_answer: Callable[[int, Generation | StepladderError], None]) -> None:
+        """Call `on_answer(index, …)` once for every question, as each is done; one question's error is its own."""
+        ...
