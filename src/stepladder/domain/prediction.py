@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token that was written, with its natural-log probability, and the likeliest ones at its place, likeliest first.
+
+    Probabilities are the model's own: before temperature, `top_p` and grammar. `text` is the token's; half a character shows
+    as U+FFFD, and the end of the turn as its control token.
+    """
+
+    text: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,7 +25,8 @@ class Generation:
     """What an engine returned for one prompt. `text` holds tool calls too, in the form of `domain.answer`.
 
     `cut` = stopped by `max_new_tokens`, not by the model. `latency_seconds` = the batch's wall time shared out by tokens
-    for a batched local engine, the call's own time for an endpoint. `*_sha256` say which weights spoke.
+    for a batched local engine, the call's own time for an endpoint. `*_sha256` say which weights spoke. `logprobs` are there
+    when asked for, one entry a token.
     """
 
     text: str
@@ -22,6 +38,17 @@ class Generation:
     model_sha256: str = ""
     adapter_sha256: str | None = None
     prompt_sha256: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.logprobs, tuple):  # a journal of answers gives back lists of mappings
+            object.__setattr__(self, "logprobs", tuple(_read_logprob(one) for one in self.logprobs))
+
+
+def _read_logprob(entry: TokenLogprob | Mapping[str, Any]) -> TokenLogprob:
+    if isinstance(entry, TokenLogprob):
+        return entry
+    return TokenLogprob(entry["text"], entry["logprob"], tuple((text, value) for text, value in entry["top"]))
 
 
 @dataclass(frozen=True, slots=True)

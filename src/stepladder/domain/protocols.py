@@ -62,12 +62,18 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How an answer is drawn. Temperature 0 is greedy; `seed` counts only above it."""
+    """How an answer is drawn. Temperature 0 is greedy; `seed` and `top_p` count only above it.
+
+    `top_p`: only the likeliest tokens that hold this share of the probability together may be drawn. `logprobs`: how many
+    of the likeliest tokens are reported at every place besides the one chosen; None reports nothing.
+    """
 
     max_new_tokens: int
     temperature: float = 0.0
     seed: int = 0
     grammar: Grammar | None = None
+    top_p: float = 1.0
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,15 @@ class Prompt:
     id: str
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt with settings of its own. Several answers to one prompt are several requests, a seed each."""
+
+    prompt: Prompt
+    decoding: Decoding
+    adapter: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +146,50 @@ class Engine(Protocol):
 
     def count_text_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each bare text, no template."""
+        ...
+
+
+@runtime_checkable
+class Serving(Protocol):
+    """An engine that answers requests of different settings and adapters side by side, and can be listened to meanwhile."""
+
+    def answer(
+        self,
+        requests: Sequence[Request],
+        *,
+        on_text: Callable[[int, str], None] | None = None,
+        on_answer: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        """Answer every request once, in order.
+
+        Args:
+            on_text: Called with a request's place and the next piece of its answer, from the thread that computes. The pieces
+                together are what the model wrote; tool calls in it come in one form only with the finished answer.
+            on_answer: Called as each answer is finished.
+        """
+        ...
+
+
+@runtime_checkable
+class Drafting(Protocol):
+    """An engine that answers faster where somebody already has an idea of the answer. Never handed to a technique.
+
+    A draft changes no answer, only its time: whatever the model would not have written itself is thrown away.
+    """
+
+    def generate_drafted(
+        self,
+        prompts: Sequence[Prompt],
+        drafts: Sequence[str | None],
+        decoding: Decoding,
+        *,
+        adapter: Path | None = None,
+        on_answer: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        """As `generate`. Greedy answers only: a draw at a temperature is made without the drafts.
+
+        Latencies of drafted answers say nothing about those of others.
+        """
         ...
 
 
