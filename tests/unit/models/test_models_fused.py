@@ -16,38 +16,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.models.auto import CONFIG_MAPPING
 
+from small_architectures import ARCHITECTURES, SIZES, VOCAB, build
 from stepladder.models.prefix.anatomy import NotRead, read_anatomy
 from stepladder.models.prefix.fused import FusedStep, Sending, Work
 from stepladder.models.prefix.losses import WeightedMean
 from stepladder.models.prefix.paths import FusedPath, StockPath
 from stepladder.models.prefix.rows import EncodedRow
 
-VOCAB = 61
-SIZES = {
-    "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 128,
-    "tie_word_embeddings": True,
-    "initializer_range": 0.2,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-LOCAL = ["sliding_attention", "full_attention", "sliding_attention"]
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "llama-without-groups": {"num_key_value_heads": 4},
-    "mistral": {"sliding_window": 7},
-    "qwen2": {},
-    "qwen3": {},
-    "gemma3_text": {"sliding_window": 6, "layer_types": LOCAL, "query_pre_attn_scalar": 8},
-    "phi3": {"partial_rotary_factor": 0.5},
-}
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 
@@ -62,10 +37,8 @@ def one_thread() -> Iterator[None]:
 def build_adapted(architecture: str, dtype: torch.dtype = torch.float64, **lora: Any) -> Any:
     """A random model with an adapter none of whose matrices is zero."""
     torch.manual_seed(0)
-    config = CONFIG_MAPPING[architecture.split("-")[0]](**{**SIZES, **ARCHITECTURES[architecture]})
-    model = AutoModelForCausalLM.from_config(config).to(dtype).eval()
     wrapped = get_peft_model(
-        model,
+        build(architecture, dtype),
         LoraConfig(r=3, lora_alpha=6, task_type="CAUSAL_LM", **{"target_modules": "all-linear", **lora}),
         autocast_adapter_dtype=False,
     ).eval()

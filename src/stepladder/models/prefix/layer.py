@@ -52,8 +52,8 @@ def layer_forward(
     if layer.query_norm is not None and layer.key_norm is not None:
         queries, keys = norm_forward(layer.query_norm, queries), norm_forward(layer.key_norm, keys)
     cosines, sines = stream.rotations[layer.kind]
-    rotated = _rotate(queries.permute(1, 2, 0, 3), cosines, sines)
-    rotated_keys = _rotate(keys.permute(1, 0, 2), cosines, sines)
+    rotated = rotate(queries.permute(1, 2, 0, 3), cosines, sines)
+    rotated_keys = rotate(keys.permute(1, 0, 2), cosines, sines)
     kept_values = values.permute(1, 0, 2).contiguous()
     mixed, attended = attend(
         rotated,
@@ -70,7 +70,7 @@ def layer_forward(
     added = joined if layer.norm_after_attention is None else norm_forward(layer.norm_after_attention, joined)
     middle = entered + added
     spread, downs["mlp_in"] = project(layer.mlp_in, norm_forward(layer.norm_mlp, middle))
-    folded, downs["mlp_out"] = project((layer.mlp_out,), _gate(anatomy.activation, spread))
+    folded, downs["mlp_out"] = project((layer.mlp_out,), gate_forward(anatomy.activation, spread))
     added = folded if layer.norm_after_mlp is None else norm_forward(layer.norm_after_mlp, folded)
     tape = None
     if attended is not None:
@@ -121,7 +121,7 @@ def layer_backward(
     if passed_on is not None:
         keys, values = keys + passed_on[0].to(keys.dtype), values + passed_on[1].to(values.dtype)
     cosines, sines = stream.rotations[layer.kind]
-    queries, keys = _rotate(queries, cosines, -sines).permute(2, 0, 1, 3), _rotate(keys, cosines, -sines).permute(1, 0, 2)
+    queries, keys = rotate(queries, cosines, -sines).permute(2, 0, 1, 3), rotate(keys, cosines, -sines).permute(1, 0, 2)
     if tape.unrotated is not None and layer.query_norm is not None and layer.key_norm is not None:
         queries = norm_backward(layer.query_norm, queries, tape.unrotated[0])
         keys = norm_backward(layer.key_norm, keys, tape.unrotated[1])
@@ -205,7 +205,7 @@ def _split_heads(anatomy: Anatomy, projected: Tensor) -> tuple[Tensor, Tensor, T
     )
 
 
-def _rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """Rotary embedding of (…, tokens, head dim) by (tokens, half); dimensions beyond the two halves stay as they are."""
     half = cosines.shape[-1]
     rotated = torch.empty(heads.shape, dtype=heads.dtype, device=heads.device)
@@ -228,7 +228,7 @@ def _activate(activation: str, gate: Tensor) -> Tensor:
     return F.gelu(gate, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
-def _gate(activation: str, spread: Tensor) -> Tensor:
+def gate_forward(activation: str, spread: Tensor) -> Tensor:
     gate, up = _halves(spread)
     return _activate(activation, gate).mul_(up)
 
