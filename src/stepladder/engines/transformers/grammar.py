@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from stepladder.domain.errors import EngineError, MissingExtra
 from stepladder.domain.output import ITEM_SEPARATOR, KEY_SEPARATOR
@@ -90,8 +93,13 @@ class RowGrammar:
 
     def allowed(self) -> torch.Tensor:
         """Tokens that may come next, bool (vocabulary,); the end-of-turn only where the grammar may end."""
-        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        return torch.from_numpy(np.unpackbits(bits, bitorder="little", count=self._vocabulary).astype(bool))
+        allowed = allowed_tokens([self], self._vocabulary)
+        assert allowed is not None
+        return allowed[0]
+
+    def fill(self, bits: NDArray[np.int32]) -> None:
+        """Set the bits of the tokens that may come next, in place."""
+        self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.size * bits.itemsize)
 
     def take(self, token: int) -> None:
         """Move past a chosen token.
@@ -104,3 +112,41 @@ class RowGrammar:
                 f"The grammar could not follow the answer: {' '.join(self._matcher.get_error().split())}",
                 "Simplify the grammar, or skip the constrained rungs.",
             )
+
+
+def allowed_tokens(rows: Sequence[RowGrammar | None], vocabulary: int) -> torch.Tensor | None:
+    """Tokens that may come next in each row, bool (rows, vocabulary), all where it has no grammar; None where no row has one."""
+    if all(row is None for row in rows):
+        return None
+    bits = np.full((len(rows), -(-vocabulary // 32)), -1, dtype=np.int32)
+    for row, own in zip(rows, bits, strict=True):
+        if row is not None:
+            row.fill(own)
+    return torch.from_numpy(np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little", count=vocabulary).view(bool))
+
+
+class MasksAhead:
+    """Computes which tokens may come next while the model computes which it would like: llguidance needs no Python meanwhile."""
+
+    def __init__(self, vocabulary: int) -> None:
+        self._vocabulary = vocabulary
+        self._thread: ThreadPoolExecutor | None = None
+        self._pending: Future[torch.Tensor | None] | None = None
+
+    def __enter__(self) -> MasksAhead:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._thread is not None:
+            self._thread.shutdown()
+
+    def begin(self, rows: Sequence[RowGrammar | None]) -> None:
+        """Start with the masks of these rows, whose grammars must be left alone until `allowed` has been asked."""
+        self._pending = None
+        if any(row is not None for row in rows):
+            self._thread = self._thread or ThreadPoolExecutor(max_workers=1)
+            self._pending = self._thread.submit(allowed_tokens, list(rows), self._vocabulary)
+
+    def allowed(self) -> torch.Tensor | None:
+        """As `allowed_tokens` of the rows begun with."""
+        return None if self._pending is None else self._pending.result()
