@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: demo test test-long check format docs constraints bench-real bench-train bench-gpu clean
+.PHONY: demo test test-long check format docs constraints bench-real bench-train bench-generate bench-gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/stepladder models pull smollm2-135m-instruct
@@ -41,6 +41,12 @@ bench-real: $(VENV)/.installed
 bench-train: $(VENV)/.installed
 	$(BIN)/stepladder models pull smollm2-135m-instruct
 	$(BIN)/python benchmarks/bench_train.py $(BENCH)
+	$(BIN)/python benchmarks/tables.py
+
+# About half an hour with the machine to itself; BENCH="--rungs tuned --rounds 3" takes a part, and a second call what is missing.
+bench-generate: $(VENV)/.installed
+	$(BIN)/stepladder models pull smollm2-135m-instruct
+	$(BIN)/python benchmarks/bench_generate.py $(BENCH)
 	$(BIN)/python benchmarks/tables.py
 
 # On a machine without a GPU only a dry run with a tiny model, which shows that every part works and says what was not run.

@@ -1,8 +1,9 @@
 """Markdown tables of the real climbs and of training speed, written into marked regions of README.md and docs/log.md.
 
 A region lies between `<!-- table:NAME -->` and `<!-- /table:NAME -->`: `demo` (the bundled demo), `real` (all others side by
-side) and `training` (speed beside other trainers) in the README, `real:TASK` in the log (one task, all its rungs), `checks` in
-the page on data checks and `curve` in the log. With `--check` nothing is written; exit code 1 means a region is out of date.
+side), `training` and `generation` (speed beside others) in the README, `real:TASK` in the log (one task, all its rungs),
+`checks` in the page on data checks and `curve` in the log. With `--check` nothing is written; exit code 1 means a region is
+out of date.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from generation.table import generation_table
 from stepladder.domain.errors import DataError, StepladderError
 from stepladder.files import write_text
 from training.table import load_training, training_table
@@ -25,6 +27,7 @@ TRAINING = Path("benchmarks/results/training.json")
 README = Path("README.md")
 LOG = Path("docs/log.md")
 DATA_CHECKS = Path("docs/explanation/data-checks.md")
+GENERATION = Path("benchmarks/results/generation.json")
 MEASURED = {"checks": Path("benchmarks/results/checks.json"), "curve": Path("benchmarks/results/curve.json")}
 
 DEMO = "tickets"  # the bundled task that `make demo` climbs
@@ -191,7 +194,7 @@ def replace_region(text: str, name: str, content: str, *, where: Path) -> str:
 
 def region_names(text: str) -> list[str]:
     """Names of the regions of this script that a text has markers for."""
-    return list(dict.fromkeys(re.findall(r"<!-- /?table:(demo|training|checks|curve|real(?::[^ ]+)?) -->", text)))
+    return list(dict.fromkeys(re.findall(r"<!-- /?table:(demo|training|generation|checks|curve|real(?::[^ ]+)?) -->", text)))
 
 
 def fill(text: str, wanted: Mapping[str, str], *, where: Path) -> str:
@@ -207,12 +210,14 @@ def update(repository: Path, *, check: bool) -> list[Path]:
     demo = next((result for result in results if result["name"] == DEMO), None)
     public = [result for result in results if result is not demo]
     trained = load_training(repository / TRAINING)
+    answered = load_measured(repository / GENERATION)
     speed = training_table(trained) if trained is not None else ""
     wanted = {
         README: {
             **({"real": overview(public)} if public else {}),
             **({"demo": demo_table(demo)} if demo else {}),
             **({"training": speed} if speed else {}),
+            **({"generation": generation_table(answered)} if answered is not None else {}),
         },
         LOG: {f"real:{result['name']}": task_table(result) for result in results},
     }
