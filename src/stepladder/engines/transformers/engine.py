@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -147,8 +148,9 @@ class TransformersEngine:
         decoding = request.decoding
         row = Row(place, ids, decoding, draw_seed(decoding.seed, ids), self._start_grammar(decoding.grammar))
         if draft is not None and decoding.temperature == 0:
-            # Without its end of turn, and shorter than the answer may be: the last token of an answer is never read again.
-            row.draft = self._encode_answer(request.prompt, draft)[:-1][: max(0, decoding.max_new_tokens - 1)]
+            with suppress(ModelError):  # what the template cannot render the model can hardly write
+                # Without its end of turn, and shorter than the answer may be: the last token of an answer is never read again.
+                row.draft = self._encode_answer(request.prompt, draft)[:-1][: max(0, decoding.max_new_tokens - 1)]
         if on_text is not None:
             row.listener = TextStream(self._decode, lambda piece: on_text(place, piece)).follow
         return Ask(row, ids, self._speakers.of(request.adapter, read=self._answering.writer is not None))

@@ -16,7 +16,7 @@ from torch import Tensor
 from stepladder.models.prefix.anatomy import Anatomy, Layer, NotRead, read_anatomy
 from stepladder.models.prefix.lanes import Arrival, Lanes, Shared
 from stepladder.models.prefix.layer import gate_forward, norm_forward, rotate
-from stepladder.models.prefix.products import Voice, layer_products
+from stepladder.models.prefix.products import Voice, layer_products, weights_plain
 from stepladder.models.prefix.row_attention import QUERIES_AT_ONCE, Side, as_mask, attend_rows, hidden
 
 STEADY_ROPES = {"default", "linear", "llama3", "yarn", "proportional"}
@@ -34,7 +34,7 @@ class Decoder:
         self.anatomy = read_anatomy(model)
         if self.anatomy.loras:
             raise NotRead("it carries an adapter")
-        if any(linear.module.weight.dtype != self.anatomy.dtype for layer in self.anatomy.layers for linear in layer.mlp_in):
+        if not weights_plain(self.anatomy):
             raise NotRead("its weights are quantised")
         ropes = _rope_types(model.base_model.rotary_emb)
         if not ropes <= STEADY_ROPES:
@@ -163,7 +163,8 @@ class _Masks:
         reach = self.keys or stop
         places = torch.arange(self.first_own, self.first_own + reach, device=queries.device)
         own = as_mask(hidden(queries, places, window), dtype)[:, None, None]
-        own = own.expand(rows, heads, group, count, reach).reshape(rows * heads, group * count, reach)
+        batch = heads if rows > 1 else 1  # one row's mask is that of all its heads
+        own = own.expand(rows, batch, group, count, reach).reshape(rows * batch, group * count, reach)
         if not self.shared or window is None or int(queries.max()) < window:
             return own, None  # every shared key is seen
         old = as_mask(hidden(queries, torch.arange(self.shared, device=queries.device), window), dtype)[None, :, None]

@@ -73,6 +73,12 @@ def layer_products(anatomy: Anatomy) -> tuple[dict[str, Product], ...]:
     return tuple({name: Product(_linears(layer, name), joined=joined) for name in PRODUCTS} for layer in anatomy.layers)
 
 
+def weights_plain(anatomy: Anatomy) -> bool:
+    """Whether all weights are numbers of the model's own type, not quantised ones."""
+    linears = [linear for layer in anatomy.layers for name in PRODUCTS for linear in _linears(layer, name)]
+    return all(linear.module.weight.dtype == anatomy.dtype for linear in linears)
+
+
 def read_voice(anatomy: Anatomy) -> Voice:
     """The adapter that stands on a model, copied: what comes of the model's own modules later does not change it."""
     return tuple(

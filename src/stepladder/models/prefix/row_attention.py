@@ -20,7 +20,7 @@ QUERIES_AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """Keys (batch, dim, keys), values (batch, keys, dim), and what is added to scores (batch, queries, keys): 0 or -inf."""
+    """Keys (batch, dim, keys), values (batch, keys, dim), and what is added to scores (batch or 1, queries, keys): 0 or -inf."""
 
     keys: Tensor
     values: Tensor
