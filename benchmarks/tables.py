@@ -1,9 +1,10 @@
 """Markdown tables of the real climbs and of training speed, written into marked regions of README.md and docs/log.md.
 
-A region lies between `<!-- table:NAME -->` and `<!-- /table:NAME -->`: `demo` (the bundled demo), `real` (all others side by
-side), `training` and `generation` (speed beside others) in the README, `real:TASK` in the log (one task, all its rungs),
-`checks` in the page on data checks and `curve` in the log. With `--check` nothing is written; exit code 1 means a region is
-out of date.
+A region lies between `<!-- table:NAME -->` and `<!-- /table:NAME -->`. In the README: `demo` (the bundled demo), `bundled` (what
+won on each bundled task), `real` (public data side by side), `training` and `generation` (speed beside others). In the
+log: `real:TASK` (one task, all its rungs), `curve` (trials of learning curves), `curve-lora` (those of the fine-tune). In the
+page on data checks: `checks`. With `--check` nothing is written; exit code 1 means a
+region is out of date.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from generation.table import generation_table
+from stepladder.data.bundled import NAMES
 from stepladder.domain.errors import DataError, StepladderError
 from stepladder.files import write_text
 from training.table import load_training, training_table
@@ -28,8 +30,9 @@ README = Path("README.md")
 LOG = Path("docs/log.md")
 DATA_CHECKS = Path("docs/explanation/data-checks.md")
 GENERATION = Path("benchmarks/results/generation.json")
-MEASURED = {"checks": Path("benchmarks/results/checks.json"), "curve": Path("benchmarks/results/curve.json")}
+MEASURED = {name: Path(f"benchmarks/results/{name}.json") for name in ("checks", "curve", "curve-lora")}
 
+TAIL_HEADERS = ("cut answers", "prompt + answer tokens", "s per 1,000 calls", "s once", "remark")
 DEMO = "tickets"  # the bundled task that `make demo` climbs
 
 Result = Mapping[str, Any]
@@ -68,7 +71,7 @@ def overview(results: Sequence[Result]) -> str:
 def task_table(result: Result) -> str:
     """All rungs of one climb with scores, further metrics, tokens and time; then the verdict and where the figures come from."""
     metrics = sorted({name.partition("/")[2] for rung in result["rungs"] for name in rung["metrics"]})
-    headers = ["rung", "validation", "test", *metrics, "prompt + answer tokens", "s per 1,000 calls", "s once", "remark"]
+    headers = ["rung", "validation", "test", *metrics, *TAIL_HEADERS]
     rows = [_rung_row(rung, metrics) for rung in result["rungs"]]
     verdict = result["verdict"]
     splits = ", ".join(f"{name} {size}" for name, size in result["split_sizes"].items())
@@ -77,15 +80,32 @@ def task_table(result: Result) -> str:
         f"**{verdict['outcome']}** ({verdict['confidence']}): {_one_line(verdict['sentence'])}",
         f"Rows: {splits} ({result['regime']}). Grader {result['grader']}; {goal}, minimum gain {result['minimum_gain']:g}.",
         f"Test rows fixed and broken by the verdict's rung: {result['fixed']} and {result['broken']}.",
+        *(_retrieval_line(rung) for rung in result["rungs"] if "retrieval" in rung),
         provenance(result),
     ]
     return "\n\n".join([_table(headers, rows, right_from=1, right_to=-1), *lines])
 
 
+def bundled_table(results: Sequence[Result]) -> str:
+    """What won where: one row a bundled task, in their own order; then every verdict, and where the figures come from."""
+    headers = ["task", "graded by", "plain prompt", "best untuned", "best tuned", "the verdict's rung", "verdict"]
+    rows = []
+    for result in sorted(results, key=lambda result: NAMES.index(result["name"])):
+        verdict = result["verdict"]
+        roles = [_role_cell(result, role, tuned=tuned) for role, tuned in (("best untuned", False), ("tuned champion", True))]
+        winner = f"`{_one_line(verdict['rung'])}`" if verdict["rung"] is not None else "–"
+        said = f"{verdict['outcome']} ({verdict['confidence']})"
+        rows.append([f"`{result['name']}`", result["grader"], _test_cell(result, "prompt"), *roles, winner, said])
+    legend = "Test score [95 % interval]; the plain prompt is the best wording found for the bare model."
+    verdicts = "\n".join(f"- **{result['name']}**: {_one_line(result['verdict']['sentence'])}" for result in results)
+    sources = "\n".join(f"{result['name']}: {provenance(result)}" + "  " for result in results).rstrip()
+    return "\n\n".join([_table(headers, rows, right_from=2, right_to=-2), legend, verdicts, sources])
+
+
 def demo_table(result: Result) -> str:
     """The verdict of the bundled demo in a few columns: the README's picture."""
     headers = ["rung", "validation (chooses)", "test (confirms)", "tokens a call", "s per 1,000 calls", "remark"]
-    rows = [[*(_rung_row(rung, ())[index] for index in (0, 1, 2, 3, 4, 6))] for rung in result["rungs"]]
+    rows = [[*(_rung_row(rung, ())[index] for index in (0, 1, 2, 4, 5, 7))] for rung in result["rungs"]]
     verdict = result["verdict"]
     said = f"> **{verdict['outcome']}** ({verdict['confidence']}): {_one_line(verdict['sentence'])}"
     return "\n\n".join([said, _table(headers, rows, right_from=1, right_to=-1), provenance(result)])
@@ -164,6 +184,25 @@ def curve_table(result: Result) -> str:
     return "\n\n".join([_table(headers, rows, right_from=2), f"Held in all: {held}.", where_it_ran(result["machine"])])
 
 
+def lora_curves_table(result: Result) -> str:
+    """Mean score of the draws at each size, and the forecast for twice the rows."""
+    rows = []
+    for curve in result["curves"]:
+        sizes: dict[int, list[float]] = {}
+        for point in sorted(curve["points"], key=lambda point: point["rows"]):
+            sizes.setdefault(point["rows"], []).append(point["score"])
+        seen = ", ".join(f"{size}: {sum(scores) / len(scores):.2f}" for size, scores in sizes.items())
+        twice = curve["doubling"]
+        forecast = ["–"] * 3
+        if twice is not None:
+            forecast = [*(_interval(twice[what]) for what in ("score", "gain")), f"{twice['probability_minimum']:.0%}"]
+        rows.append(
+            [curve["set"], f"{curve['rows']}", f"{curve['scored_rows']}", seen, *forecast, f"{curve['seconds'] / 60:.0f}"]
+        )
+    headers = ["set", "rows", "scored on", "score by rows learned", "at twice the rows [80 %]", "gain [80 %]", "P(enough)", "min"]
+    return "\n\n".join([_table(headers, rows), where_it_ran(result["machine"])])
+
+
 def where_it_ran(machine: Mapping[str, Any]) -> str:
     """Commit, date, processor and versions of a measurement without a model."""
     commit = machine["commit"] + (" with local changes" if machine["dirty"] else "")
@@ -194,7 +233,8 @@ def replace_region(text: str, name: str, content: str, *, where: Path) -> str:
 
 def region_names(text: str) -> list[str]:
     """Names of the regions of this script that a text has markers for."""
-    return list(dict.fromkeys(re.findall(r"<!-- /?table:(demo|training|generation|checks|curve|real(?::[^ ]+)?) -->", text)))
+    names = r"demo|bundled|training|generation|checks|curve(?:-lora)?|real(?::[^ ]+)?"
+    return list(dict.fromkeys(re.findall(rf"<!-- /?table:({names}) -->", text)))
 
 
 def fill(text: str, wanted: Mapping[str, str], *, where: Path) -> str:
@@ -208,7 +248,8 @@ def update(repository: Path, *, check: bool) -> list[Path]:
     """Bring README and log up to date (with `check`: only look). Returns the files that were out of date."""
     results = load_results(repository / RESULTS)
     demo = next((result for result in results if result["name"] == DEMO), None)
-    public = [result for result in results if result is not demo]
+    bundled = [result for result in results if result["name"] in NAMES]
+    public = [result for result in results if result["name"] not in NAMES]
     trained = load_training(repository / TRAINING)
     answered = load_measured(repository / GENERATION)
     speed = training_table(trained) if trained is not None else ""
@@ -216,6 +257,7 @@ def update(repository: Path, *, check: bool) -> list[Path]:
         README: {
             **({"real": overview(public)} if public else {}),
             **({"demo": demo_table(demo)} if demo else {}),
+            **({"bundled": bundled_table(bundled)} if bundled else {}),
             **({"training": speed} if speed else {}),
             **({"generation": generation_table(answered)} if answered is not None else {}),
         },
@@ -225,6 +267,8 @@ def update(repository: Path, *, check: bool) -> list[Path]:
         wanted[DATA_CHECKS] = {"checks": checks_table(checks)}
     if (curve := load_measured(repository / MEASURED["curve"])) is not None:
         wanted[LOG] |= {"curve": curve_table(curve)}
+    if (curves := load_measured(repository / MEASURED["curve-lora"])) is not None:
+        wanted[LOG] |= {"curve-lora": lora_curves_table(curves)}
     stale = []
     for name, regions in wanted.items():
         path = repository / name
@@ -258,11 +302,38 @@ def _rung_row(rung: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
         f"`{_one_line(rung['name'])}`",
         *(_interval(rung[split]) if rung[split] is not None else "–" for split in ("validation", "test")),
         *(_metric(rung["metrics"], metric) for metric in metrics),
+        f"{rung['cut_share']:.0%}" if ran and "cut_share" in rung else "–",
         f"{cost['prompt_tokens_per_call']:.0f} + {cost['completion_tokens_per_call']:.0f}" if ran else "–",
         f"{1000 * cost['seconds_per_call']:.0f}" if ran else "–",
         f"{cost['seconds_once']:.0f}" if ran else "–",
         _one_line("; ".join(remark for remark in remarks if remark)),
     ]
+
+
+def _role_cell(result: Result, role: str, *, tuned: bool) -> str:
+    """Rung and test score of the contender of this role; without one, why its rungs had no score."""
+    for rung in result["rungs"]:
+        if role in rung["role"].split(", "):
+            return f"`{_one_line(rung['name'])}` {_test_cell(result, rung['name'])}"
+    statuses = [rung["status"] for rung in result["rungs"] if rung["tuned"] is tuned and rung["status"] != "not applicable"]
+    return ", ".join(dict.fromkeys(statuses)) or "–"
+
+
+def _test_cell(result: Result, name: str) -> str:
+    tests = [rung["test"] for rung in result["rungs"] if rung["name"] == name and rung["test"] is not None]
+    return _interval(tests[0]) if tests else "–"
+
+
+def _retrieval_line(rung: Mapping[str, Any]) -> str:
+    """Recall of the gold passage, and the scores with it handed over and with no passage, on validation rows that have one."""
+    found, name = rung["retrieval"], f"`{_one_line(rung['name'])}`"
+    if isinstance(found["recall"], str):
+        return f"{name}: recall {found['recall']}."
+    recalls = ", ".join(f"recall@{count} {share:.2f}" for count, share in found["recall"].items())
+    scores = {"as retrieved": found["retrieved"], "gold passages alone": found["oracle_context"]}
+    said = ", ".join(f"{what} {score:.2f}" for what, score in scores.items() if score is not None)
+    book = "" if found["closed_book"] is None else f"; `prompt` without documents, on all rows, {found['closed_book']:.2f}"
+    return f"{name}, on the {found['gold_rows']} validation rows with a gold passage: {recalls}; score {said}{book}."
 
 
 def _metric(metrics: Mapping[str, float], name: str) -> str:

@@ -164,6 +164,7 @@ def run_trial(pool: Pool, rung: str, seed: int) -> Trial:
     forecast = doubling(
         [len(part.train) for part in parts],
         [score(part.train) for part in parts],
+        [part.draw for part in parts],
         all_rows=rows,
         scored_rows=scored,
         minimum_gain=minimum,

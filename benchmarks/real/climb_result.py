@@ -21,6 +21,7 @@ RUNG_KEYS = (
     *("name", "tuned", "status", "reason", "model", "role", "validation", "test", "metrics", "cost"),
     *("latency_p50_seconds", "latency_p95_seconds", "cut_share", "seconds"),
 )
+RETRIEVAL_KEYS = ("recall", "gold_rows", "closed_book", "retrieved", "oracle_context")  # figures only
 VERDICT_KEYS = ("outcome", "rung", "route", "confidence", "sentence", "probability", "needed_test_rows", "reasons")
 LIBRARIES = ("stepladder", "torch", "transformers", "peft", "tokenizers", "llguidance", "numpy", "scipy")
 SHORTEST_QUOTE = 12  # characters; "unknown" or a year in a message is no row's text
@@ -37,7 +38,9 @@ def reduce_record(record: Mapping[str, Any], row_texts: Iterable[str]) -> dict[s
         KeyError: The record lacks something every climb records.
     """
     reduced = {key: record[key] for key in (*RECORD_KEYS, *COUNT_KEYS)}
-    reduced["rungs"] = [{key: rung[key] for key in RUNG_KEYS} for rung in record["rungs"]]
+    reduced["rungs"] = [
+        {key: rung[key] for key in RUNG_KEYS} | _retrieval(rung["recipe"].get("diagnosis") or {}) for rung in record["rungs"]
+    ]
     reduced["verdict"] = {key: record["verdict"][key] for key in VERDICT_KEYS}
     quotes = sorted({text for text in row_texts if len(text) >= SHORTEST_QUOTE})
     return {key: _without_quotes(value, quotes) for key, value in reduced.items()}
@@ -79,6 +82,11 @@ def describe_machine(repository: Path) -> dict[str, Any]:
         "system": platform.system(),
         "date": datetime.now(UTC).date().isoformat(),
     }
+
+
+def _retrieval(diagnosis: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a rung that retrieves: how often the gold passage was found, and the controls that tell retriever from reader."""
+    return {"retrieval": {key: diagnosis[key] for key in RETRIEVAL_KEYS}} if "recall" in diagnosis else {}
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:

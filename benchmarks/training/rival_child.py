@@ -205,7 +205,8 @@ def measure(rows: Sequence[Row]) -> dict[str, Any]:
     def watch(self: Any, step: Callable[[Any, Any], Any], model: Any, inputs: Any, items: Any) -> Any:
         nonlocal warm_up
         if not clock.batches:
-            warm_up, _ = self.try_out(step, model, typical(rows, min(2, size)))
+            for count in (min(2, size), size) if SETTING.compiled else (min(2, size),):  # a new size is compiled for
+                warm_up += self.try_out(step, model, typical(rows, count))[0]
             clock.started = now(torch)
         elif clock.ends_before_next():
             raise Finished
@@ -237,14 +238,19 @@ def search(rows: Sequence[Row]) -> dict[str, Any]:
 
     def watch(self: Any, step: Callable[[Any, Any], Any], model: Any, inputs: Any, items: Any) -> Any:
         self.try_out(step, model, typical(rows, 2 if SETTING.compiled else 1))
-        begun = now(torch)
+        spent = 0.0
         for size in ORDER["micro_batches"]:
+            if SETTING.compiled:  # a size met for the first time is compiled for: not what a training waits for again
+                self.try_out(step, model, typical(rows, size))
             took, peaks[size] = self.try_out(step, model, longest[:size])
+            spent += took
             if ORDER["of_longest_only"] or len(longest[0].token_ids) == len(longest[-1].token_ids):
                 seconds[size] = took / size
             else:
-                seconds[size] = self.try_out(step, model, typical(rows, size))[0] / size
-            if now(torch) - begun + 3 * took > latest or 2 * peaks[size] > limit:
+                typically = self.try_out(step, model, typical(rows, size))[0]
+                spent += typically
+                seconds[size] = typically / size
+            if spent + 3 * took > latest or 2 * peaks[size] > limit:
                 break
         raise Finished
 

@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from chat_server import chat_server
+from messages_server import MessagesServer
 from stepladder.domain.errors import EngineError, ModelError
 from stepladder.domain.messages import Message, ToolCall
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Engine, Grammar, Prompt, Request, Serving
+from stepladder.engines.address import Address
+from stepladder.engines.anthropic import AnthropicEngine
 from stepladder.engines.cache import RecordedEngine
 from stepladder.engines.endpoint import EndpointEngine
 from stepladder.engines.fake import FakeEngine
@@ -41,7 +44,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=["fake", "transformers", "endpoint", "recorded fake", "recorded transformers"])
+@pytest.fixture(params=["fake", "transformers", "endpoint", "anthropic", "recorded fake", "recorded transformers"])
 def engine(request: pytest.FixtureRequest, local: TransformersEngine, tmp_path: Path) -> Iterator[Engine]:
     match request.param:
         case "fake":
@@ -52,6 +55,11 @@ def engine(request: pytest.FixtureRequest, local: TransformersEngine, tmp_path: 
             yield RecordedEngine(FakeEngine(), tmp_path / "answers.jsonl")
         case "recorded transformers":
             yield RecordedEngine(local, tmp_path / "answers.jsonl")
+        case "anthropic":
+            with chat_server(MessagesServer) as server:
+                claude = AnthropicEngine(Address(server.url, "test", "", "anthropic"), "key", concurrency=3)
+                yield claude
+                claude.close()
         case _:
             with chat_server() as server:
                 endpoint = EndpointEngine(server.url, "test", "key", concurrency=3)
@@ -109,7 +117,7 @@ def test_nothing_asked_is_nothing_answered(engine: Engine) -> None:
 
 def test_the_identity_names_what_answers(engine: Engine) -> None:
     assert engine.identity.name
-    assert engine.identity.engine in {"fake", "transformers", "endpoint"}
+    assert engine.identity.engine in {"fake", "transformers", "endpoint", "anthropic"}
     assert not engine.identity.hosted  # all of these run on this machine
 
 

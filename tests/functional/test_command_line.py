@@ -25,12 +25,45 @@ def stepladder(*arguments: str | Path, cache: Path | None = None) -> subprocess.
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=240)
 
 
-def test_help_and_version_answer_without_loading_anything_heavy() -> None:
-    code = (
-        "import sys; from stepladder.interfaces.cli import main; print(sorted({'torch', 'numpy', 'pydantic'} & set(sys.modules)))"
-    )
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert loaded.stdout.strip() == "[]"
+def loaded_by(*command: str) -> set[str]:
+    """Every module that a call imports, by the interpreter's own record."""
+    called = subprocess.run([sys.executable, "-X", "importtime", *command], capture_output=True, text=True, check=False)
+    return {line.rsplit("|", 1)[1].strip() for line in called.stderr.splitlines() if line.startswith("import time:")}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
+def test_help_loads_its_own_file_and_what_reads_arguments_and_nothing_else(arguments: list[str]) -> None:
+    loaded = loaded_by("-m", "stepladder.interfaces.cli.main", *arguments)
+    ours = {name for name in loaded if name.split(".")[0] == "stepladder"}
+    assert ours <= {"stepladder", "stepladder.interfaces", "stepladder.interfaces.cli"}
+    others = {name.split(".")[0] for name in loaded} - set(sys.stdlib_module_names) - {"stepladder"}
+    allowed = set("typer shellingham annotated_doc typing_extensions click colorama org".split())  # org: `copy` asks for Jython
+    # what stands before is no business of ours: the interpreter's own start, with whatever the environment hooks into it
+    assert others - {name.split(".")[0] for name in loaded_by("-c", "pass")} <= allowed
+
+
+def test_no_commands_help_loads_anything_heavy() -> None:
+    code = """
+import io, sys
+from contextlib import redirect_stdout
+from stepladder.interfaces.cli.main import app
+names = [[command.callback.__name__] for command in app.registered_commands]
+for arguments in [*names, ["models"], ["models", "pull"], ["models", "list"]]:
+    with redirect_stdout(io.StringIO()) as shown:
+        app([*arguments, "--help"], standalone_mode=False)
+    assert "Usage" in shown.getvalue(), arguments
+print(*sorted({name.split(".")[0] for name in sys.modules} - set(sys.stdlib_module_names)))
+print(*sorted(name for name in sys.modules if name.startswith("stepladder.")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    packages, ours = (set(line.split()) for line in done.stdout.splitlines())
+    models = "torch transformers peft accelerate bitsandbytes tokenizers safetensors llguidance openai fastapi uvicorn"
+    sums_and_texts = "numpy scipy sacrebleu bm25s rapidfuzz jinja2 jsonschema_rs pypdf pyarrow rich"
+    assert not packages & {*models.split(), *sums_and_texts.split()}
+    assert ours == {"stepladder.interfaces", "stepladder.interfaces.cli", "stepladder.interfaces.cli.main"}
+
+
+def test_help_and_version_say_what_there_is() -> None:
     shown = stepladder("--help")
     assert shown.returncode == 0
     names = ("demo", "label", "plan", "climb", "tune", "predict", "report", "verdict", "verify", "review", "models", "doctor")
@@ -64,6 +97,7 @@ BAD = {
         6,
     ),
     "latin-1": (good_rows(5).encode() + '{"prompt": "caf\u00e9", "completion": "b"}\n'.encode("latin-1"), 6),
+    "byte order mark": (good_rows(60).encode("utf-8-sig"), 1),
     "UTF-16": (good_rows(5).encode("utf-16"), None),
     "NUL byte": (good_rows(5) + '{"prompt": "a\x00", "completion": "b"}\n', 6),
     "duplicate ids": ('{"id": "x", "prompt": "a", "completion": "b"}\n' * 2, 2),
@@ -99,7 +133,7 @@ def test_a_climb_ends_with_its_table_its_json_and_answers_new_inputs(tmp_path: P
     folder = tmp_path / "task"
     folder.mkdir()
     (folder / "task.toml").write_text(TASK, encoding="utf-8")
-    (folder / "rows.jsonl").write_text(good_rows(24), encoding="utf-8-sig")  # a byte order mark is taken
+    (folder / "rows.jsonl").write_text(good_rows(24), encoding="utf-8")
     planned = stepladder("plan", folder, "--json")
     assert planned.returncode == 0, planned.stderr
     assert json.loads(planned.stdout)["lines"]
@@ -123,6 +157,49 @@ def test_a_climb_ends_with_its_table_its_json_and_answers_new_inputs(tmp_path: P
     assert other.returncode == 3
     assert "Choose another --output" in other.stderr
     assert stepladder("predict", folder, new, "--rung", "lora").returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "right", "target", "instruction"),
+    [
+        ("sufficient", 0, 24, 0.8, "Repeat it."),
+        ("undecided", 0, 12, 0.5, "Repeat it."),
+        ("not_reached", 1, 3, 0.9, "Repeat it."),
+        ("invalid", 3, 24, 0.8, "Repeat it. So: question number 3 about the year of bread."),
+    ],
+)
+def test_the_exit_code_of_a_climb_tells_its_outcome(
+    tmp_path: Path, outcome: str, code: int, right: int, target: float, instruction: str
+) -> None:
+    """The fake model repeats its input: it is right about as many rows as we say."""
+    prompts = [f"question number {number} about the year of {WORDS[number % 12]}" for number in range(24)]
+    rows = [{"prompt": prompt, "completion": prompt if number < right else "no"} for number, prompt in enumerate(prompts)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    graders = '[[graders]]\ntype = "normalised_match"\n'
+    rest = 'accept = ["leak-prompt"]\n[rungs]\nskip = ["baseline", "few-shot", "nearest", "constrained"]\n'
+    toml = TASK.replace("Do it.", instruction).replace("[model]", f"target = {target}\n{graders}[model]", 1)
+    (tmp_path / "task.toml").write_text(toml + rest, encoding="utf-8")
+    done = stepladder("climb", tmp_path, "--json")
+    assert done.returncode == code, done.stderr
+    assert json.loads(done.stdout)["verdict"]["outcome"] == outcome
+
+
+def test_a_place_that_cannot_be_written_is_named_and_no_fault_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "task.toml").write_text(TASK, encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text(good_rows(24) + "{broken\n", encoding="utf-8")
+    copy = tmp_path / "rows.fixed.jsonl"
+    copy.mkdir()
+    refused = stepladder("check", tmp_path, "--fix")
+    assert refused.returncode == 3, refused.stderr
+    assert (
+        refused.stderr.splitlines()[-1] == f"stepladder: {copy}: Is a directory. Put that right and run the same command again."
+    )
+    copy.rmdir()
+    (tmp_path / "runs").write_text("not a folder", encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text(good_rows(24), encoding="utf-8")
+    refused = stepladder("climb", tmp_path)
+    assert refused.returncode == 3, refused.stderr
+    assert f"{tmp_path / 'runs'} cannot be made" in refused.stderr.splitlines()[-1]
 
 
 def test_no_run_and_no_verdict_are_said(tmp_path: Path) -> None:

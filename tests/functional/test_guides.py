@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from chat_server import ChatServer, Reply, chat_server, completion
+from chat_server import ChatServer, Reply, chat_server, completion, echo
+from messages_server import MessagesServer, message
 from small_tasks import write_task
 from stepladder.service.climb import climb
 from terminal import screen
@@ -36,7 +37,7 @@ from stepladder.interfaces.cli.main import run
 run()
 """
 """The command line as it is after an install without extras."""
-CLAUDE = "https://api.anthropic.com/v1 CLAUDE-MODEL"
+CLAUDE = "anthropic:CLAUDE-MODEL"
 DESKS = {
     "refund": "lamp kettle chair mirror toaster blanket shelf rug candle clock".split(),
     "delivery": "parcel courier van doorstep depot pallet tracking neighbour locker customs".split(),
@@ -131,6 +132,8 @@ class Desk(ChatServer):
     def handle_chat(self, request: dict[str, Any]) -> Reply:
         super().handle_chat(request)
         text = request["messages"][-1]["content"]
+        if "Say hello." in text:
+            return Reply(body=echo(request))  # the probe of what it can be held to
         desk = next(desk for desk, words in DESKS.items() if any(f" {word} " in f" {text} " for word in words))
         return Reply(body=completion(json.dumps({"label": desk}) if "response_format" in request else desk))
 
@@ -192,19 +195,21 @@ def test_what_is_missing_for_a_hosted_model_is_named_with_the_exit_code_of_the_g
     assert not (tmp_path / "support-tickets" / "runs").exists()
 
 
-def test_claude_is_reached_by_url_and_not_by_a_name_of_its_own(tmp_path: Path) -> None:
-    page = read_guide("hosted-models-only")
-    assert "`anthropic:NAME` is refused with exit code 2" in page
-    first, claude = blocks(page, "toml")
-    head = first.split("[model]")[0]
-    hosted_task(tmp_path, head + claude.replace(CLAUDE, "anthropic:NAME"))
-    refused = run(tmp_path, "climb", "support-tickets")
-    assert refused.returncode == 2
-    assert "URL NAME" in refused.stderr
-    hosted_task(tmp_path, head + claude)
-    refused = run(tmp_path, "climb", "support-tickets")
-    assert refused.returncode == 4
-    assert "STEPLADDER_API_KEY" in refused.stderr
+def claude_desk(request: dict[str, Any]) -> Any:
+    text = request["messages"][-1]["content"][-1]["text"]
+    desk = next(desk for desk, words in DESKS.items() if any(f" {word} " in f" {text} " for word in words))
+    return message(json.dumps({"label": desk}) if "output_config" in request else desk)
+
+
+def test_claude_as_the_base_climbs_what_the_guide_shows(tmp_path: Path) -> None:
+    first, claude = blocks(read_guide("hosted-models-only"), "toml")
+    hosted_task(tmp_path, first.split("[model]")[0] + claude)
+    refused = run(tmp_path, "climb", "support-tickets", torch=False)
+    assert (refused.returncode, "ANTHROPIC_API_KEY" in refused.stderr) == (4, True), refused.stderr
+    with chat_server(MessagesServer) as server:
+        server.answer = claude_desk
+        must_run(tmp_path, "climb", "support-tickets", torch=False, ANTHROPIC_BASE_URL=server.url)
+    assert any("output_config" in request for request in server.requests)
 
 
 def test_a_hosted_teacher_is_priced_as_a_compared_model(tmp_path: Path) -> None:
@@ -214,7 +219,7 @@ def test_a_hosted_teacher_is_priced_as_a_compared_model(tmp_path: Path) -> None:
     refused = run(tmp_path, *alone, "openai:OTHER")
     assert (refused.returncode, "[model.prices" in refused.stderr) == (3, True), refused.stderr
     refused = run(tmp_path, *alone, CLAUDE)
-    assert (refused.returncode, "STEPLADDER_API_KEY" in refused.stderr) == (4, True), refused.stderr
+    assert (refused.returncode, "ANTHROPIC_API_KEY" in refused.stderr) == (4, True), refused.stderr
 
 
 def test_the_extras_shown_exist() -> None:

@@ -15,23 +15,33 @@ from typing import Any
 
 @dataclass
 class Reply:
-    """One scripted reply. `body` may be JSON or raw text; `delay_seconds` before anything is sent."""
+    """One scripted reply. `body` may be JSON or raw text; `delay_seconds` before anything is sent.
+
+    `half`: only half of the body that was announced comes, then the connection ends; `unannounced`: without saying its length.
+    `drip_seconds` pass between the bytes. `hang_up` ends the connection without a word.
+    """
 
     status: int = 200
     body: Any = None
     headers: dict[str, str] = field(default_factory=dict)
     delay_seconds: float = 0.0
+    half: bool = False
+    unannounced: bool = False
+    drip_seconds: float = 0.0
+    hang_up: bool = False
 
 
 class ChatServer(ThreadingHTTPServer):
     """`script` replies are used up in order of arrival, then every request is answered properly: by `answer`."""
 
     daemon_threads = True
+    path = "/v1/chat/completions"
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.script: list[Reply] = []
         self.requests: list[dict[str, Any]] = []
+        self.headers_seen: list[dict[str, str]] = []
         self.arrivals: list[float] = []
         self.most_at_once = 0
         self.delay_seconds = 0.0
@@ -60,7 +70,8 @@ def echo(request: dict[str, Any]) -> dict[str, Any]:
     """The last user turn, at most `max_tokens` words of it; with a schema, its first label under the first key."""
     text = next((turn["content"] for turn in reversed(request["messages"]) if turn["role"] == "user"), "")
     if "response_format" in request:
-        properties = request["response_format"]["json_schema"]["schema"]["properties"]
+        form = request["response_format"]
+        properties = form.get("json_schema", form)["schema"]["properties"]
         text = json.dumps({key: value.get("enum", [""])[0] for key, value in properties.items()})
     words = re.findall(r"\s*\S+", text)
     limit = request.get("max_tokens", request.get("max_completion_tokens"))
@@ -93,20 +104,34 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.path != "/v1/chat/completions":
+        self.server.headers_seen.append({name.lower(): value for name, value in self.headers.items()})
+        if self.path != self.server.path:
             self._send(Reply(404, {"error": {"message": f"no such path {self.path}"}}))
             return
         self._send(self.server.handle_chat(request))
 
     def _send(self, reply: Reply) -> None:
+        if reply.hang_up:
+            self.close_connection = True
+            return
         data = (reply.body if isinstance(reply.body, str) else json.dumps(reply.body)).encode()
         try:
             self.send_response(reply.status)
             for name, value in {"Content-Type": "application/json", **reply.headers}.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(data)))
+            if reply.unannounced:
+                self.send_header("Connection", "close")
+                self.close_connection = True
+            else:
+                self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data)
+            if reply.half:
+                data = data[: len(data) // 2]
+                self.close_connection = True
+            for byte in [data] if not reply.drip_seconds else [data[at : at + 1] for at in range(len(data))]:
+                self.wfile.write(byte)
+                self.wfile.flush()
+                time.sleep(reply.drip_seconds)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # the client gave up waiting
 

@@ -1,7 +1,8 @@
 """Trainings that are killed for real: run as a script, since what is killed must be a process of its own.
 
-`kills FOLDER COUNT SEED`: one uninterrupted training, then others that are killed twice each and continued; `slow FOLDER`: one
-that waits for a signal; `memory FOLDER`: one that may take hardly any memory, then one that may. Each prints one line of JSON.
+`kills FOLDER COUNT SEED`: one uninterrupted training, then others that are killed twice each and continued;
+`publishing FOLDER`: one killed at each touch of the disk behind its last step; `slow FOLDER`: one that waits for a signal;
+`memory FOLDER`: one that may take hardly any memory, then one that may. Each prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +30,7 @@ from stepladder.files import Disk, FailingDisk, writing_to
 from stepladder.interfaces.cli.climbing import watching
 from stepladder.interfaces.exit_codes import exit_code
 from stepladder.models.prefix.rows import EncodedRow
+from stepladder.training.record import SIDE_FILE
 from tiny_training import QUICK, STEPS, Watcher, build_base, build_rows
 
 
@@ -86,6 +90,31 @@ def kills(folder: Path, count: int, seed: int) -> dict[str, Any]:
         if status or json.loads(result.read_text()) != json.loads(json.dumps(whole)):
             wrong.append(kinds)
     return {"struck": struck, "wrong": wrong, "trainings": trial}
+
+
+def publishing(folder: Path) -> dict[str, Any]:
+    """A training killed at every touch of the disk behind its last checkpoint, until it ends by itself, each time from there."""
+    counting = FailingDisk()
+    whole = outcome(folder / "whole", 60.0, disk=counting)
+    with suppress(KeyboardInterrupt):  # all steps are done and saved, and nothing is published
+        outcome(folder / "a", 60.0, watcher=Watcher(tiny_training.STEPS, KeyboardInterrupt))
+    struck, half, ended = 0, [], False
+    while not ended and struck < counting.operations:
+        copied = folder / f"killed-{struck + 1}"
+        copied.mkdir()
+        shutil.copytree(folder / "a.checkpoints", copied / "a.checkpoints")
+        train = partial(outcome, copied / "a", 60.0)
+        ended = not os.WIFSIGNALED(run(partial(train, disk=KillingDisk(struck + 1))))
+        struck += not ended
+        if (copied / "a").exists() and not (copied / "a" / SIDE_FILE).is_file():
+            half.append(struck)
+    wrong = []
+    for number in range(1, struck + 1):
+        result = folder / f"result-{number}.json"
+        status = run(partial(write_outcome, result, partial(outcome, folder / f"killed-{number}" / "a", 60.0)))
+        if status or json.loads(result.read_text()) != json.loads(json.dumps(whole)):
+            wrong.append(number)
+    return {"struck": struck, "half": half, "wrong": wrong}
 
 
 def run_and_kill(train: Callable[..., Any], kind: str, draw: random.Random, seconds: float, operations: int) -> int:
@@ -168,4 +197,9 @@ if __name__ == "__main__":
     what, place = sys.argv[1], Path(sys.argv[2])
     if what == "slow":
         sys.exit(slow(place))
-    print(json.dumps(kills(place, int(sys.argv[3]), int(sys.argv[4])) if what == "kills" else memory(place)))
+    tasks: dict[str, Callable[[], dict[str, Any]]] = {
+        "kills": lambda: kills(place, int(sys.argv[3]), int(sys.argv[4])),
+        "publishing": lambda: publishing(place),
+        "memory": lambda: memory(place),
+    }
+    print(json.dumps(tasks[what]()))

@@ -33,6 +33,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "qwen3": {},
     "gemma3_text": {"sliding_window": 6, "layer_types": LOCAL, "query_pre_attn_scalar": 8},
     "phi3": {"partial_rotary_factor": 0.5},
+    "phi": {"partial_rotary_factor": 0.5, "hidden_act": "gelu_new", "num_key_value_heads": 4},
 }
 STOCK: dict[str, dict[str, Any]] = {
     "gpt_neox": {},

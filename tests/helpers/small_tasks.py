@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,13 +41,15 @@ class World:
     shown: float = 0.6
     tuned: float = 0.95
     calls: int = 0
+    asked: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # the last turn, all that decided the answer, by what
     stop_after: int | None = None
 
     def answer(self, prompt: Prompt, decoding: Decoding, adapter: Path | None) -> str:
+        text = prompt.messages[-1].content
         self.calls += 1
+        self.asked[text, repr((prompt.messages, decoding)), adapter.name if adapter else ""] += 1
         if self.stop_after is not None and self.calls > self.stop_after:
             raise KeyboardInterrupt
-        text = prompt.messages[-1].content
         right = next((label for thing, label in self.answers.items() if f" {thing} " in f" {text} "), LABELS[0])
         shown = sum(message.role == "assistant" for message in prompt.messages) > 0
         rate = self.tuned if adapter is not None else self.shown if shown else self.zero_shot

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from stepladder.data.chunks import chunk_text
 from stepladder.data.html_text import html_to_text
-from stepladder.data.readers.lines import SAVE_AS_UTF8, look_at
+from stepladder.data.readers.lines import look_at
 from stepladder.domain.errors import DataError, MissingExtra
 from stepladder.domain.messages import Chunk
 from stepladder.domain.task import Task
+from stepladder.domain.text_file import SAVE_AS_UTF8
 
 KINDS = (".md", ".markdown", ".txt", ".html", ".htm", ".pdf")
 LARGEST_BYTES = 64 * 1024 * 1024
@@ -70,7 +71,7 @@ def parse_document(path: Path) -> Parsed:
     kind = path.suffix.lower()
     if kind not in KINDS:
         raise DataError(path, None, f"'{kind or path.name}' files are not read.", f"Convert it to one of {', '.join(KINDS)}.")
-    look_at(path)
+    look_at(path, may_be_marked=True)
     if path.stat().st_size > LARGEST_BYTES:
         raise DataError(path, None, f"larger than {LARGEST_BYTES // 1024**2} MB.", "Split it into several documents.")
     if kind == ".pdf":

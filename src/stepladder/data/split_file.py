@@ -67,7 +67,7 @@ def load_split_file(task: Task) -> SplitFile | None:
         return None
     look_at(path)
     try:
-        raw = parse_json(path.read_text(encoding="utf-8-sig"))
+        raw = parse_json(path.read_text(encoding="utf-8"))
     except (JsonFault, UnicodeDecodeError) as error:
         raise DataError(path, None, f"{error}" if isinstance(error, JsonFault) else "not UTF-8.", WAY_OUT) from error
     if not isinstance(raw, dict) or raw.pop("format", None) != FORMAT:

@@ -73,7 +73,7 @@ def _obvious_key(path: Path) -> str | None:
 
 
 def _read_text(path: Path) -> tuple[list[Draft], list[str]]:
-    notes = list(look_at(path))
+    notes = list(look_at(path, may_be_marked=True))
     lines = [(number, text.rstrip("\r\n")) for number, text in numbered_lines(path)]
     blocks = list(_blocks(lines))
     if len(blocks) >= FEWEST_BLOCKS and any(len(block) > 1 for block in blocks):

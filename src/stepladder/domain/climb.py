@@ -18,6 +18,7 @@ class RungStatus(StrEnum):
     REFUSED = "refused"  # tuning a fact-bound, one-off or changing task
     OVER_BUDGET = "over budget"
     FAILED = "failed"
+    NOT_COMPARABLE = "not comparable"  # the base's weights elsewhere, behind another template or tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,11 @@ class RungResult:
     recipe: Recipe = field(default_factory=dict)
     history: tuple[TrainPoint, ...] = ()
 
+    def __str__(self) -> str:
+        scores = {"validation": self.validation, "test": self.test}
+        told = [self.status.value, *(f"{split} {score}" for split, score in scores.items() if score is not None)]
+        return f"{self.name}: {', '.join(told)}{f'. {self.reason}' if self.reason else ''}"
+
 
 @dataclass(frozen=True, slots=True)
 class GradedRow:
@@ -60,6 +66,7 @@ class GradedRow:
     fold: int | None = None
     seed: int = 0
     cut: bool = False
+    unanswered: bool = False  # no answer came, so that there was nothing to grade; `ungraded` says why
     prompt_tokens: int = 0
     completion_tokens: int = 0
     latency_seconds: float = 0.0
@@ -161,3 +168,5 @@ class ClimbRecord:
     machine: str = ""
     seconds: float = 0.0
     curves: tuple[LearningCurve, ...] = ()  # of the rungs `[rungs] learning_curve` asks for
+    compared: tuple[ModelIdentity, ...] = ()  # the models of `[model] compare`
+    answering: tuple[str, ...] = ()  # how the answers came: read back or asked, and what servers made otherwise than asked

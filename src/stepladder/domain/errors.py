@@ -51,6 +51,10 @@ class EngineError(StepladderError):
     """A provider or a local engine failed to answer."""
 
 
+class NotOffered(EngineError):
+    """An engine or its provider lacks what was asked for: a grammar, an adapter, log-probabilities."""
+
+
 class EvaluationError(StepladderError):
     """Scores cannot be computed or compared."""
 

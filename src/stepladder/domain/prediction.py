@@ -26,7 +26,8 @@ class Generation:
 
     `cut` = stopped by `max_new_tokens`, not by the model. `latency_seconds` = the batch's wall time shared out by tokens
     for a batched local engine, the call's own time for an endpoint. `*_sha256` say which weights spoke. `logprobs` are there
-    when asked for, one entry a token.
+    when asked for, one entry a token. `fault` says why there is no answer, where a server gave none in spite of all attempts:
+    then the text is empty, and worth no score at all. `counts_estimated`: the server's own token counts could not be right.
     """
 
     text: str
@@ -39,6 +40,8 @@ class Generation:
     adapter_sha256: str | None = None
     prompt_sha256: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
+    fault: str = ""
+    counts_estimated: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.logprobs, tuple):  # a journal of answers gives back lists of mappings
@@ -67,6 +70,11 @@ class Prediction:
     @property
     def cut(self) -> bool:
         return self.generation is not None and self.generation.cut
+
+    @property
+    def fault(self) -> str:
+        """Why there is no answer; empty where there is one."""
+        return self.generation.fault if self.generation is not None else ""
 
     @classmethod
     def from_generation(

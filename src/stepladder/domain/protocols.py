@@ -41,7 +41,7 @@ class ModelIdentity:
     """Which weights, tokenizer and template answer. Hashes are sha256 in hex; empty for a hosted model."""
 
     name: str
-    engine: str  # "transformers", "endpoint", "fake"
+    engine: str  # "transformers", "endpoint", "anthropic", "fake"
     base_sha256: str = ""
     tokenizer_sha256: str = ""
     template_sha256: str = ""
@@ -50,6 +50,11 @@ class ModelIdentity:
     dtype: str = ""
     revision: str = ""
     hosted: bool = False
+
+    @property
+    def served(self) -> bool:
+        """Whether a server answers, on this machine or elsewhere: its speed, its template and its weights are its own."""
+        return self.engine in ("endpoint", "anthropic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +131,13 @@ class Engine(Protocol):
     ) -> list[Generation]:
         """Answer every prompt once, in order. `on_answer(index, generation)` is called as each one is finished.
 
-        An answer with tool calls comes as the text that `domain.answer.answer_text` makes of it.
+        An answer with tool calls comes as the text that `domain.answer.answer_text` makes of it. Where a server gave one prompt
+        no answer in spite of all attempts, its generation has a `fault`.
 
         Raises:
-            EngineError: The provider failed after retries, or a prompt plus `max_new_tokens` exceeds the context
+            EngineError: The provider answered none of them, or a prompt plus `max_new_tokens` exceeds the context
                 (never cut silently).
+            NotOffered: The grammar or the adapter is beyond this engine.
         """
         ...
 
@@ -203,6 +210,30 @@ class Comparing(Protocol):
 
     def divergence(self, prompts: Sequence[Prompt], answers: Sequence[str], *, adapter: Path) -> list[float]:
         """KL(base‖tuned) in nats per token along `answers[i]` (plus end-of-turn) after `prompts[i]`."""
+        ...
+
+
+@runtime_checkable
+class Reading(Protocol):
+    """An engine that can say what its model reads, so that an answer can be found by all that decided it."""
+
+    @property
+    def setting(self) -> Mapping[str, Any]:
+        """What an answer depends on besides identity, prompt and decoding, as JSON: stop ids, device, versions."""
+        ...
+
+    def prompt_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids of each prompt as the model reads it, the opening of its turn included."""
+        ...
+
+
+@runtime_checkable
+class Remarking(Protocol):
+    """An engine that has something to say about how its answers came."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was asked otherwise than meant, or came otherwise than it should: a sentence each, with the model's name."""
         ...
 
 

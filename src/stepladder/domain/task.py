@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from stepladder.domain.errors import DataError
 from stepladder.domain.grader_settings import OpenAIGraderSettings
 from stepladder.domain.settings import Settings as Settings
+from stepladder.domain.text_file import read_text
 
 FactsChange = Literal["never", "yearly", "monthly", "weekly", "daily"]
 
@@ -166,14 +167,29 @@ class ModelSettings(Settings):
 
     base: str = Field(
         "smollm2-135m-instruct",
-        description="Starter name, Hugging Face id, folder, GGUF file, `openai:NAME`, or `URL NAME` of an OpenAI-shaped server.",
+        description="Starter name, Hugging Face id, folder, GGUF file, `openai:NAME`, `anthropic:NAME`, or `URL NAME` of an "
+        "OpenAI-shaped server.",
     )
     compare: tuple[str, ...] = Field((), description="Larger prompted models, put into the same table.")
+    same_weights: tuple[str, ...] = Field(
+        (),
+        description="Models of `compare` that run the base's own weights elsewhere; one that reads its prompts otherwise is "
+        "marked not comparable.",
+    )
     revision: str | None = Field(None, description="Commit of a Hugging Face repository; recorded when left out.")
+    concurrency: int = Field(8, ge=1, le=256, description="Most calls at once to one served model; fewer while it answers 429.")
+    timeout_seconds: float = Field(120, gt=0, description="Longest wait for one answer of a served model.")
     prices: dict[str, PriceSettings] = Field(
         default_factory=dict,
         description="What compared models charge, a table each; a hosted one is refused without, unless `[budget] usd = inf`.",
     )
+
+    @model_validator(mode="after")
+    def _same_weights_are_compared(self) -> ModelSettings:
+        for name in self.same_weights:
+            if name not in self.compare:
+                raise ValueError(f"`same_weights` names '{name}', which `compare` does not; they must be spelled alike")
+        return self
 
     @model_validator(mode="after")
     def _prices_of_compared_models(self) -> ModelSettings:
@@ -332,9 +348,11 @@ class TaskSettings(Settings):
             raise ValueError(f"two graders are called '{twice}'; give each a `name` of its own, or leave one out")
         return value
 
-    @field_validator("instruction")
+    @field_validator("name", "instruction")
     @classmethod
     def _strip(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("nothing but white space")
         return value.strip()
 
     def use_of(self, model: str) -> UseSettings:
@@ -378,9 +396,7 @@ class Task(BaseModel):
         if not path.is_file():
             raise DataError(path, None, "there is no task.toml.", "A task is a folder with a task.toml; see the tutorial.")
         try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise DataError(path, None, f"not UTF-8 (byte {error.start}).", "Save the file as UTF-8.") from error
+            raw = tomllib.loads(read_text(path))
         except tomllib.TOMLDecodeError as error:
             raise DataError(path, None, f"not TOML: {error}.", "Correct the line.") from error
         try:
@@ -403,7 +419,7 @@ class Task(BaseModel):
             return None
         path = self.path(self.settings.output.json_schema)
         try:
-            schema = json.loads(path.read_text(encoding="utf-8-sig"))
+            schema = json.loads(read_text(path))
         except OSError as error:
             raise DataError(path, None, "the schema cannot be read.", "Check `[output] schema`.") from error
         except ValueError as error:

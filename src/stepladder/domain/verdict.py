@@ -19,6 +19,9 @@ class Interval:
     items: int = 0
     ungraded: int = 0
 
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
 
 @dataclass(frozen=True, slots=True)
 class Gain:

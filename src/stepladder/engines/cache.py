@@ -7,9 +7,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, Protocol
 
 from stepladder.domain.errors import EngineError
 from stepladder.domain.prediction import Generation
@@ -21,6 +22,12 @@ from stepladder.files import hash_json, read_lines
 FORMAT = 1  # raise it when what a key stands for changes
 SYNC_SECONDS = 1.0
 SCORED_AT_ONCE = 32  # prompts; a kill loses at most the scores of one such group
+
+
+class Journal(Protocol):
+    """Where new answers are written as they come."""
+
+    def add(self, entry: Mapping[str, Any]) -> None: ...
 
 
 class RecordedEngine(Wrapped):
@@ -53,16 +60,16 @@ class RecordedEngine(Wrapped):
     ) -> list[Generation]:
         """As `engine` answers; what is recorded is reported first, what is new as it is finished."""
         speaker = self._speaker(adapter)
-        keys = [_generation_key(speaker, prompt, decoding) for prompt in prompts]
+        keys = [_generation_key(speaker, asked, decoding) for asked in self._asked(prompts)]
+        self._recall(keys)
         places = _places_of_unknown(keys, self._generations)
         self.misses += len(places)
         self.hits += len(keys) - len(places)
         for index, key in enumerate(keys):
             if key not in places and on_answer is not None:
                 on_answer(index, self._generations[key])
-        if places:
-            self._ask(prompts, decoding, adapter, places, on_answer)
-        return [self._generations[key] for key in keys]
+        lost = self._ask(prompts, decoding, adapter, places, on_answer) if places else {}
+        return [lost[key] if key in lost else self._generations[key] for key in keys]
 
     def score(
         self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]], *, adapter: Path | None = None
@@ -70,9 +77,10 @@ class RecordedEngine(Wrapped):
         """As `engine` scores; only completions not recorded yet are computed."""
         speaker = self._speaker(adapter)
         keys = [
-            [_score_key(speaker, prompt, completion) for completion in options]
-            for prompt, options in zip(prompts, completions, strict=True)
+            [_score_key(speaker, asked, completion) for completion in options]
+            for asked, options in zip(self._asked(prompts), completions, strict=True)
         ]
+        self._recall([key for row in keys for key in row])
         unknown = _places_of_unknown([key for row in keys for key in row], self._scores)
         self.misses += len(unknown)
         self.hits += sum(map(len, keys)) - len(unknown)
@@ -90,6 +98,16 @@ class RecordedEngine(Wrapped):
         identity = dataclasses.asdict(self.identity)
         return hash_json([FORMAT, identity, None if adapter is None else hash_adapter(adapter)])
 
+    def _asked(self, prompts: Sequence[Prompt]) -> list[Any]:
+        """What each prompt says, as JSON."""
+        return [_turns(prompt) for prompt in prompts]
+
+    def _recall(self, keys: Sequence[str]) -> None:
+        """Bring to mind what is known of these keys; the whole line file has been read already."""
+
+    def _journal(self) -> AbstractContextManager[Journal]:
+        return _LineFile(self._path)
+
     def _ask(
         self,
         prompts: Sequence[Prompt],
@@ -97,23 +115,29 @@ class RecordedEngine(Wrapped):
         adapter: Path | None,
         places: Mapping[str, list[int]],
         on_answer: Callable[[int, Generation], None] | None,
-    ) -> None:
+    ) -> dict[str, Generation]:
+        """Ask for what is unknown and keep it; what got no answer comes back."""
         unknown = list(places)
-        with _Journal(self._path) as journal:
+        lost: dict[str, Generation] = {}
+        with self._journal() as journal:
 
             def keep(number: int, generation: Generation) -> None:
                 key = unknown[number]
-                journal.add({"key": key, "generation": dataclasses.asdict(generation)})
-                self._generations[key] = generation
+                if generation.fault:  # no answer: it shall be asked for again
+                    lost[key] = generation
+                else:
+                    journal.add({"key": key, "generation": dataclasses.asdict(generation)})
+                    self._generations[key] = generation
                 for index in places[key]:
                     if on_answer is not None:
                         on_answer(index, generation)
 
             self.engine.generate([prompts[places[key][0]] for key in unknown], decoding, adapter=adapter, on_answer=keep)
+        return lost
 
     def _compute_scores(self, work: Sequence[tuple[Prompt, Mapping[str, str]]], adapter: Path | None) -> None:
         found = self.engine.score([prompt for prompt, _ in work], [list(new.values()) for _, new in work], adapter=adapter)
-        with _Journal(self._path) as journal:
+        with self._journal() as journal:
             for (_, new), scores in zip(work, found, strict=True):
                 for key, score in zip(new, scores, strict=True):
                     journal.add({"key": key, "score": dataclasses.asdict(score)})
@@ -177,30 +201,34 @@ def _places_of_unknown(keys: Iterable[str], known: Mapping[str, Any]) -> dict[st
     return places
 
 
-def _generation_key(speaker: str, prompt: Prompt, decoding: Decoding) -> str:
+def _generation_key(speaker: str, asked: Any, decoding: Decoding) -> str:
     settings = dataclasses.asdict(decoding)
     if decoding.temperature == 0:
-        del settings["seed"]  # greedy answers do not depend on it
-    return hash_json(["generation", speaker, _asked(prompt), settings])
+        del settings["seed"], settings["top_p"]  # greedy answers do not depend on them
+    elif decoding.top_p == 1:
+        del settings["top_p"]  # what is younger than the first records is named only where something is asked for
+    if decoding.logprobs is None:
+        del settings["logprobs"]
+    return hash_json(["generation", speaker, asked, settings])
 
 
-def _score_key(speaker: str, prompt: Prompt, completion: str) -> str:
-    return hash_json(["score", speaker, _asked(prompt), completion])
+def _score_key(speaker: str, asked: Any, completion: str) -> str:
+    return hash_json(["score", speaker, asked, completion])
 
 
-def _asked(prompt: Prompt) -> list[Any]:
+def _turns(prompt: Prompt) -> list[Any]:
     # Key order inside tools is kept: a template may render them in that order.
     return [[message.as_chat() for message in prompt.messages], json.dumps([dict(tool) for tool in prompt.tools])]
 
 
-class _Journal:
+class _LineFile:
     """A line file being added to. A killed process loses no line; a power cut at most the last second's."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._synced = time.monotonic()
 
-    def __enter__(self) -> _Journal:
+    def __enter__(self) -> _LineFile:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file: BinaryIO = self._path.open("ab+")
         if self._file.tell() > 0:

@@ -1,149 +1,70 @@
-"""Any server with OpenAI-shaped chat completions: OpenAI itself, vLLM, Ollama, llama.cpp and others, by URL."""
+"""Any server with OpenAI-shaped chat completions, by URL: OpenAI itself, vLLM, Ollama, llama.cpp, Stepladder and others."""
 
 from __future__ import annotations
 
-import ipaddress
-import json
-import os
-import time
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
-from urllib.parse import urlsplit
+from typing import Any
 
 import openai
-from openai.types.chat import ChatCompletion
 
 from stepladder.domain.answer import answer_text
-from stepladder.domain.errors import EngineError, UsageError
+from stepladder.domain.errors import NotOffered
 from stepladder.domain.messages import Message, ToolCall
 from stepladder.domain.output import dump_json
-from stepladder.domain.prediction import Generation
-from stepladder.domain.protocols import CompletionScore, Decoding, Grammar, ModelIdentity, Prompt
-from stepladder.engines.purse import Prices, Purse
-from stepladder.engines.retries import may_be_billed, pause_before_retry
-from stepladder.files import hash_json
+from stepladder.domain.prediction import Generation, TokenLogprob
+from stepladder.domain.protocols import Decoding, Grammar, Prompt
+from stepladder.engines.address import OPENAI_URL, Address
+from stepladder.engines.calls import TIMEOUT_SECONDS, hash_prompt, raise_as_engine_error
+from stepladder.engines.failures import CallFailure, Sdk, ask
+from stepladder.engines.held_output import PROBE, Way, asked_for, probe_of, unwrap_label, was_held, ways_for
+from stepladder.engines.remarks import Remarks
+from stepladder.engines.served import ServedEngine, secret_of
+from stepladder.engines.usage import read_counts
 
-OPENAI_URL = "https://api.openai.com/v1"
-LABEL_KEY = "label"
-
-_ADVICE = {
-    400: "The server refuses the request: read its words above; some models take no temperature or no JSON Schema.",
-    401: "Check the API key.",
-    403: "Check the API key and what it may use.",
-    404: "Check the URL (it usually ends in /v1) and the model's name.",
-    408: "Try again later, or allow more time.",
-    413: "The prompt is too long for this server: use fewer demonstrations.",
-    422: "The server refuses the request: read its words above.",
-    429: "The rate or spending limit is reached: try again later, or lower the concurrency.",
-}
+SDK = Sdk(openai.APIStatusError, openai.APITimeoutError, openai.APIConnectionError, openai.OpenAIError)
+_STANDARD = frozenset(
+    {"model", "messages", "temperature", "max_tokens", "max_completion_tokens", "seed", "tools"}
+    | {"top_p", "logprobs", "top_logprobs"}
+)
+"""What the SDK has arguments for; the rest goes into the body as it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a hosted or served model is found, and the name of the environment variable that holds its key."""
-
-    url: str
-    model: str
-    key_variable: str
-
-    @property
-    def name(self) -> str:
-        """As `[model] base` would spell it."""
-        return f"openai:{self.model}" if self.url == OPENAI_URL else f"{self.url} {self.model}"
-
-    @property
-    def hosted(self) -> bool:
-        """Whether the data leaves this machine."""
-        return not _is_loopback(urlsplit(self.url).hostname or "")
-
-    def api_key(self) -> str:
-        """The key from the environment; a placeholder for a server on this machine, which needs none.
-
-        Raises:
-            EngineError: The server is elsewhere and the variable is not set.
-        """
-        key = os.environ.get(self.key_variable, "")
-        if not key and self.hosted:
-            raise EngineError(f"{self.name} needs an API key.", f"Set the environment variable {self.key_variable}.")
-        return key or "none"
+MOST_TOP_LOGPROBS = 20
+"""The protocol allows no more at one place."""
 
 
-def parse_model(name: str) -> Address | None:
-    """`openai:NAME` or `URL NAME` as an address; None for anything else (a folder, a starter name, …).
+class EndpointEngine(ServedEngine):
+    """Asks a server with OpenAI-shaped chat completions.
 
-    Raises:
-        UsageError: It begins like one of the two, but is not complete.
-    """
-    if name.startswith("openai:"):
-        model = name.removeprefix("openai:").strip()
-        if not model:
-            raise UsageError("'openai:' lacks the model's name.", "Write openai:NAME.")
-        return Address(OPENAI_URL, model, "OPENAI_API_KEY")
-    if not name.startswith(("http://", "https://")):
-        return None
-    url, _, model = name.partition(" ")
-    parts = urlsplit(url)
-    if not model.strip() or not parts.hostname:
-        raise UsageError(f"{name!r} is not a server and a model.", "Write the URL, a space, and the model's name.")
-    if parts.username or parts.password:
-        raise UsageError("The server's URL holds a password.", "Put the key into STEPLADDER_API_KEY instead.")
-    return Address(url.rstrip("/"), model.strip(), "STEPLADDER_API_KEY")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-class EndpointEngine:
-    """Asks a server. Calls that failed in passing (429, 5xx, broken connections) are sent again, when `Retry-After` says.
+    Servers differ in small things: the name of the token limit, whether they take a temperature, how an answer is held to a
+    schema. OpenAI's own are known. Elsewhere a refusal in words is taken at its word, and how answers are held is tried out
+    once with a probe: a server that ignores a schema would pass off plain prompts as constrained ones.
 
     Args:
-        max_retries: Attempts beyond the first.
-        prices, purse: With both, the most an attempt can cost is set aside before it is sent.
+        address: Or its URL, with `model`.
+        timeout_seconds: For one whole answer.
+        settings: As of `ServedEngine`.
     """
 
     def __init__(
         self,
-        url: str,
-        model: str,
-        api_key: str,
+        address: Address | str,
+        model: str = "",
+        api_key: str = "none",
         *,
-        concurrency: int = 8,
-        timeout_seconds: float = 120.0,
-        max_retries: int = 4,
-        prices: Prices | None = None,
-        purse: Purse | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        **settings: Any,
     ) -> None:
-        self._url = url.rstrip("/")
-        self._model = model
-        self._concurrency = concurrency
-        self._prices = prices
-        self._purse = purse
-        self._max_retries = max_retries
-        self._client = openai.OpenAI(base_url=self._url, api_key=api_key, timeout=timeout_seconds, max_retries=0)
-        address = Address(self._url, model, "")
-        self._identity = ModelIdentity(name=address.name, engine="endpoint", hosted=address.hosted)
-
-    @property
-    def identity(self) -> ModelIdentity:
-        return self._identity
+        address = address if isinstance(address, Address) else Address(address.rstrip("/"), model)
+        self._chat = ChatCompletions(address, api_key, timeout_seconds)
+        super().__init__(self._chat, address, "endpoint", **settings)
 
     @property
     def can(self) -> frozenset[str]:
-        """Grammars (JSON Schema and labels) and tools: servers report no tokens before, nor log-probabilities of a given text."""
-        return frozenset({"grammar", "tools", "calls"})
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
+        """Regular expressions too, where a server may know them; whether it does is found out when one is wanted."""
+        return super().can | (frozenset() if self._chat.known else {"regex"})
 
     def generate(
         self,
@@ -153,217 +74,207 @@ class EndpointEngine:
         adapter: Path | None = None,
         on_answer: Callable[[int, Generation], None] | None = None,
     ) -> list[Generation]:
-        """Answer every prompt, `concurrency` at a time; `on_answer` is called in the caller's thread.
+        """As every served engine, after the one probe that the first grammar takes."""
+        if decoding.grammar is not None and prompts:
+            self._find_way(decoding.grammar)
+        return super().generate(prompts, decoding, adapter=adapter, on_answer=on_answer)
 
-        When one call fails for good, the calls under way are still waited for and reported, since they are paid for.
+    def _find_way(self, grammar: Grammar) -> None:
+        """Learn, once, in which words this server holds an answer to such a grammar.
 
         Raises:
-            EngineError, BudgetError.
+            NotOffered: In none.
         """
-        if adapter is not None:
-            raise EngineError(f"{self._identity.name} cannot load an adapter.", "Use a local base model for tuned rungs.")
-        extra = _response_format(decoding.grammar, self._identity.name)
-        generations: dict[int, Generation] = {}
-        failure: BaseException | None = None
-        with ThreadPoolExecutor(max_workers=self._concurrency) as pool:
-            calls = {pool.submit(self._answer, prompt, decoding, extra): index for index, prompt in enumerate(prompts)}
+        chat, kind = self._chat, _kind(grammar)
+        if kind in chat.ways:
+            return
+        refusals = []
+        for way in () if kind in chat.without else ways_for(grammar):
+            chat.ways[kind] = way
+            if chat.known and kind == "schema":
+                return
             try:
-                for call in as_completed(calls):
-                    if call.cancelled():
-                        continue
-                    error = call.exception()
-                    if error is not None:
-                        failure = failure or error
-                        _cancel(calls)
-                        continue
-                    generations[calls[call]] = call.result()
-                    if on_answer is not None:
-                        on_answer(calls[call], call.result())
-            finally:
-                _cancel(calls)
-        if failure is not None:
-            raise failure
-        return [generations[index] for index in range(len(prompts))]
-
-    def score(
-        self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]], *, adapter: Path | None = None
-    ) -> list[list[CompletionScore]]:
-        """Not offered by chat completions.
-
-        Raises:
-            EngineError: Always.
-        """
-        raise EngineError(f"{self._identity.name} gives no log-probabilities of given answers.", "Use a local base model.")
-
-    def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
-        """Not offered by chat completions; what a call used is in its generation.
-
-        Raises:
-            EngineError: Always.
-        """
-        raise self._no_count()
-
-    def count_text_tokens(self, texts: Sequence[str]) -> list[int]:
-        """As `count_tokens`.
-
-        Raises:
-            EngineError: Always.
-        """
-        raise self._no_count()
-
-    def _no_count(self) -> EngineError:
-        return EngineError(
-            f"{self._identity.name} does not say how many tokens a text has before it is sent.",
-            "Read `prompt_tokens` of an answer instead.",
+                answer = self._calls.answer(PROBE, probe_of(grammar))
+            except CallFailure as failure:
+                del chat.ways[kind]
+                if failure.status not in (400, 404, 422, 501):
+                    raise_as_engine_error(chat, failure)
+                refusals.append(f"{way.name}: {failure.words}")
+                continue
+            if was_held(grammar, answer):
+                return
+            del chat.ways[kind]
+            refusals.append(f"{way.name}: ignored")
+        chat.without.setdefault(kind, "; ".join(refusals))
+        what = "a regular expression" if kind == "regex" else "a JSON Schema"
+        raise NotOffered(
+            f"{self._identity.name} at {chat.url} does not hold its answers to {what} ({chat.without[kind] or 'not offered'}).",
+            'Leave the rung out (`[rungs] skip = ["constrained"]`), or use a server or a local model that does.',
         )
 
-    def _answer(self, prompt: Prompt, decoding: Decoding, extra: Mapping[str, Any]) -> Generation:
-        request = self._request(prompt, decoding, extra)
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                return self._attempt(request, prompt, decoding)
-            except openai.APIError as error:
-                pause = pause_before_retry(error, attempt) if attempt <= self._max_retries else None
-                if pause is None:
-                    self._fail(error)
-                time.sleep(pause)
-            except (openai.OpenAIError, ValueError) as error:
-                self._fail(error)
 
-    def _attempt(self, request: Mapping[str, Any], prompt: Prompt, decoding: Decoding) -> Generation:
-        """One call, with money set aside before it is sent."""
-        most = self._most_usd(request, decoding.max_new_tokens)
-        call = self._purse.reserve(most) if self._purse is not None else 0
-        spent = most  # a call that breaks off may have been billed
-        try:
-            completion, seconds = self._send(request)
-            generation = _read(completion, prompt, seconds, decoding.grammar, self._identity.name)
-            spent = self._cost_usd(generation)
-        except openai.APIError as error:
-            spent = most if may_be_billed(error) else 0.0
-            raise
-        finally:
-            if self._purse is not None:
-                self._purse.settle(call, spent)
-        return generation
+def _kind(grammar: Grammar) -> str:
+    return "regex" if grammar.kind == "regex" else "schema"
 
-    def _request(self, prompt: Prompt, decoding: Decoding, extra: Mapping[str, Any]) -> dict[str, Any]:
+
+class ChatCompletions:
+    """OpenAI's chat completions as one server speaks them; what it refuses in words is learned.
+
+    Attributes:
+        known: It is OpenAI itself, whose ways are known.
+        ways: How it holds answers to a grammar, by "schema" and "regex"; `without`: those it does not, and what it said.
+    """
+
+    def __init__(self, address: Address, api_key: str, timeout_seconds: float) -> None:
+        self.known = address.url == OPENAI_URL
+        self.ways: dict[str, Way] = {}
+        self.without: dict[str, str] = {"regex": ""} if self.known else {}
+        self.remarks = Remarks(address.name)
+        self.client = openai.OpenAI(base_url=address.url, api_key=api_key, timeout=timeout_seconds, max_retries=0)
+        self._address = address
+        self._secret = secret_of(api_key)
+        self._timeout_seconds = timeout_seconds
         # OpenAI's newer models know only the new name of the limit, many other servers only the old one.
-        limit = "max_completion_tokens" if self._url == OPENAI_URL else "max_tokens"
+        self._limit = "max_completion_tokens" if self.known else "max_tokens"
+        self._left_out: set[str] = set()
+        self._learning = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        return self._address.name
+
+    @property
+    def url(self) -> str:
+        return self._address.url
+
+    def build_request(self, prompt: Prompt, decoding: Decoding) -> dict[str, Any]:
+        """The request in this server's own spelling."""
         request: dict[str, Any] = {
-            "model": self._model,
+            "model": self._address.model,
             "messages": _chat(prompt.messages),
             "temperature": decoding.temperature,
-            limit: decoding.max_new_tokens,
-            **extra,
+            self._limit: decoding.max_new_tokens,
         }
+        if decoding.grammar is not None:
+            request |= self.ways[_kind(decoding.grammar)].body(asked_for(decoding.grammar))
         if decoding.temperature > 0:
             request["seed"] = decoding.seed
+            request |= {"top_p": decoding.top_p} if decoding.top_p < 1 else {}
+        if decoding.logprobs is not None:
+            request |= {"logprobs": True, "top_logprobs": min(decoding.logprobs, MOST_TOP_LOGPROBS)}
         if prompt.tools:
             request["tools"] = [dict(tool) for tool in prompt.tools]
-        return request
+        return {key: value for key, value in request.items() if key not in self._left_out}
 
-    def _send(self, request: Mapping[str, Any]) -> tuple[ChatCompletion, float]:
-        """The reply and the seconds it took."""
-        reply = self._client.chat.completions.with_raw_response.create(**request)
-        return reply.parse(), reply.elapsed.total_seconds()
+    def send(self, request: Mapping[str, Any]) -> Any:
+        """The reply's body."""
+        own = {key: value for key, value in request.items() if key in _STANDARD}
+        other = {key: value for key, value in request.items() if key not in _STANDARD}
+        create = self.client.chat.completions.with_streaming_response.create
+        return ask(
+            SDK, lambda: create(**own, extra_body=other or None), timeout_seconds=self._timeout_seconds, secret=self._secret
+        )
 
-    def _most_usd(self, request: Mapping[str, Any], max_new_tokens: int) -> float:
-        """Upper bound of a call's price: no tokenizer makes more tokens than there are bytes."""
-        if self._prices is None:
-            return 0.0
-        return self._prices.cost_usd(len(json.dumps(request, default=str).encode()), max_new_tokens)
+    def adapts_to(self, failure: CallFailure, request: Mapping[str, Any]) -> bool:
+        """Learn from a refusal that names a parameter which can be spelled otherwise or left to the server."""
+        if failure.status not in (400, 422):
+            return False
+        with self._learning:
+            if "max_tokens" in request and "max_completion_tokens" in failure.words:
+                self._limit = "max_completion_tokens"
+                return True
+            if "logprobs" in request and "logprobs" in failure.words.lower():
+                self._left_out |= {"logprobs", "top_logprobs"}
+                return True
+            for name in ("temperature", "seed"):
+                if name in request and name in failure.words.lower():
+                    self._left_out.add(name)
+                    self.remarks.note(f"takes no {name}: its answers are drawn its own way and may differ from call to call")
+                    return True
+        return False
 
-    def _cost_usd(self, generation: Generation) -> float:
-        if self._prices is None:
-            return 0.0
-        return self._prices.cost_usd(generation.prompt_tokens, generation.completion_tokens)
+    def read(self, body: Any, prompt: Prompt, decoding: Decoding, *, seconds: float, request_bytes: int) -> Generation:
+        """The generation in a reply."""
+        choice = _first_choice(body)
+        message = choice["message"]
+        cut = choice.get("finish_reason") == "length"
+        text = _text(message, prompt)
+        if choice.get("finish_reason") in ("content_filter", "error"):
+            raise CallFailure("withheld", f"finish_reason {choice['finish_reason']}")
+        usage = body.get("usage") if isinstance(body.get("usage"), dict) else {}
+        details = usage.get("prompt_tokens_details")
+        counts = read_counts(
+            usage.get("prompt_tokens"),
+            usage.get("completion_tokens"),
+            details.get("cached_tokens") if isinstance(details, dict) else 0,
+            request_bytes=request_bytes,
+            max_new_tokens=decoding.max_new_tokens,
+            text=text,
+        )
+        if counts.estimated:
+            self.remarks.count("answers came without token counts that can be right; theirs are estimated")
+        labelled = decoding.grammar is not None and decoding.grammar.kind == "labels" and not cut
+        return Generation(
+            text=unwrap_label(text) if labelled else text,
+            prompt_tokens=counts.prompt,
+            completion_tokens=counts.completion,
+            latency_seconds=seconds,
+            cut=cut,
+            shared_prompt_tokens=counts.cached,
+            prompt_sha256=hash_prompt(prompt),
+            counts_estimated=counts.estimated,
+            logprobs=self._logprobs(choice, decoding),
+        )
 
-    def _fail(self, error: Exception) -> NoReturn:
-        where = self._identity.name
-        if isinstance(error, openai.APIStatusError):
-            status = error.status_code
-            advice = _ADVICE.get(status, "The server has a fault: try again later, or look into its log.")
-            raise EngineError(f"{where} at {self._url} answered with status {status}: {_brief(error)}.", advice) from error
-        if isinstance(error, openai.APITimeoutError):
-            raise EngineError(
-                f"{where} at {self._url} did not answer in time.", "Try again later, or allow more time."
-            ) from error
-        if isinstance(error, openai.APIConnectionError):
-            raise EngineError(
-                f"{where} at {self._url} cannot be reached.", "Is the server running, and the URL right?"
-            ) from error
-        raise EngineError(
-            f"{where} at {self._url} did not answer in OpenAI's shape: {_brief(error)}.",
-            "Check that the URL is that of chat completions (it usually ends in /v1).",
-        ) from error
-
-
-def _cancel(calls: Mapping[Future[Generation], int]) -> None:
-    for call in calls:
-        call.cancel()
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".")
-
-
-def _response_format(grammar: Grammar | None, name: str) -> dict[str, Any]:
-    """OpenAI's structured outputs. Labels travel as an object with one enum field, unwrapped again by `_read`."""
-    if grammar is None:
-        return {}
-    if grammar.kind == "regex":
-        raise EngineError(f"{name} cannot hold answers to a regular expression.", "Use a local base model, or a JSON Schema.")
-    schema: Any = json.loads(grammar.text)
-    if grammar.kind == "labels":
-        schema = {
-            "type": "object",
-            "properties": {LABEL_KEY: {"type": "string", "enum": schema}},
-            "required": [LABEL_KEY],
-            "additionalProperties": False,
-        }
-    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}}
+    def _logprobs(self, choice: Mapping[str, Any], decoding: Decoding) -> tuple[TokenLogprob, ...]:
+        """What the server tells of each token, where it was asked for; that it tells nothing is noted."""
+        if decoding.logprobs is None:
+            return ()
+        told = choice.get("logprobs")
+        try:
+            return tuple(_logprob(entry) for entry in (told or {})["content"] or ())
+        except (KeyError, TypeError, ValueError):
+            self.remarks.note("gives no log-probabilities, though they were asked for")
+            return ()
 
 
-def _read(completion: Any, prompt: Prompt, seconds: float, grammar: Grammar | None, name: str) -> Generation:
-    """The generation in a reply.
+def _logprob(entry: Mapping[str, Any]) -> TokenLogprob:
+    likeliest = tuple((str(one["token"]), float(one["logprob"])) for one in entry.get("top_logprobs") or ())
+    return TokenLogprob(str(entry["token"]), float(entry["logprob"]), likeliest)
+
+
+def _first_choice(body: Any) -> dict[str, Any]:
+    """The first choice of a reply, which has a message.
 
     Raises:
-        ValueError: The reply lacks a choice or its token counts.
+        CallFailure: There is none.
     """
-    if not isinstance(completion, ChatCompletion) or not completion.choices:
-        raise ValueError("there is no 'choices' in the reply")
-    if completion.usage is None:
-        raise ValueError("there is no 'usage' in the reply, so its cost is unknown")
-    choice = completion.choices[0]
-    cut = choice.finish_reason == "length"
-    text = _text(choice.message, prompt)
-    if grammar is not None and grammar.kind == "labels" and not cut:
-        text = _unwrap_label(text)
-    details = completion.usage.prompt_tokens_details
-    return Generation(
-        text=text,
-        prompt_tokens=completion.usage.prompt_tokens,
-        completion_tokens=completion.usage.completion_tokens,
-        latency_seconds=seconds,
-        cut=cut,
-        shared_prompt_tokens=(details.cached_tokens or 0) if details is not None else 0,
-        prompt_sha256=hash_json([[message.as_chat() for message in prompt.messages], [dict(tool) for tool in prompt.tools]]),
-    )
+    if isinstance(body, dict) and isinstance(body.get("error"), (dict, str)) and not body.get("choices"):
+        error = body["error"]
+        said = error.get("message", error) if isinstance(error, dict) else error
+        raise CallFailure("shape", f"an error under status 200: {said}")
+    choices = body.get("choices") if isinstance(body, dict) else None
+    if not isinstance(choices, list) or not choices:
+        raise CallFailure("shape", "there is no 'choices' in the reply")
+    if not isinstance(choices[0], dict) or not isinstance(choices[0].get("message"), dict):
+        raise CallFailure("shape", "there is no 'message' in the reply")
+    content = choices[0]["message"].get("content")
+    if content is not None and not isinstance(content, str):
+        raise CallFailure("shape", "the message's 'content' is no text")
+    return dict(choices[0])
 
 
-def _text(message: Any, prompt: Prompt) -> str:
+def _text(message: Mapping[str, Any], prompt: Prompt) -> str:
     """What was said: text and tool calls; where there is neither, a refusal's words. Half-formed arguments stay as they are."""
+    called = message.get("tool_calls")
     calls = tuple(
-        ToolCall(str(call.id), str(call.function.name), _arguments(call.function.arguments))
-        for call in message.tool_calls or ()
-        if call.type == "function" and call.function is not None  # servers in between send odd things
+        ToolCall(str(call.get("id")), str(call["function"].get("name")), _arguments(call["function"].get("arguments")))
+        for call in (called if isinstance(called, list) else ())
+        if isinstance(call, dict) and isinstance(call.get("function"), dict)  # servers in between send odd things
     )
-    said = str(message.content or "")
+    said = str(message.get("content") or "")
     if not said and not calls:
-        return str(getattr(message, "refusal", None) or "")
+        return str(message.get("refusal") or "")
     return answer_text(Message("assistant", said, tool_calls=calls), prompt.tools)
 
 
@@ -388,11 +299,3 @@ def _chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 def _empty_result(call_id: str) -> dict[str, Any]:
     return {"role": "tool", "tool_call_id": call_id, "content": ""}
-
-
-def _unwrap_label(text: str) -> str:
-    """The label inside the object; a reply in another shape stays as it is, for the grader to judge."""
-    try:
-        return str(json.loads(text)[LABEL_KEY])
-    except (ValueError, KeyError, TypeError):
-        return text

@@ -12,40 +12,58 @@ import random
 import time
 from collections.abc import Mapping
 
-import openai
+from stepladder.engines.failures import CallFailure
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 8.0
 LONGEST_ASKED_SECONDS = 120.0
 """A server that wants more patience than this is not waited for."""
-ANSWER_LOST = frozenset({502, 504, 520, 522, 524})
-"""A gateway's words for "it was asked, but the answer did not come through"."""
+REFUSALS_PER_RETRY = 4
+"""A call that was turned away at the door cost nothing: it may come back this many times as often as one that failed."""
+SHAPE_RETRIES = 1
+"""A page instead of a reply is rarely another thing the next time."""
 
 
-def may_be_billed(error: openai.APIError) -> bool:
-    """Whether the model may have answered although no answer arrived."""
-    if isinstance(error, openai.APIStatusError):
-        return error.status_code in ANSWER_LOST
-    # The HTTP library's class is known by name only: it is the SDK's choice, not ours.
-    return type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout")
+class Patience:
+    """How often one call may still be sent again.
+
+    Args:
+        max_retries: Attempts beyond the first.
+        first_pause_seconds: Before the second attempt, where the server does not say; it doubles each time.
+    """
+
+    def __init__(self, max_retries: int, first_pause_seconds: float = FIRST_PAUSE_SECONDS) -> None:
+        self._max_retries = max_retries
+        self._first_pause_seconds = first_pause_seconds
+        self._failed = 0
+        self._turned_away = 0
+
+    def pause_seconds(self, failure: CallFailure) -> float | None:
+        """Seconds to wait before the next attempt; None when there shall be none."""
+        if failure.pushes_back:
+            self._turned_away += 1
+            attempt, most = self._turned_away, self._max_retries * REFUSALS_PER_RETRY
+        else:
+            self._failed += 1
+            attempt, most = self._failed, self._max_retries
+        if failure.kind == "shape":
+            most = min(most, SHAPE_RETRIES)
+        return pause_before_retry(failure, attempt, self._first_pause_seconds) if attempt <= most else None
 
 
-def pause_before_retry(error: openai.APIError, attempt: int) -> float | None:
-    """Seconds to wait before the attempt after `attempt` (from 1); None when the error will not go away by itself."""
-    headers: Mapping[str, str] = {}
-    if isinstance(error, openai.APIStatusError):
-        headers = error.response.headers
-        said = headers.get("x-should-retry")
-        if said == "false" or (said != "true" and not _passes(error.status_code)):
-            return None
-    elif not isinstance(error, openai.APIConnectionError):
+def pause_before_retry(failure: CallFailure, attempt: int, first_pause_seconds: float = FIRST_PAUSE_SECONDS) -> float | None:
+    """Seconds to wait before the attempt after `attempt` (from 1); None when the failure will not go away by itself."""
+    said = failure.headers.get("x-should-retry")
+    if failure.kind == "withheld" or said == "false":
         return None
-    asked = retry_after_seconds(headers)
+    if failure.kind == "status" and said != "true" and not failure.of_the_call:
+        return None
+    asked = retry_after_seconds(failure.headers)
     if asked is not None and asked > LONGEST_ASKED_SECONDS:
         return None
     if asked is not None and asked > 0:
         return asked
-    pause = min(FIRST_PAUSE_SECONDS * 2.0 ** (attempt - 1), LONGEST_PAUSE_SECONDS)
+    pause = min(first_pause_seconds * 2.0 ** (attempt - 1), LONGEST_PAUSE_SECONDS)
     return pause * random.uniform(0.75, 1.0)  # so that calls refused together do not come back together
 
 
@@ -61,7 +79,3 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
         return email.utils.parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time()
     except (KeyError, ValueError, OverflowError):
         return None
-
-
-def _passes(status: int) -> bool:
-    return status in (408, 409, 429) or status >= 500

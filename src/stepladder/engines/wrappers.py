@@ -65,6 +65,31 @@ class OneByOne(Wrapped):
         return answers
 
 
+class WarmedUp(Wrapped):
+    """Warms up before it is next asked to generate; one that is never asked never does."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._warm_up: Callable[[], None] | None = None
+
+    def before_next(self, warm_up: Callable[[], None]) -> None:
+        """What to do once, before the next answer."""
+        self._warm_up = warm_up
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        decoding: Decoding,
+        *,
+        adapter: Path | None = None,
+        on_answer: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        if self._warm_up is not None:
+            warm_up, self._warm_up = self._warm_up, None
+            warm_up()
+        return self.engine.generate(prompts, decoding, adapter=adapter, on_answer=on_answer)
+
+
 class FirstTokens(Wrapped):
     """Reads every prompt and generates one token: what warms an engine up at the least cost."""
 

@@ -22,6 +22,7 @@ class Contender:
     Args:
         scores: Shape (seeds, items) or (items,), nan = ungraded; the items in the same order for every contender.
         cut_share: Share of its answers that were cut at the token limit.
+        unanswered_share: Share of the rows that its server gave no answer to.
         blocked: Why it may not be recommended whatever it scores (retention), in a sentence; empty when it may.
         hosted: Its model is not on this machine, so the data leaves it.
     """
@@ -31,6 +32,7 @@ class Contender:
     scores: NDArray[np.float64]
     cost: Cost = field(default_factory=Cost)
     cut_share: float = 0.0
+    unanswered_share: float = 0.0
     latency_p50_seconds: float = 0.0
     latency_p95_seconds: float = 0.0
     blocked: str = ""

@@ -4,7 +4,9 @@ A *fact* is an open-vocabulary span of a reference (a name, number, date or code
 absent from the input, seen in fewer than two training clusters, and not produced by the model without help.
 
 Names are found by their capital letters, so a language that capitalises all nouns yields more candidates; that the span must
-be missing from input, training and the model's own answers keeps ordinary words out.
+be missing from input, training and the model's own answers keeps ordinary words out. A free-text reference of a few words is
+one span as a whole ("photosynthesis", "below the roof") when it holds none of these: that is what answers read off documents
+look like. It is none where half of its words stand in the input, since then the input is reworded and nothing is looked up.
 """
 
 from __future__ import annotations
@@ -24,6 +26,11 @@ from stepladder.domain.task import Task
 SHORT_VALUE_WORDS = 4
 """A string field of at most so many words is taken as one span; a longer one is searched for names and numbers."""
 
+SHORT_ANSWER_WORDS = 6
+"""A free-text reference of at most so many words is one span."""
+CONTENT_LETTERS = 4
+"""Words from here on say what a short answer is about; an ending of up to two letters aside."""
+
 _MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
 _DATE = re.compile(
     rf"\b\d{{4}}-\d{{2}}-\d{{2}}\b|\b\d{{1,2}}[./]\d{{1,2}}[./]\d{{2,4}}\b"
@@ -31,6 +38,14 @@ _DATE = re.compile(
 )
 _CODE = re.compile(r"https?://\S*[\w/]|[\w.+-]+@[\w-]+(?:\.[\w-]+)+|\b(?=[\w-]*[A-Za-z])(?=[\w-]*\d)\w+(?:-\w+)*\b")
 _NUMBER = re.compile(r"\d+(?:[,.:]\d+)*")
+_DAYS = "monday tuesday wednesday thursday friday saturday sunday"
+_WRITTEN_OUT = {
+    **{name[:3]: name for name in (*_DAYS.split(), *_MONTHS.casefold().split("|"))},
+    "tues": "tuesday",
+    "thur": "thursday",
+    "thurs": "thursday",
+    "sept": "september",
+}
 _WORD = re.compile(r"[^\W\d_][\w'’&-]*")
 _SENTENCE_END = re.compile(r"(?:^|[.!?:;\n\"“”(*•-])\s*$")
 _JOINERS = frozenset({"of", "the", "and", "de", "la", "von", "van", "der", "du", "&"})
@@ -96,6 +111,17 @@ def reference_spans(example: Example, task: Task) -> tuple[str, ...]:
     return tuple(dict.fromkeys(span for span in _value_spans(value, schema, schema) if span))
 
 
+def short_answer(example: Example, task: Task) -> str | None:
+    """The whole reference where it is a few words of free text; None for labels, JSON, tool calls, style, longer answers."""
+    if example.reference.tool_calls or task.output_schema is not None or task.settings.output.regex is not None:
+        return None
+    output = task.settings.output
+    if output.style or output.labels or any(grader.type == "labels" for grader in task.settings.decided_graders()[:1]):
+        return None
+    text = example.reference.content.strip()
+    return text if 0 < len(text.split()) <= SHORT_ANSWER_WORDS and text[0] not in "{[" else None
+
+
 def _call_spans(example: Example) -> Iterator[str]:
     yield from open_spans(example.reference.content)
     for call in example.reference.tool_calls:
@@ -150,6 +176,18 @@ class Haystack:
         """The text's words, letter case aside."""
         return set(self._text.split())
 
+    def holds_words_of(self, name: str) -> bool:
+        """Whether every word of a name of several stands here, in any order: "Mrs Brennan" in "Mrs Aoife Brennan"."""
+        words = Haystack(name).words - _JOINERS
+        return len(words) > 1 and words <= self.words
+
+    def holds_most_of(self, answer: str) -> bool:
+        """Whether half of an answer's content words stand here, in any order; of one without such words, half of all."""
+        words = Haystack(answer).words
+        content = {word for word in words if len(word) >= CONTENT_LETTERS} or words
+        stems = {_stem(word) for word in self.words}
+        return 2 * sum(_stem(word) in stems for word in content) >= len(content)
+
     def __contains__(self, span: object) -> bool:
         number = _number(str(span))
         if number is not None and number in self.numbers:
@@ -159,7 +197,13 @@ class Haystack:
 
 
 def _plain(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.casefold()))
+    """Words in small letters, weekdays and months written out, so that "Mon/Thu" holds "Monday" and "9 Jan" "9 January"."""
+    return " ".join(_WRITTEN_OUT.get(word, word) for word in re.findall(r"\w+", text.casefold()))
+
+
+def _stem(word: str) -> str:
+    """A long word without its last two letters, so that "walked" and "walker" are one."""
+    return word[: max(CONTENT_LETTERS, len(word) - 2)]
 
 
 def _number(text: str) -> Decimal | None:
@@ -187,7 +231,11 @@ def find_facts(
     lacking = {}
     for example in examples:
         given = Haystack(example.input.text)
-        spans = [span for span in reference_spans(example, task) if span not in given and span not in instruction]
+        candidates = reference_spans(example, task)
+        spans = [span for span in candidates if span not in given and span not in instruction and not given.holds_words_of(span)]
+        whole = short_answer(example, task)
+        if not candidates and whole and whole not in instruction and not given.holds_most_of(whole):
+            spans = [whole]
         own = clusters.get(example.id)
         unseen = tuple(span for span in spans if training.clusters_with(span, own) < 2)
         if unseen:

@@ -6,23 +6,39 @@ With n training rows the score is taken to be one of
     log-linear   s = a + b · ln n
     power law    s = a − b · n^(−c),  c on a grid
 
-plus noise of equal variance. Given c, all three are linear in a and b, so that each has an exact Student-t forecast; the power
-law is the mixture of its exponents, weighted by their likelihood. The shapes are weighted by AICc over all (size, draw) points.
-The forecast is the mixture of all these t distributions, and its interval is read off its distribution function, without any
-drawing of lots.
+plus noise of equal variance σ². The noises of two points are not independent: both are scores on the same validation rows,
+after training on rows drawn from the same heap. Their correlation is taken to be
+
+    ρ · overlap + τ · min(n, m) / max(n, m),  and 1 for a point with itself
+
+where the overlap is the share of rows that two training sets of n and m rows have in common, among all rows of both: min/max
+for two parts of one draw, which are nested, and p / (n + m − p) with p = n·m / rows for parts of different draws. ρ says how
+much of the noise hangs on *which* rows were learned: the nearest neighbour is the same one in two sets as often as they overlap.
+τ says how much hangs on *how many* were: validation rows that are right from a certain size on, whatever the draw. The rest is
+each point's own. Eighteen points so correlated are worth fewer, and the forecast says so.
+
+Given c, ρ and τ everything is linear in a and b with one unknown variance, so that each has an exact Student-t forecast
+(generalised least squares, the noise of the new point forecast from those of the old). Forms are weighted by AICc over all (size,
+draw) points at their best c, ρ and τ; within a form these are weighted by their likelihood. The forecast is the mixture of all
+these t distributions, and its interval is read off its distribution function, without any drawing of lots.
+
+A curve that rises by g from the largest part to the new size makes g·v of v validation rows newly right: that is a count, which
+falls out otherwise each time. Its variance g·(1 − g) / v comes on top.
 
 Sources:
     Shapes: Viering, Loog (2023), The Shape of Learning Curves: a Review, IEEE TPAMI 45.
+    Forecast under correlated noise: Goldberger (1962), Best linear unbiased prediction in the generalized linear regression
+        model, JASA 57.
+    Overlap: Jaccard (1901), Bulletin de la Société vaudoise des sciences naturelles 37.
     AICc: Hurvich, Tsai (1989), Regression and time series model selection in small samples, Biometrika 76.
     Weights exp(−Δ/2) and averaging: Burnham, Anderson (2002), Model Selection and Multimodel Inference, §2.9 and §4.
-    Forecast of a linear regression: Draper, Smith (1998), Applied Regression Analysis, §3.1.
     Variance of rounding, width² / 12: Sheppard (1898), Proc. London Math. Society 29.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,21 +52,48 @@ from stepladder.domain.verdict import Interval
 Floats = NDArray[np.float64]
 
 LEVEL = 0.8
-FEWEST_POINTS = 7  # AICc of the power law (a, b, c and the variance) divides by points − 5
+FEWEST_POINTS = 7  # AICc of the power law (a, b, c, the variance and its correlation) divides by points − 6
 FEWEST_SIZES = 3
 EXPONENTS = tuple(np.geomspace(0.1, 2.0, 16))
 """From almost logarithmic to faster than any curve of classifiers in Viering and Loog's review."""
+INDEPENDENT = (0.0, 0.0)
+CORRELATIONS = (INDEPENDENT, (0.5, 0.0), (0.8, 0.0), (0.95, 0.0), (0.0, 0.5), (0.0, 0.8), (0.45, 0.45))
+"""(ρ, τ), from each point for itself to almost all noise shared; never all of it, a fit has some luck of its own."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """Where the scores were taken: `sizes` and `draws` of shape (points,), parts of `rows` training rows."""
+
+    sizes: Floats
+    draws: NDArray[np.int64]
+    rows: float
+    scored_rows: int
+
+    def correlations(self, correlation: tuple[float, float]) -> Floats:
+        """Between the noises of all points, shape (points, points)."""
+        same = self.draws[:, None] == self.draws[None, :]
+        shared = _shared(correlation, self.sizes[:, None], self.sizes[None, :], same, self.rows)
+        return shared + (1.0 - sum(correlation)) * np.eye(len(self.sizes))
+
+    def correlations_with(self, correlation: tuple[float, float], rows: float) -> Floats:
+        """With the noise of a set of `rows` training rows that holds all of these; shape (points,)."""
+        return _shared(correlation, self.sizes, np.array(rows), np.array(True), self.rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shape:
-    """One fitted shape: s = β · features(n), with its share in the forecast."""
+    """One fitted shape: s = β · features(n) + noise, with its share in the forecast."""
 
     form: str
     exponent: float  # of the power law
+    correlation: tuple[float, float]
     weight: float
     beta: Floats
-    spread: Floats  # (XᵀX)⁻¹
+    spread: Floats  # (XᵀR⁻¹X)⁻¹, R the correlations
+    inverse: Floats  # R⁻¹
+    basis: Floats  # R⁻¹X
+    residual: Floats  # R⁻¹(y − Xβ)
     variance: float  # of a point around the curve
     freedom: int
 
@@ -58,12 +101,18 @@ class Shape:
         features: Floats = _features(self.form, self.exponent, np.array([rows]))[0]
         return features
 
+    def change(self, rows: float, more_rows: float) -> float:
+        """How far the curve moves between two sizes; a score moves by 1 at most."""
+        ends = [min(1.0, max(0.0, float(self.features(size) @ self.beta))) for size in (rows, more_rows)]
+        return abs(ends[1] - ends[0])
+
 
 @dataclass(frozen=True, slots=True)
 class CurveFit:
     """All shapes, weighted; scores are in [0, 1] and so are forecasts."""
 
     shapes: tuple[Shape, ...]
+    points: Points
 
     @property
     def weights(self) -> dict[str, float]:
@@ -72,7 +121,7 @@ class CurveFit:
         return {form: float(sum(shape.weight for shape in self.shapes if shape.form == form)) for form in forms}
 
     def score_at(self, rows: float, *, level: float = LEVEL) -> Interval:
-        """Forecast of the score that another draw of so many training rows would be given on the same validation rows."""
+        """Forecast of the score that all rows there are and others, `rows` in all, would be given on the same validation rows."""
         forecast = self._forecast(rows, None)
         value, low, high = (min(1.0, max(0.0, forecast.quantile(tail))) for tail in _tails(level))
         return Interval(value, low, high, level, "aicc-average")
@@ -83,19 +132,33 @@ class CurveFit:
         return Interval(value, low, high, level, "aicc-average")
 
     def probability_of_gain(self, rows: float, more_rows: float, at_least: float) -> float:
-        """P(score at `more_rows` − curve at `rows` ≥ `at_least`)."""
+        """P(score at `more_rows` − score expected at `rows` ≥ `at_least`)."""
         return 1.0 - self._forecast(more_rows, rows).below(at_least)
 
     def _forecast(self, rows: float, against: float | None) -> Mixture:
-        """Of a score at `rows`, or of what it differs from the curve at `against`."""
-        contrasts = [shape.features(rows) - (0.0 if against is None else shape.features(against)) for shape in self.shapes]
-        pairs = list(zip(self.shapes, contrasts, strict=True))
+        """Of a score at `rows`, or of what it differs from the one expected at `against`."""
+        moments = [self._moments(shape, rows, against) for shape in self.shapes]
         return Mixture(
             np.array([shape.weight for shape in self.shapes]),
-            np.array([contrast @ shape.beta for shape, contrast in pairs]),
-            np.sqrt([shape.variance * (1.0 + contrast @ shape.spread @ contrast) for shape, contrast in pairs]),
+            np.array([place for place, _ in moments]),
+            np.sqrt([variance for _, variance in moments]),
             np.array([float(shape.freedom) for shape in self.shapes]),
         )
+
+    def _moments(self, shape: Shape, rows: float, against: float | None) -> tuple[float, float]:
+        """Place and squared scale of one shape's forecast (Goldberger 1962)."""
+        features, known = shape.features(rows), self.points.correlations_with(shape.correlation, rows)
+        own = 1.0
+        if against is not None:
+            features = features - shape.features(against)
+            known = known - self.points.correlations_with(shape.correlation, against)
+            shared = sum(shape.correlation)
+            own += shared - 2.0 * shared * min(rows, against) / max(rows, against)
+        left = features - shape.basis.T @ known
+        place = float(features @ shape.beta + known @ shape.residual)
+        variance = shape.variance * float(own - known @ shape.inverse @ known + left @ shape.spread @ left)
+        newly_right = shape.change(float(self.points.sizes.max()) if against is None else against, rows)
+        return place, variance + newly_right * (1.0 - newly_right) / max(1, self.points.scored_rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,42 +181,49 @@ class Mixture:
         return float(brentq(lambda value: self.below(value) - tail, -edge, edge, xtol=1e-6))
 
 
-def fit_curve(rows: ArrayLike, scores: ArrayLike, *, scored_rows: int) -> CurveFit:
+def fit_curve(rows: ArrayLike, scores: ArrayLike, draws: ArrayLike, *, all_rows: int, scored_rows: int) -> CurveFit:
     """Fit the three shapes to all points.
 
     Args:
         rows: Training rows behind each point, shape (points,).
         scores: Mean validation scores in [0, 1], same shape.
+        draws: Which random order of the rows each point belongs to, same shape; within one, smaller sets lie in larger ones.
+        all_rows: Training rows there are.
         scored_rows: Validation rows behind each score; a score cannot be known finer than one of them.
     Raises:
         EvaluationError: Fewer than `FEWEST_POINTS` points or `FEWEST_SIZES` sizes, or the shapes of the lists differ.
     """
     sizes, values = np.asarray(rows, dtype=np.float64), np.asarray(scores, dtype=np.float64)
-    if sizes.shape != values.shape or sizes.ndim != 1:
-        raise EvaluationError("sizes and scores of a learning curve do not belong together.")
+    names = np.asarray(draws, dtype=np.int64)
+    if sizes.ndim != 1 or not sizes.shape == values.shape == names.shape:
+        raise EvaluationError("sizes, draws and scores of a learning curve do not belong together.")
     if len(sizes) < FEWEST_POINTS or len(np.unique(sizes)) < FEWEST_SIZES:
         raise EvaluationError(
             f"a learning curve needs {FEWEST_POINTS} points at {FEWEST_SIZES} sizes; there are {len(sizes)} "
             f"at {len(np.unique(sizes))}."
         )
-    rounding = (1.0 / max(1, scored_rows)) ** 2 / 12.0
-    forms = [("flat", (0.0,), 2), ("log-linear", (0.0,), 3), ("power law", EXPONENTS, 4)]
-    fits = [[_least_squares(form, exponent, sizes, values, rounding) for exponent in exponents] for form, exponents, _ in forms]
-    criteria = [_aicc(min(rss for _, rss in own), len(values), count) for own, (_, _, count) in zip(fits, forms, strict=True)]
+    points = Points(sizes, names, float(max(all_rows, sizes.max())), scored_rows)
+    forms = [("flat", (0.0,), 3), ("log-linear", (0.0,), 4), ("power law", EXPONENTS, 5)]
+    fits = [list(_fits(points, values, form, exponents)) for form, exponents, _ in forms]
+    criteria = [
+        _aicc(min(deviance for _, deviance in own), len(values), count) for own, (_, _, count) in zip(fits, forms, strict=True)
+    ]
     shares = np.exp(-0.5 * (np.array(criteria) - min(criteria)))
     shapes: list[Shape] = []
     for own, share in zip(fits, shares / shares.sum(), strict=True):
-        shapes += _weighted(own, float(share), len(values))
-    return CurveFit(tuple(shapes))
+        shapes += _weighted(own, float(share))
+    return CurveFit(tuple(shapes), points)
 
 
-def doubling(rows: ArrayLike, scores: ArrayLike, *, all_rows: int, scored_rows: int, minimum_gain: float) -> Doubling:
+def doubling(
+    rows: ArrayLike, scores: ArrayLike, draws: ArrayLike, *, all_rows: int, scored_rows: int, minimum_gain: float
+) -> Doubling:
     """The forecast for twice `all_rows`, and only that: further out the shapes part and nothing is known.
 
     Raises:
         EvaluationError: See `fit_curve`.
     """
-    fit = fit_curve(rows, scores, scored_rows=scored_rows)
+    fit = fit_curve(rows, scores, draws, all_rows=all_rows, scored_rows=scored_rows)
     return Doubling(
         score=fit.score_at(2 * all_rows),
         gain=fit.gain_between(all_rows, 2 * all_rows),
@@ -166,6 +236,16 @@ def _tails(level: float) -> tuple[float, float, float]:
     return 0.5, (1 - level) / 2, (1 + level) / 2
 
 
+def _shared(
+    correlation: tuple[float, float], sizes: Floats, others: Floats, nested: NDArray[np.bool_], all_rows: float
+) -> Floats:
+    """The part of the noise that two training sets share; drawn apart, they have sizes · others / rows rows in common."""
+    common = np.where(nested, np.minimum(sizes, others), sizes * others / all_rows)
+    overlap = common / (sizes + others - common)
+    shared: Floats = correlation[0] * overlap + correlation[1] * np.minimum(sizes, others) / np.maximum(sizes, others)
+    return shared
+
+
 def _features(form: str, exponent: float, sizes: Floats) -> Floats:
     """Shape (sizes, 1 or 2)."""
     columns = [np.ones_like(sizes)]
@@ -174,27 +254,41 @@ def _features(form: str, exponent: float, sizes: Floats) -> Floats:
     return np.stack(columns, axis=1)
 
 
-def _least_squares(form: str, exponent: float, sizes: Floats, values: Floats, rounding: float) -> tuple[Shape, float]:
-    """The shape before it has its weight, and its residual sum of squares, never below what rounding alone makes."""
-    features = _features(form, exponent, sizes)
-    spread: Floats = np.linalg.inv(features.T @ features).astype(np.float64)
-    beta = spread @ features.T @ values
-    rss = max(float(((values - features @ beta) ** 2).sum()), rounding * len(values))
+def _fits(points: Points, values: Floats, form: str, exponents: Sequence[float]) -> Iterator[tuple[Shape, float]]:
+    """Every exponent under every correlation: the shape before it has its weight, and −2 · log-likelihood."""
+    for correlation in CORRELATIONS:
+        matrix = points.correlations(correlation)
+        inverse: Floats = np.linalg.inv(matrix).astype(np.float64)
+        determinant = float(np.linalg.slogdet(matrix)[1])
+        for exponent in exponents:
+            shape, rss = _least_squares(points, values, form, exponent, correlation, inverse)
+            yield shape, len(values) * float(np.log(rss / len(values))) + determinant
+
+
+def _least_squares(
+    points: Points, values: Floats, form: str, exponent: float, correlation: tuple[float, float], inverse: Floats
+) -> tuple[Shape, float]:
+    """Generalised least squares; the residual sum of squares is never below what rounding alone makes."""
+    features = _features(form, exponent, points.sizes)
+    basis = inverse @ features
+    spread: Floats = np.linalg.inv(features.T @ basis).astype(np.float64)
+    beta = spread @ basis.T @ values
+    left = values - features @ beta
+    rounding = (1.0 / max(1, points.scored_rows)) ** 2 / 12.0
+    rss = max(float(left @ inverse @ left), rounding * len(values))
     freedom = len(values) - features.shape[1]
-    return Shape(form, exponent, 0.0, beta, spread, rss / freedom, freedom), rss
+    shape = Shape(form, exponent, correlation, 0.0, beta, spread, inverse, basis, inverse @ left, rss / freedom, freedom)
+    return shape, rss
 
 
-def _aicc(rss: float, points: int, parameters: int) -> float:
-    """Hurvich and Tsai's corrected criterion; `parameters` counts the variance."""
-    return float(points * np.log(rss / points)) + 2 * parameters * points / (points - parameters - 1)
+def _aicc(deviance: float, points: int, parameters: int) -> float:
+    """Hurvich and Tsai's corrected criterion; `parameters` counts the variance and its correlation."""
+    return deviance + 2 * parameters * points / (points - parameters - 1)
 
 
-def _weighted(own: Sequence[tuple[Shape, float]], share: float, points: int) -> list[Shape]:
-    """The exponents of one form, sharing its weight by likelihood: RSS^(−points/2)."""
-    logs = np.array([-0.5 * points * np.log(rss) for _, rss in own])
+def _weighted(own: Sequence[tuple[Shape, float]], share: float) -> list[Shape]:
+    """The fits of one form, sharing its weight by likelihood."""
+    logs = np.array([-0.5 * deviance for _, deviance in own])
     shares = np.exp(logs - logs.max())
     weights = share * shares / shares.sum()
-    return [
-        Shape(one.form, one.exponent, float(weight), one.beta, one.spread, one.variance, one.freedom)
-        for (one, _), weight in zip(own, weights, strict=True)
-    ]
+    return [replace(one, weight=float(weight)) for (one, _), weight in zip(own, weights, strict=True)]

@@ -62,6 +62,8 @@ def inputs_to_json(inputs: VerdictInputs) -> dict[str, Any]:
         "clusters": None if inputs.clusters is None else [int(cluster) for cluster in inputs.clusters],
         "leaks": list(inputs.leaks),
         "growth": list(inputs.growth),
+        "refit_faults": dict(inputs.refit_faults),
+        "not_comparable": list(inputs.not_comparable),
     }
 
 
@@ -75,6 +77,8 @@ def inputs_from_json(record: Record) -> VerdictInputs:
                 "clusters": None if record["clusters"] is None else tuple(record["clusters"]),
                 "leaks": tuple(record["leaks"]),
                 "growth": tuple(record.get("growth", ())),
+                "refit_faults": dict(record.get("refit_faults", {})),
+                "not_comparable": tuple(record.get("not_comparable", ())),
             }
         )
     except (KeyError, TypeError, ValueError) as error:

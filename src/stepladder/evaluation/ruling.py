@@ -23,7 +23,9 @@ class VerdictInputs:
         why_nothing_tuned: Where no contender is tuned, the reason in a sentence.
         data_may_leave: Whether a rung on a hosted model may be recommended.
         growth: What learning curves forecast for twice the training rows, in sentences.
+        not_comparable: Compared models whose scores may not stand beside the base's, and why, in sentences.
         leaks: Test rows that training rows or demonstrations give away, in words; any makes the verdict invalid.
+        refit_faults: By contender, why its fit on all rows, which would be shipped after cross-fitting, cannot be used.
     """
 
     contenders: tuple[Contender, ...]
@@ -40,6 +42,8 @@ class VerdictInputs:
     why_nothing_tuned: str = ""
     data_may_leave: bool = True
     growth: tuple[str, ...] = ()
+    refit_faults: Mapping[str, str] = field(default_factory=dict)
+    not_comparable: tuple[str, ...] = ()
 
     def why_not(self, contender: Contender) -> str | None:
         """Which limit of the user's this contender breaks, in a sentence; None when it may be recommended."""

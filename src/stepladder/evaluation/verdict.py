@@ -39,7 +39,8 @@ def decide(inputs: VerdictInputs) -> Verdict:
     the one the walk stands on. On a second route a tuned rung takes over when it is not worse and costs less in all.
 
     INVALID: a leak, over 2 % of the scores ungraded, or over 5 % cut answers in the rung the verdict names or, for a tuned
-    one, in the untuned rung it has to beat. Cut answers of others count as wrong and are mentioned: a plain prompt that
+    one, in the untuned rung it has to beat; after cross-fitting also a fit on all rows that failed, since nothing is left then
+    that could be shipped. Cut answers of others count as wrong and are mentioned: a plain prompt that
     rambles past the limit is a finding, not a fault of the measurement.
 
     Raises:
@@ -59,6 +60,8 @@ def decide(inputs: VerdictInputs) -> Verdict:
     faults = _cut(ruling, eligible)
     if faults:
         return _invalid(inputs, faults)
+    if (fault := inputs.refit_faults.get(ruling.rung.rung)) is not None:
+        return _nothing_to_ship(inputs, ruling.rung.rung, fault)
     doubts = _doubts(inputs, ruling, eligible)
     decided = ruling.outcome in (Outcome.SUFFICIENT, Outcome.NOT_REACHED)
     interval = ruling.rung.interval(clusters, cross_fit=inputs.cross_fit, seed=inputs.seed)
@@ -92,11 +95,14 @@ def _broken(inputs: VerdictInputs) -> tuple[str, ...]:
     ungraded = [rung for rung in inputs.contenders if rung.ungraded_share > MOST_UNGRADED]
     return (
         *(f"leak: {leak}" for leak in inputs.leaks),
-        *(
-            f"broken grader: {wording.percent(rung.ungraded_share)} of the answers of {rung.rung} have no score."
-            for rung in ungraded
-        ),
+        *(_without_scores(rung) for rung in ungraded),
     )
+
+
+def _without_scores(rung: Contender) -> str:
+    if 2 * rung.unanswered_share >= rung.ungraded_share:
+        return f"no answers: {rung.rung} got none from its server to {wording.percent(rung.unanswered_share)} of the rows."
+    return f"broken grader: {wording.percent(rung.ungraded_share)} of the answers of {rung.rung} have no score."
 
 
 def _with_target(
@@ -260,6 +266,7 @@ def _matters(tuned: Contender, ruling: Ruling) -> bool:
 def _remarks(inputs: VerdictInputs, ruling: Ruling) -> tuple[str, ...]:
     """What a reader should know besides."""
     out = [why for rung in inputs.contenders if (why := inputs.why_not(rung))]
+    out += inputs.not_comparable
     out += [
         f"{wording.percent(rung.cut_share)} of the answers of {rung.rung} hit the token limit and count as wrong."
         for rung in inputs.contenders
@@ -273,6 +280,18 @@ def _remarks(inputs: VerdictInputs, ruling: Ruling) -> tuple[str, ...]:
 def _invalid(inputs: VerdictInputs, faults: tuple[str, ...]) -> Verdict:
     sentence = f"This climb decides nothing: {faults[0]}"
     return Verdict(Outcome.INVALID, None, None, "indicative", sentence, reasons=faults, facts=facts(inputs, None))
+
+
+def _nothing_to_ship(inputs: VerdictInputs, winner: str, fault: str) -> Verdict:
+    sentence = (
+        f"{winner} came out best across the folds, but there is nothing to put into use: its fit on all rows failed. {fault} "
+        "The scores of the folds stand."
+    )
+    mend = "Mend what the message names and climb again, or leave the rung out with `[rungs] skip`."
+    reasons = (f"failed refit of {winner}: {fault}",)
+    return Verdict(
+        Outcome.INVALID, None, None, "indicative", sentence, reasons=reasons, would_change=(mend,), facts=facts(inputs, None)
+    )
 
 
 def _nobody(inputs: VerdictInputs) -> Verdict:

@@ -9,6 +9,7 @@ from stepladder.domain.errors import (
     EvaluationError,
     MissingExtra,
     ModelError,
+    NotOffered,
     PrivacyError,
     RunError,
     StepladderError,
@@ -32,6 +33,7 @@ EXIT_CODES: dict[type[StepladderError], int] = {
     RunError: DATA,
     EvaluationError: DATA,
     ModelError: ENGINE,
+    NotOffered: ENGINE,
     EngineError: ENGINE,
     BudgetError: BUDGET,
 }

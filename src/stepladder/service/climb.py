@@ -8,19 +8,21 @@ from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 
-from stepladder.domain.climb import ClimbRecord, RungResult, RungStatus
+from stepladder.domain.climb import ClimbRecord, RungStatus
 from stepladder.domain.errors import BudgetError, DataError, EngineError, EvaluationError, MissingExtra, ModelError, UsageError
-from stepladder.domain.protocols import Choices, Engine, Recipe, Technique
+from stepladder.domain.protocols import Choices, Engine, Recipe, Remarking, Technique
 from stepladder.domain.retention import Retention
 from stepladder.domain.task import Task
 from stepladder.domain.verdict import Verdict
 from stepladder.evaluation.records import inputs_to_json
+from stepladder.evaluation.verdict import decide
 from stepladder.evaluation.wording import growth
 from stepladder.service import wiring
 from stepladder.service.check import to_json
+from stepladder.service.comparable import why_not_comparable
 from stepladder.service.contest import hold_contest
 from stepladder.service.curve import draw_curves
-from stepladder.service.figures import usd_text
+from stepladder.service.figures import cache_line, usd_text
 from stepladder.service.judging import judge_remarks, keep_judgements
 from stepladder.service.plan import COMPARED, Plan
 from stepladder.service.planning import plan_climb, reason_no_four_bits
@@ -35,6 +37,7 @@ from stepladder.service.setup import (
     ClimbOptions,
     Tools,
     Watcher,
+    bare_engine,
     check_tools,
     context_of_rung,
     fit_context,
@@ -46,7 +49,7 @@ from stepladder.service.setup import (
     runs_folder,
 )
 from stepladder.service.shipping import plain_name, refit_rung, ship_champion
-from stepladder.service.show import html_fragment, interval_text, ladder_lines, ladder_table
+from stepladder.service.show import Rungs, html_fragment, interval_text, ladder_lines, ladder_table
 from stepladder.service.speeds import remember_training
 from stepladder.service.style import check_decider, with_fitted_graders
 from stepladder.service.worlds import World, build_worlds
@@ -69,8 +72,9 @@ class Climb:
         return self.record.verdict
 
     @property
-    def rungs(self) -> tuple[RungResult, ...]:
-        return self.record.rungs
+    def rungs(self) -> Rungs:
+        """Every rung in ladder order; printed, the table of the ladder."""
+        return Rungs(self.record)
 
     def __str__(self) -> str:
         return "\n".join(ladder_lines(self.record))
@@ -93,6 +97,7 @@ class Ascent:
     compared: dict[str, Engine]
     started: float = field(default_factory=time.monotonic)
     runs: list[RungRun] = field(default_factory=list)
+    apart: dict[str, str] = field(default_factory=dict)  # compared models and why they may not stand beside the base; "" = may
 
     @property
     def choices(self) -> Choices:
@@ -130,6 +135,7 @@ def climb(
     seed: int = 0,
     tune_anyway: bool = False,
     fresh: bool = False,
+    cache: bool = True,
     watcher: Watcher | None = None,
     tools: Tools | None = None,
 ) -> Climb:
@@ -141,6 +147,7 @@ def climb(
         device: "auto", "cuda", "mps" or "cpu".
         tune_anyway: Climb tuned rungs even where tuning would be refused.
         fresh: Start anew although an unfinished run of the same task could be continued.
+        cache: Read back what earlier climbs have asked, and keep what this one asks.
         watcher: Who is told about progress.
         tools: Your own engine, tuner and embedder instead of those task.toml names.
     Raises:
@@ -148,7 +155,7 @@ def climb(
         PrivacyError, ModelError, EngineError, BudgetError: See `stepladder.domain.errors`.
     """
     watcher = watcher or Watcher()
-    options = ClimbOptions(budget_minutes, device, seed, tune_anyway, fresh)
+    options = ClimbOptions(budget_minutes, device, seed, tune_anyway, fresh, cache)
     task = task if isinstance(task, Task) else Task.load(task)
     _check_skipped(task)
     purse = wiring.build_purse(task)
@@ -165,8 +172,8 @@ def climb(
         plan = keep_plan(run, plan_climb(base))
         for line in (*plan.lines, *judge_remarks(base.task, base.marker.graders, base.data.examples)):
             watcher.say(line)
-        recorded = {name: record_engine(engine, run) for name, engine in compared.items()}
-        ascent = Ascent(base, run, plan, record_engine(base.engine, run), dict(recorded))
+        recorded = {name: record_engine(engine, run, base.answers) for name, engine in compared.items()}
+        ascent = Ascent(base, run, plan, record_engine(base.engine, run, base.answers), dict(recorded))
         try:
             return _ascend(ascent)
         finally:
@@ -215,13 +222,30 @@ def _ascend(ascent: Ascent) -> Climb:
         growth=tuple(filter(None, map(growth, curves))),
     )
     run.replace_rows([*(row for ran in ascent.runs for row in ran.rows), *contest.rows])
-    record = make_record(base, run, ascent.plan, ascent.runs, contest, curves=curves, seconds=ascent.seconds)
-    refit = _refit_winner(ascent, guard, record) if _is_cross(base) else ()
-    record = replace(record, retention=(*retention, *refit))
-    ship_champion(run, ascent.runs, record)
+    record = make_record(
+        base,
+        run,
+        ascent.plan,
+        ascent.runs,
+        contest,
+        curves=curves,
+        compared=[engine.identity for engine in ascent.compared.values()],
+        seconds=ascent.seconds,
+    )
+    refit, fault = _refit_winner(ascent, guard, record) if _is_cross(base) else ((), "")
+    record = replace(record, retention=(*retention, *refit), answering=tuple(_how_answers_came(ascent)))
+    inputs = contest.inputs
+    for line in record.answering:
+        base.watcher.say(line)
+    if fault and record.verdict.rung is not None:
+        base.watcher.say(f"The fit on all rows failed: {fault}")
+        inputs = replace(inputs, refit_faults={record.verdict.rung: fault})
+        record = replace(record, verdict=decide(inputs))
+    else:
+        ship_champion(run, ascent.runs, record)
     write_report(record, run.report_path)
     keep_judgements(base.task, run)
-    run.write_verdict(record, inputs_to_json(contest.inputs))
+    run.write_verdict(record, inputs_to_json(inputs))
     return Climb(record, run.path)
 
 
@@ -230,15 +254,39 @@ def _fitted(ascent: Ascent, world: World) -> Base:
     return with_fitted_graders(ascent.base, world, ascent.engine, ascent.run, ascent.choices)
 
 
-def _refit_winner(ascent: Ascent, guard: Guard, record: ClimbRecord) -> tuple[Retention, ...]:
-    """Fit the recommended rung on all rows; what a tuned one kept is measured anew, since these are other weights."""
+def _refit_winner(ascent: Ascent, guard: Guard, record: ClimbRecord) -> tuple[tuple[Retention, ...], str]:
+    """Fit the recommended rung on all rows; what a tuned one kept is measured anew, since these are other weights.
+
+    Also why that fit cannot be used, in a sentence; empty when it can. The model of an untuned rung that does not answer is no
+    such reason: the climb can be continued when it does.
+    """
     winner = plain_name(record.verdict.rung)
     if winner is None:
-        return ()
-    fitted = refit_rung(ascent.base, ascent.run, {"": ascent.engine, **ascent.compared}, ascent.choices, winner)
+        return (), ""
+    rung, _, compared = winner.partition(" @ ")
+    try:
+        fitted = refit_rung(ascent.base, ascent.run, {"": ascent.engine, **ascent.compared}, ascent.choices, winner)
+    except BudgetError as error:
+        return (), str(error)
+    except (EngineError, ModelError, DataError) as error:
+        if not (compared or technique(rung).tuned):
+            raise
+        return (), str(error)
     if not fitted or not fitted[-1].technique.tuned:
-        return ()
-    return (guard.guard(fitted[-1], fitted, refit=True)[1],)
+        return (), ""
+    report = guard.guard(fitted[-1], fitted, refit=True)[1]
+    return (report,), f"Fitted on all rows, {report.blocked}" if report.blocked else ""
+
+
+def _how_answers_came(ascent: Ascent) -> Iterator[str]:
+    """What was read back and what was asked, and what servers made otherwise than they were asked."""
+    store = ascent.base.answers
+    if store is not None:
+        used = store.folder is not None
+        yield cache_line(read_back=store.read_back, asked=store.asked, broken=store.broken, used=used)
+    for engine in (ascent.base.engine, *map(bare_engine, ascent.compared.values())):
+        if isinstance(engine, Remarking):
+            yield from engine.remarks
 
 
 def _is_cross(base: Base) -> bool:
@@ -259,7 +307,12 @@ def _climb_world(ascent: Ascent, world: World) -> Iterator[RungRun]:
         yield finished
     for name, engine in ascent.compared.items():
         theirs: dict[str, Recipe] = {}
+        if name not in ascent.apart:
+            ascent.apart[name] = why_not_comparable(base.task, base.engine, name, engine, world.train)
         for rung in map(technique, COMPARED):
+            if ascent.apart[name]:
+                yield RungRun(f"{rung.name} @ {name}", rung, world, RungStatus.NOT_COMPARABLE, ascent.apart[name])
+                continue
             finished = _climb_rung(ascent, rung, world, engine, theirs, label=f"{rung.name} @ {name}")
             if finished.predictor is not None:
                 theirs[rung.name] = finished.recipe

@@ -27,6 +27,7 @@ from stepladder.evaluation.verdict import decide
 from stepladder.service.figures import REPLAYED_OF
 from stepladder.service.labelling import rows_to_label_again
 from stepladder.service.leaks import find_leaks
+from stepladder.service.prices import use_of
 from stepladder.service.replay import Replay, replay_alone
 from stepladder.service.rung_run import RungRun, renamed
 from stepladder.service.setup import Base
@@ -95,13 +96,14 @@ def hold_contest(
         cross_fit=cross_fit,
         openings=opened.openings,
         base_parameters=base.engine.identity.parameters,
-        larger_models_compared=bool(settings.model.compare),
+        larger_models_compared=any(ran.status is RungStatus.RAN and " @ " in ran.name for ran in runs),
         max_latency_seconds=settings.use.max_latency_seconds,
         leaks=find_leaks(base.data, [ran.world for ran in runs]),
         seed=base.options.seed,
         why_nothing_tuned=_why_nothing_tuned(runs, contenders),
         data_may_leave=settings.use.data_may_leave,
         growth=growth,
+        not_comparable=tuple(dict.fromkeys(_said_apart(ran) for ran in runs if ran.status is RungStatus.NOT_COMPARABLE)),
     )
     return Contest(
         decide(inputs),
@@ -114,6 +116,10 @@ def hold_contest(
         cross_fit,
         {**replay_noise(replays, len(ids)), **_seed_noise(contenders)},
     )
+
+
+def _said_apart(ran: RungRun) -> str:
+    return f"Not compared: {ran.name.partition(' @ ')[2]}. {ran.reason}"
 
 
 def name_seats(base: Base, runs: Sequence[RungRun], retention: Sequence[Retention] = ()) -> list[Seat]:
@@ -166,7 +172,7 @@ def _validated(base: Base, ran: RungRun) -> Contender:
 
     Latencies are shares of a batch, so they can only be too low: a rung they rule out is too slow for certain.
     """
-    latencies = [row.latency_seconds for row in ran.rows] or [0.0]
+    latencies = [row.latency_seconds for row in answered(ran.rows)] or [0.0]
     return Contender(
         ran.name,
         ran.technique.tuned,
@@ -219,13 +225,14 @@ def _seeds(ran: RungRun) -> list[Predictor]:
 
 def _contender(base: Base, seat: Seat, rows: Sequence[GradedRow], replay: Replay, *, blocked: str) -> Contender:
     seeds = sorted({row.seed for row in rows})
-    latencies = replay.latencies or tuple(row.latency_seconds for row in rows)
+    latencies = replay.latencies or tuple(row.latency_seconds for row in answered(rows)) or (0.0,)
     return Contender(
         rung=seat.name,
         tuned=seat.runs[0].technique.tuned,
         scores=np.stack([_scores([row for row in rows if row.seed == seed]) for seed in seeds]),
         cost=measured_cost(base, seat.runs[0], rows, seconds=float(np.mean([ran.seconds for ran in seat.runs]))),
         cut_share=_cut_share(rows),
+        unanswered_share=_mean([float(row.unanswered) for row in rows]),
         latency_p50_seconds=float(np.quantile(latencies, 0.5)),
         latency_p95_seconds=float(np.quantile(latencies, 0.95)),
         blocked=blocked,
@@ -259,9 +266,10 @@ def _why_nothing_tuned(runs: Sequence[RungRun], contenders: Sequence[Contender])
 def measured_cost(base: Base, ran: RungRun, rows: Sequence[GradedRow], seconds: float | None = None) -> Cost:
     """What adopting a rung costs, from the tokens and seconds of its own answers."""
     identity = _identity(base, ran)
+    rows = answered(rows)
     settings = base.task.settings
-    use = settings.use_of(ran.name.partition(" @ ")[2] or settings.model.base)
-    charged = identity.engine == "endpoint" and use.usd_per_million_prompt_tokens is not None  # also by a server on this machine
+    use = use_of(settings, ran.name.partition(" @ ")[2] or settings.model.base)
+    charged = identity.served and use.usd_per_million_prompt_tokens is not None  # also by a server on this machine
     return adoption_cost(
         use,
         prompt_tokens_per_call=_mean([row.prompt_tokens for row in rows]),
@@ -272,6 +280,11 @@ def measured_cost(base: Base, ran: RungRun, rows: Sequence[GradedRow], seconds: 
         hosted=identity.hosted or charged,
         labelled_rows=rows_to_label_again(ran),
     )
+
+
+def answered(rows: Sequence[GradedRow]) -> list[GradedRow]:
+    """Rows that a model answered: the others have no tokens and no latency of their own."""
+    return [row for row in rows if not row.unanswered]
 
 
 def _identity(base: Base, ran: RungRun) -> ModelIdentity:

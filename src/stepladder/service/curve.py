@@ -90,10 +90,10 @@ def draw_curve(base: Base, ran: RungRun, shares: Sequence[float], *, draws: int 
         points = tuple(_points(base, ran, parts))
     finally:
         base.watcher.progress.finish()
-    sizes, scores = [point.rows for point in points], [point.score for point in points]
+    sizes, scores, orders = ([getattr(point, name) for point in points] for name in ("rows", "score", "draw"))
     minimum, scored = base.task.settings.minimum_gain, len(ran.rows)
     try:
-        forecast = doubling(sizes, scores, all_rows=len(rows), scored_rows=scored, minimum_gain=minimum)
+        forecast = doubling(sizes, scores, orders, all_rows=len(rows), scored_rows=scored, minimum_gain=minimum)
     except EvaluationError:
         forecast = None  # so few rows that the parts coincide
     return LearningCurve(ran.name, len(rows), scored, points, minimum, forecast, time.perf_counter() - started)

@@ -138,6 +138,16 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def cache_line(*, read_back: int, asked: int, broken: int, used: bool) -> str:
+    """How many answers were read back from earlier climbs and how many asked for."""
+    tail = f" Damaged in the cache, and asked anew: {broken:,}." if broken else ""
+    if not used:
+        return f"Answers: {asked:,} asked; the cache was not used."
+    if read_back and not asked:
+        return f"Answers: all {read_back:,} were read back from earlier climbs; no model was asked.{tail}"
+    return f"Answers: {read_back:,} read back from earlier climbs, {asked:,} asked.{tail}"
+
+
 def replay_line(noise: Mapping[str, float]) -> str:
     """What asking test rows again one by one has shown, with the count behind it; empty when none were."""
     rows = noise.get("replayed_rows", 0.0)

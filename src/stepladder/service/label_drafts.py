@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stepladder.data.readers.references import conform
 from stepladder.data.unlabelled import Unlabelled
-from stepladder.domain.errors import DataError, EngineError, MissingExtra
+from stepladder.domain.errors import DataError, EngineError, MissingExtra, NotOffered
 from stepladder.domain.messages import Example, Message
 from stepladder.domain.prediction import Generation, Score
 from stepladder.domain.protocols import Decoding, Engine, Grammar, Progress, Prompt
@@ -75,17 +75,18 @@ class Drafter:
         decoding = Decoding(max_new_tokens=DRAFT_TOKENS, grammar=self._grammar(engine))
         try:
             return self._generate(engine, prompts, decoding)
-        except MissingExtra:  # no grammar on this machine; the draft is checked like any other
+        except (MissingExtra, NotOffered):  # no grammar here; the draft is checked like any other
             return self._generate(engine, prompts, replace(decoding, grammar=None))
         except EngineError as error:
-            if len(rows) > 1 and engine.identity.engine != "endpoint":
-                return [one for row in rows for one in self._ask(engine, form, [row])]
-            if engine.identity.engine == "endpoint":
+            if engine.identity.served:
                 raise  # the server is at fault, not the row
+            if len(rows) > 1:
+                return [one for row in rows for one in self._ask(engine, form, [row])]
             return [str(error)]
 
     def _generate(self, engine: Engine, prompts: Sequence[Prompt], decoding: Decoding) -> list[Generation | str]:
-        return list(engine.generate(prompts, decoding, on_answer=lambda index, one: self.progress.advance()))
+        found = engine.generate(prompts, decoding, on_answer=lambda index, one: self.progress.advance())
+        return [one.fault or one for one in found]
 
     def _grammar(self, engine: Engine) -> Grammar | None:
         grammar = grammar_of(self.task)

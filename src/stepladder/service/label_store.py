@@ -93,7 +93,7 @@ class LabelStore:
 
     def take_back(self, name: str) -> None:
         """Remove the row `name`, which must be the last of the file, and say so in the journal."""
-        lines = self.path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
         if json.loads(lines[-1]).get(self._id_key) != name:
             raise DataError(self.path, len(lines), "the file was changed meanwhile.", "Start `stepladder label` again.")
         files.write_text(self.path, "".join(lines[:-1]))

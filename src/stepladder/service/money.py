@@ -9,6 +9,7 @@ from stepladder.domain.protocols import Choices
 from stepladder.domain.task import TaskSettings
 from stepladder.evaluation.cost import hosted_usd
 from stepladder.service.figures import counted, usd_text
+from stepladder.service.prices import price_lines, use_of
 from stepladder.service.workload import Effort, Workload, confirmation_effort, rung_efforts
 
 
@@ -26,24 +27,28 @@ def predict_money(
     settings: TaskSettings,
     work: Workload,
     choices: Choices,
-    hosted_rungs: Sequence[tuple[str, ...]],
+    hosted_rungs: Sequence[tuple[str, tuple[str, ...]]],
     *,
     seconds: float,
 ) -> Money:
     """The money of a climb, as if no answer were recorded yet.
 
     Args:
-        hosted_rungs: For every hosted model, the rungs it climbs. Each is taken for a contender, so this is rather too much.
+        hosted_rungs: Every hosted model with the rungs it climbs. Each is taken for a contender, so this is rather too much.
         seconds: Of this machine.
     """
     use = settings.use
-    effort = Effort()
-    for rungs in hosted_rungs:
-        effort = sum(rung_efforts(work, choices, rungs=rungs).values(), effort)
+    tokens, hosted = 0.0, 0.0
+    unpriced = []
+    for model, rungs in hosted_rungs:
+        effort = sum(rung_efforts(work, choices, rungs=rungs).values(), Effort())
         effort += confirmation_effort(work, choices, tuned=False)
-    hosted = hosted_usd(use, effort.sent, effort.answered) if hosted_rungs else 0.0
+        tokens += effort.sent + effort.answered
+        usd = hosted_usd(use_of(settings, model), effort.sent, effort.answered)
+        hosted += usd or 0.0
+        unpriced += [model] if usd is None else []
     machine = None if use.machine_usd_per_hour is None else seconds / 3600 * use.machine_usd_per_hour
-    return Money(len(hosted_rungs), effort.sent + effort.answered, hosted, machine)
+    return Money(len(hosted_rungs), tokens, None if unpriced else hosted, machine)
 
 
 def money_lines(settings: TaskSettings, money: Money) -> Iterator[str]:
@@ -55,10 +60,11 @@ def money_lines(settings: TaskSettings, money: Money) -> Iterator[str]:
         if money.hosted is None:
             parts.append(f"{tokens}, whose price is not known; set `usd_per_million_prompt_tokens` and `…_completion_tokens`")
         else:
-            parts.append(f"{usd_text(money.hosted)} for {tokens} (`[budget] usd` ends each at {usd_text(settings.budget.usd)})")
+            parts.append(f"{usd_text(money.hosted)} for {tokens} (`[budget] usd` ends them at {usd_text(settings.budget.usd)})")
     if money.machine is not None:
         parts.append(f"{usd_text(money.machine)} for this machine's time")
     yield f"Money: {'; '.join(parts)}." if parts else "Money: none; no model is hosted and this machine has no price."
+    yield from price_lines(settings)
 
 
 def label_lines(settings: TaskSettings, trained_rows: int) -> Iterator[str]:

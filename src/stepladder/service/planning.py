@@ -77,8 +77,8 @@ def _with_needs(base: Base, plan: Plan, work: Workload, leaks: Sequence[str]) ->
     """The plan with the memory and the money it takes."""
     settings = base.task.settings
     work = replace(work, worlds=plan.choices.folds)
-    hosted = [plan.rungs] if base.engine.identity.hosted else []
-    hosted += [COMPARED for name in settings.model.compare if wiring.is_hosted(name)]
+    hosted = [(settings.model.base, plan.rungs)] if base.engine.identity.hosted else []
+    hosted += [(name, COMPARED) for name in settings.model.compare if wiring.is_hosted(name)]
     money = predict_money(settings, work, plan.choices, hosted, seconds=plan.total_seconds)
     memory = _memory(base, plan, work)
     trained_rows = work.tune_rows + work.held_out_rows if plan.trainings else 0

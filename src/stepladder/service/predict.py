@@ -11,7 +11,7 @@ from typing import Any
 from stepladder import files
 from stepladder.data.readers import line_of_input, read_examples, read_inputs
 from stepladder.domain.answer import parse_arguments, read_answer, wants_tool_calls
-from stepladder.domain.errors import DataError, RunError, UsageError
+from stepladder.domain.errors import DataError, EngineError, RunError, UsageError
 from stepladder.domain.messages import Input
 from stepladder.domain.prediction import Prediction
 from stepladder.domain.protocols import Engine, Predictor, Recipe
@@ -37,6 +37,7 @@ from stepladder.techniques.ladder import technique
 
 ROWS_AT_ONCE = 32
 """Answers written together; a kill costs at most these."""
+LINE_BEGINS = b'{"id": "'
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def predict(
         rung: Another rung of the climb than the one the verdict recommends.
     Raises:
         RunError: No such rung was fitted. DataError: The input file cannot be used.
+        EngineError: A server gave no answer; those before it are in the file.
     """
     watcher = watcher or Watcher()
     folder = find_run(run)
@@ -81,8 +83,8 @@ def predict(
     inputs = [row.input for row in read_inputs(Path(file), task.settings.data, shared_instruction=read.shared_instruction)]
     calls = wants_tool_calls(read.examples)
     target = Path(output)
-    if target.is_dir():
-        raise UsageError(f"{target} is a folder.", "Give --output a file name.")
+    if target.exists() and not target.is_file():  # a folder, or a device, whose end would never be read
+        raise UsageError(f"{target} is no file.", "Give --output a file name.")
     done = _answered_before(target, name, inputs)
     waiting = [item for item in inputs if item.id not in done]
     cut = sum(bool(line.get("cut")) for line in done.values())
@@ -92,6 +94,8 @@ def predict(
         for start in range(0, len(waiting), ROWS_AT_ONCE):
             batch = waiting[start : start + ROWS_AT_ONCE]
             for item, prediction in zip(batch, predictor.predict(batch), strict=True):
+                if prediction.fault:  # lines stay in the inputs' order, so the next call goes on from here
+                    raise EngineError(f"The input '{item.id}' got no answer: {prediction.fault}.", "Run it again to continue.")
                 cut += prediction.cut
                 files.append_line(
                     target, json.dumps(_line(name, item, prediction, calls=calls or bool(item.tools)), ensure_ascii=False)
@@ -154,7 +158,7 @@ def restore_rung(
     world = whole_world(base.task, base.data.examples, splits) if cross else _only_world(base)
     engine = wiring.build_engine(compared, base.task, device=device) if compared else base.engine
     if cross and any(folder.read_result(name, fold) is not None for fold in range(choices.folds)):
-        refit_rung(base, folder, {compared: record_engine(engine, folder)}, choices, name)
+        refit_rung(base, folder, {compared: record_engine(engine, folder, base.answers)}, choices, name)
     recorded = folder.read_result(name, None)
     if recorded is None:
         known = sorted({path.parent.name.split("-fold")[0] for path in folder.path.glob("rungs/*/recipe.json")})
@@ -182,16 +186,36 @@ def _answered_before(target: Path, rung: str, inputs: Sequence[Input]) -> dict[s
     asked = {item.id: _hash_input(item) for item in inputs}
     done: dict[str, dict[str, Any]] = {}
     for number, text in enumerate(files.read_lines(target), start=1):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue  # a line torn by a kill
+        line = _read_line(text)
         if not isinstance(line, dict) or "rung" not in line or "input_sha256" not in line:
-            raise DataError(target, number, "this is not a file of answers.", "Choose another --output.")
+            raise _no_answers(target, number)
         if line["rung"] != rung or asked.get(line["id"]) != line["input_sha256"]:
             raise DataError(target, number, "the answers in it are another rung's or another file's.", "Choose another --output.")
         done[line["id"]] = line
+    _take_out_torn_line(target, len(done) + 1)
     return done
+
+
+def _read_line(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _take_out_torn_line(target: Path, number: int) -> None:
+    """Whoever reads the answers finds whole lines only: the one that a kill tore goes, and is answered again."""
+    content = target.read_bytes() if target.exists() else b""
+    whole, torn = content[: content.rfind(b"\n") + 1], content[content.rfind(b"\n") + 1 :]
+    if not torn:
+        return
+    if not torn.startswith(LINE_BEGINS[: len(torn)]):
+        raise _no_answers(target, number)
+    files.write_bytes(target, whole)
+
+
+def _no_answers(target: Path, number: int) -> DataError:
+    return DataError(target, number, "this is not a file of answers.", "Choose another --output.")
 
 
 def _hash_input(item: Input) -> str:

@@ -64,7 +64,7 @@ class Prober:
         prompts = [_ask(f"replay-{number}", text) for number, text in enumerate(self.probes.replay)]
         rows = []
         for prompt, answer in zip(prompts, self._answers(prompts, None, REPLAY_TOKENS), strict=True):
-            if answer.cut or not answer.text.strip() or goes_in_circles(answer.text):
+            if answer.cut or answer.fault or not answer.text.strip() or goes_in_circles(answer.text):
                 continue
             rows.append(Conversation(prompt.id, (*prompt.messages, Message("assistant", answer.text.strip(), weight=1.0))))
         return tuple(rows)

@@ -12,10 +12,10 @@ import numpy as np
 from stepladder.domain.answer import expected_answer
 from stepladder.domain.climb import ChangedRow, ClimbRecord, GradedRow, RungResult, RungStatus
 from stepladder.domain.learning_curve import LearningCurve
-from stepladder.domain.protocols import TrainPoint
+from stepladder.domain.protocols import ModelIdentity, TrainPoint
 from stepladder.evaluation.graders import metrics
 from stepladder.service.check import brief_lines
-from stepladder.service.contest import Contest, measured_cost
+from stepladder.service.contest import Contest, answered, measured_cost
 from stepladder.service.diagnosis import mistakes_of, slices_of
 from stepladder.service.figures import rate_text
 from stepladder.service.judging import judge_remarks
@@ -38,6 +38,7 @@ def make_record(
     *,
     seconds: float,
     curves: Sequence[LearningCurve] = (),
+    compared: Sequence[ModelIdentity] = (),
 ) -> ClimbRecord:
     """Everything a reader of the verdict may ask for."""
     settings = base.task.settings
@@ -73,6 +74,7 @@ def make_record(
         machine=f"{platform.machine()} {platform.system()}, {_processor()}",
         seconds=seconds,
         curves=tuple(curves),
+        compared=tuple(compared),
     )
 
 
@@ -145,6 +147,7 @@ def _with_test(base: Base, result: RungResult, contest: Contest) -> RungResult:
 def _metrics(base: Base, runs: Sequence[RungRun], rows: Sequence[GradedRow], split: str) -> dict[str, float]:
     """Further aggregates: what the deciding grader and fitted ones add, and the means of the other graders."""
     examples = {example.id: example for example in base.data.examples}
+    rows = answered(rows)
     shown = [examples[row.id] for row in rows]
     found = metrics(base.marker.graders[0], shown, [row.answer for row in rows])
     for name in rows[0].others if rows else ():

@@ -14,10 +14,11 @@ from stepladder.domain.errors import BudgetError, EngineError
 from stepladder.domain.messages import Example
 from stepladder.domain.protocols import Engine, Predictor
 from stepladder.domain.sealed import Opened
+from stepladder.engines.answers import CachedEngine
 from stepladder.engines.cache import RecordedEngine
-from stepladder.engines.wrappers import FirstTokens, OneByOne
+from stepladder.engines.wrappers import FirstTokens, OneByOne, WarmedUp
 from stepladder.service.rung_run import RungRun
-from stepladder.service.setup import Base
+from stepladder.service.setup import Base, bare_engine
 from stepladder.service.workload import REPLAYED_ROWS, replay_share
 from stepladder.storage.run_folder import RunFolder
 
@@ -46,6 +47,7 @@ class _Witness:
     batched: Mapping[tuple[int | None, str], GradedRow]
     done: Replay = Replay()
     restored: dict[int | None, Predictor] = field(default_factory=dict)  # by fold
+    warmed: dict[int | None, WarmedUp] = field(default_factory=dict)  # by fold
 
     def ask(self, rows: int, until: float | None = None) -> None:
         """Ask at most `rows` more, fold by fold; stop at `until` (of `time.monotonic`), or when the model fails."""
@@ -64,7 +66,9 @@ class _Witness:
 
     def _ask_fold(self, rows: Sequence[tuple[RungRun, Example]], until: float | None) -> None:
         ran = rows[0][0]
-        _warm_up(ran, [example for _, example in rows[:2]])
+        self._alone(ran)
+        first = [example for _, example in rows[:2]]
+        self.warmed[ran.world.fold].before_next(lambda: _warm_up(ran, first))
         for _, example in rows:
             if until is not None and time.monotonic() >= until:
                 return
@@ -73,6 +77,8 @@ class _Witness:
 
     def _compare(self, ran: RungRun, example: Example) -> None:
         prediction = self._alone(ran).predict([example.input])[0]
+        if prediction.fault:
+            return  # nothing to lay beside the batched answer
         (alone,) = self.base.marker.rows(self.name, "test", [example], [prediction], fold=ran.world.fold)
         before = self.batched[ran.world.fold, example.id]
         self.done = Replay(
@@ -82,8 +88,13 @@ class _Witness:
         )
 
     def _alone(self, ran: RungRun) -> Predictor:
+        """The rung as it answers a single caller; it is warmed up when it is really asked."""
         if ran.world.fold not in self.restored:
-            self.restored[ran.world.fold] = _restore(ran, RecordedEngine(OneByOne(_engine_of(ran)), self.path))
+            warmed = self.warmed[ran.world.fold] = WarmedUp(OneByOne(_engine_of(ran)))
+            alone: Engine = warmed
+            if self.base.answers is not None:
+                alone = CachedEngine(alone, self.base.answers, manner="alone")
+            self.restored[ran.world.fold] = _restore(ran, RecordedEngine(alone, self.path))
         return self.restored[ran.world.fold]
 
 
@@ -145,8 +156,7 @@ def _fold(row: tuple[RungRun, Example]) -> int:
 def _engine_of(ran: RungRun) -> Engine:
     """The rung's engine without its record, which would answer from the batched run."""
     assert ran.context is not None
-    recorded = ran.context.engine
-    return recorded.engine if isinstance(recorded, RecordedEngine) else recorded
+    return bare_engine(ran.context.engine)
 
 
 def _restore(ran: RungRun, engine: Engine) -> Predictor:
@@ -162,5 +172,5 @@ def _warm_up(ran: RungRun, examples: Sequence[Example]) -> None:
     and all would look slower in a continued climb. A server does this for itself, and its calls may cost money.
     """
     engine = _engine_of(ran)
-    if engine.identity.engine != "endpoint":
+    if not engine.identity.served:
         _restore(ran, FirstTokens(engine)).predict([example.input for example in examples])

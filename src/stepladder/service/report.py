@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from stepladder.domain.climb import ChangedRow, ClimbRecord, RungResult, RungStatus
 from stepladder.domain.learning_curve import LearningCurve
+from stepladder.domain.protocols import ModelIdentity
 from stepladder.domain.review import Review
 from stepladder.domain.verdict import Outcome, Route
 from stepladder.evaluation.wording import growth
@@ -101,7 +102,7 @@ def render_report(record: ClimbRecord, reviews: Sequence[Review] = ()) -> str:
         changed=[part for part in (("Fixed", record.fixed_rows), ("Broken", record.broken_rows)) if part[1]],
         changes=[*_shown_changes(record)],
         recipes=[(rung.name, _passage(recipe_text(rung.recipe))) for rung in record.rungs if rung.recipe],
-        model=_model_facts(record),
+        identities=[_model_facts(model) for model in (record.model, *record.compared)],
         run=_run_facts(record),
     )
 
@@ -253,9 +254,8 @@ def _learning(rung: RungResult, number: int, width: int) -> str:
     return charts.learning(rung, width=width, number=number)
 
 
-def _model_facts(record: ClimbRecord) -> list[tuple[str, str, bool]]:
+def _model_facts(model: ModelIdentity) -> list[tuple[str, str, bool]]:
     """Name, value, and whether the value is a hash or another code; unknown ones are left out."""
-    model = record.model
     facts = [
         ("Model", model.name, False),
         ("Engine", f"{model.engine} (hosted)" if model.hosted else model.engine, False),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from stepladder.domain.climb import GradedRow, RungStatus
-from stepladder.domain.errors import MissingExtra
+from stepladder.domain.errors import MissingExtra, NotOffered
 from stepladder.domain.messages import Example
 from stepladder.domain.prediction import Grade, Prediction, Score, Ungraded
 from stepladder.domain.protocols import FitContext, Predictor, Recipe, Technique
@@ -40,13 +40,21 @@ class RungRun:
 
 @dataclass(frozen=True)
 class Marker:
-    """Grades answers with every grader of the task; the first decides. A cut answer is wrong, whatever its text."""
+    """Grades answers with every grader of the task; the first decides.
+
+    A cut answer is wrong, whatever its text. Where a server gave none there is nothing to grade.
+    """
 
     graders: tuple[Grader, ...]
 
     def grade(self, example: Example, prediction: Prediction) -> Grade:
         """The deciding grade."""
-        return Score(0.0) if prediction.cut else self.graders[0].grade(example, prediction.text)
+        return self._grade(self.graders[0], example, prediction)
+
+    def _grade(self, grader: Grader, example: Example, prediction: Prediction) -> Grade:
+        if prediction.fault:
+            return Ungraded(prediction.fault)
+        return Score(0.0) if prediction.cut else grader.grade(example, prediction.text)
 
     def scorer(self, examples: Sequence[Example]) -> Callable[[Sequence[Prediction]], list[Grade]]:
         """What a technique may use to choose: grades by input id, references kept out of its sight."""
@@ -77,17 +85,14 @@ class Marker:
         )
 
     def _prepare(self, graders: Sequence[Grader], examples: Sequence[Example], predictions: Sequence[Prediction]) -> None:
-        """Let model judges read all answers at once; cut ones are not judged."""
-        whole = [(one, said.text) for one, said in zip(examples, predictions, strict=True) if not said.cut]
+        """Let model judges read all answers at once; cut ones and those that never came are not judged."""
+        whole = [(one, said.text) for one, said in zip(examples, predictions, strict=True) if not (said.cut or said.fault)]
         for grader in graders:
             prepare(grader, [example for example, _ in whole], [text for _, text in whole])
 
     def _row(self, rung: str, split: str, example: Example, prediction: Prediction, fold: int | None, seed: int) -> GradedRow:
         decided = self.grade(example, prediction)
-        others = {
-            grader.name: _value(Score(0.0) if prediction.cut else grader.grade(example, prediction.text))
-            for grader in self.graders[1:]
-        }
+        others = {grader.name: _value(self._grade(grader, example, prediction)) for grader in self.graders[1:]}
         spoken = prediction.generation
         return GradedRow(
             rung=rung,
@@ -100,6 +105,7 @@ class Marker:
             fold=fold,
             seed=seed,
             cut=prediction.cut,
+            unanswered=bool(prediction.fault),
             prompt_tokens=spoken.prompt_tokens if spoken else 0,
             completion_tokens=spoken.completion_tokens if spoken else 0,
             latency_seconds=prediction.latency_seconds,
@@ -119,10 +125,13 @@ def run_rung(name: str, technique: Technique, world: World, context: FitContext,
     start = time.perf_counter()
     try:
         predictor = technique.fit(context) if recorded is None else technique.restore(recorded["recipe"], context)
-    except MissingExtra as error:
+    except (MissingExtra, NotOffered) as error:
         return RungRun(name, technique, world, RungStatus.NOT_APPLICABLE, str(error))
     examples = world.held_out if technique.tuned else world.validation
-    predictions = predictor.predict([example.input for example in examples])
+    try:
+        predictions = predictor.predict([example.input for example in examples])
+    except NotOffered as error:
+        return RungRun(name, technique, world, RungStatus.NOT_APPLICABLE, str(error))
     seconds = time.perf_counter() - start if recorded is None else float(recorded["seconds"])
     if recorded is None:
         run.write_result(name, world.fold, {"recipe": predictor.recipe, "seconds": seconds})

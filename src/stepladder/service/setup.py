@@ -22,6 +22,7 @@ from stepladder.domain.messages import Example
 from stepladder.domain.protocols import Choices, Embedder, Engine, FitContext, Progress, Recipe, SilentProgress, Tuner
 from stepladder.domain.sealed import Opened
 from stepladder.domain.task import Task
+from stepladder.engines.answers import AnswerStore, CachedEngine
 from stepladder.engines.cache import RecordedEngine
 from stepladder.engines.purse import Purse
 from stepladder.evaluation.graders import Grader, build_graders, cannot_judge
@@ -41,6 +42,8 @@ from stepladder.techniques.forms import PLAIN, bank_of, own_forms
 FOUR_BIT_RUNGS = ("qlora",)
 GRADING = ("sacrebleu", "rapidfuzz", "nltk", "pydantic-monty", "google-re2")
 """Packages that grades may come from."""
+SAME_RUN = {"budget": {"usd"}, "model": {"concurrency", "timeout_seconds"}}
+"""Settings that change no answer: a run is continued with more money, or with more patience."""
 CHARACTERS_PER_TOKEN = 3.0
 """For engines that cannot count before sending: few enough that the limit on new tokens is not too low."""
 
@@ -50,7 +53,8 @@ class ClimbOptions:
     """How to climb; everything has a default.
 
     `budget_minutes` overrides `[budget] minutes`. `tune_anyway` climbs tuned rungs that would be refused.
-    `fresh` starts a new run although an unfinished one could be continued.
+    `fresh` starts a new run although an unfinished one could be continued. `cache` False neither reads nor keeps answers of
+    other climbs.
     """
 
     budget_minutes: float | None = None
@@ -58,6 +62,7 @@ class ClimbOptions:
     seed: int = 0
     tune_anyway: bool = False
     fresh: bool = False
+    cache: bool = True
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,8 @@ class Tools:
     """What answers, trains, embeds and judges. Without any given, `wiring` makes them from the names in task.toml.
 
     `judges` are engines of model judges by the model's name; those not given are made from it. `four_bit` loads the same
-    model with its weights in 4 bits, when that is first wanted; None where it cannot be had.
+    model with its weights in 4 bits, when that is first wanted; None where it cannot be had. `answers` are kept from climb to
+    climb; without any, each climb asks for itself.
     """
 
     engine: Engine
@@ -81,6 +87,7 @@ class Tools:
     embedder: Embedder
     judges: Mapping[str, Engine] = field(default_factory=dict)
     four_bit: Callable[[], Tools] | None = None
+    answers: AnswerStore | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,7 @@ class Base:
     watcher: Watcher
     checked: Checked
     four_bit: Callable[[], Tools] | None = None
+    answers: AnswerStore | None = None
 
     @property
     def task(self) -> Task:
@@ -136,7 +144,7 @@ def make_base(
     if write_split:
         refuse_blocked(checked)
         data = load_task_data(task, embedder, seed=options.seed)
-    return Base(data, tools.engine, tools.tuner, tools.embedder, marker, options, watcher, checked, tools.four_bit)
+    return Base(data, tools.engine, tools.tuner, tools.embedder, marker, options, watcher, checked, tools.four_bit, tools.answers)
 
 
 def check_task(data: TaskData, marker: Marker) -> None:
@@ -236,14 +244,14 @@ def build_tools(
     engine = wiring.build_engine(name, task, device=options.device, purse=purse, four_bit=four_bit)
     tuner = wiring.build_tuner(name, task, device=options.device, four_bit=four_bit)
     other = None if tuner is None else partial(build_tools, task, options, embedder, four_bit=True)
-    return Tools(engine, tuner, embedder, four_bit=other)
+    return Tools(engine, tuner, embedder, four_bit=other, answers=wiring.build_answers(use=options.cache))
 
 
 def open_run(base: Base, runs: Path) -> RunFolder:
     """The unfinished run of the same data, split, settings and weights, or a new one."""
     key = files.hash_json(
         {
-            "settings": base.task.settings.model_dump(mode="json", exclude={"budget": {"usd"}}),  # more money continues a run
+            "settings": base.task.settings.model_dump(mode="json", exclude=SAME_RUN),
             "data": base.data.fingerprint,
             "files": _hash_files(base.task),
             "splits": {**base.data.splits.split_of, **base.data.splits.fold_of},
@@ -281,9 +289,14 @@ def keep_plan(run: RunFolder, plan: Plan) -> Plan:
     return plan
 
 
-def record_engine(engine: Engine, run: RunFolder) -> RecordedEngine:
-    """Every answer is written to the run as it comes, and never asked twice."""
-    return RecordedEngine(engine, run.generations_path)
+def record_engine(engine: Engine, run: RunFolder, answers: AnswerStore | None) -> RecordedEngine:
+    """Every answer is written to the run as it comes, and never asked twice; what `answers` knows is not asked at all."""
+    return RecordedEngine(engine if answers is None else CachedEngine(engine, answers), run.generations_path)
+
+
+def bare_engine(engine: Engine) -> Engine:
+    """The engine itself, which remembers nothing."""
+    return bare_engine(engine.engine) if isinstance(engine, RecordedEngine) else engine
 
 
 def fit_context(
@@ -324,7 +337,7 @@ def context_of_rung(base: Base, rung: str, context: FitContext, run: RunFolder) 
     if base.four_bit is None:
         raise ModelError(f"'{base.engine.identity.name}' cannot be held in 4 bits here.", "Name a local model in `[model] base`.")
     tools = base.four_bit()
-    return replace(context, engine=record_engine(tools.engine, run), tuner=tools.tuner)
+    return replace(context, engine=record_engine(tools.engine, run, base.answers), tuner=tools.tuner)
 
 
 def new_token_limit(train: tuple[Example, ...], engine: Engine) -> int:
@@ -362,6 +375,7 @@ def versions() -> dict[str, str]:
         "bitsandbytes",
         "llguidance",
         "openai",
+        "anthropic",
         "numpy",
         "scipy",
         *GRADING,

@@ -55,7 +55,7 @@ def refit_rung(base: Base, run: RunFolder, engines: Mapping[str, Engine], choice
     winner, separator, compared = winner.partition(" @ ")
     engine = engines[compared]
     world = whole_world(base.task, base.data.examples, base.data.splits)
-    base = with_fitted_graders(base, world, engines.get("") or record_engine(base.engine, run), run, choices)
+    base = with_fitted_graders(base, world, engines.get("") or record_engine(base.engine, run, base.answers), run, choices)
     recipes: dict[str, Recipe] = {}
     measured = run.read_result("lora", 0)
     if winner in ("lora+nearest", "lora+rag", "qlora") and measured is not None:
@@ -75,8 +75,10 @@ def refit_rung(base: Base, run: RunFolder, engines: Mapping[str, Engine], choice
         if rung.reason_not_to(context) is not None:
             continue
         base.watcher.progress.start(f"refit: {label}")
-        predictor = rung.fit(context) if recorded is None else rung.restore(recorded["recipe"], context)
-        base.watcher.progress.finish()
+        try:
+            predictor = rung.fit(context) if recorded is None else rung.restore(recorded["recipe"], context)
+        finally:
+            base.watcher.progress.finish()
         recipes[name] = predictor.recipe
         if recorded is None:
             run.write_result(label, None, {"recipe": predictor.recipe, "seconds": 0.0, "measured": False})

@@ -30,7 +30,7 @@ from stepladder.service.figures import (
 from stepladder.service.findings import changed_lines, mistake_lines, slice_lines
 from stepladder.service.retention_text import retention_lines
 
-__all__ = ["cost_text", "fixed_line", "html_fragment", "interval_text", "ladder_lines", "ladder_rows", "ladder_table"]
+__all__ = ["Rungs", "cost_text", "fixed_line", "html_fragment", "interval_text", "ladder_lines", "ladder_rows", "ladder_table"]
 
 WIDTH = 100
 OUTCOMES = {
@@ -138,11 +138,13 @@ def _compared(record: ClimbRecord) -> tuple[str, str] | None:
 
 
 def remarks(record: ClimbRecord) -> list[str]:
-    """What has to be said about judges, rungs that ran ("Ran in 4 of 5 folds."), what tuning forgot, and what batching moved."""
+    """What has to be said about judges, rungs that ran ("Ran in 4 of 5 folds."), how answers came, and what tuning forgot or
+    batching moved.
+    """
     ran = [rung for rung in record.rungs if rung.status is RungStatus.RAN and rung.reason.strip()]
     noise = replay_line(record.noise)
     remarks = [*map(one_line, record.judges), *(f"{one_line(rung.name)}: {one_line(rung.reason)}" for rung in ran)]
-    return [*remarks, *retention_lines(record.retention), *([noise] if noise else [])]
+    return [*remarks, *map(one_line, record.answering), *retention_lines(record.retention), *([noise] if noise else [])]
 
 
 def review_line(review: Review) -> str:
@@ -172,11 +174,7 @@ def ladder_table(record: ClimbRecord) -> RenderableType:
 
 def ladder_lines(record: ClimbRecord) -> list[str]:
     """The same as plain lines for a pipe: one line a rung, never broken, no colour, no frame."""
-    rows = ladder_rows(record)
-    widths = _widths(rows, _COLUMNS)
-    lines = [_caption(record), "", _header(widths, _COLUMNS, "head").rstrip()]
-    for row in rows:
-        lines.append(f"{_name_cell(row, widths[0])}  {row.absent or _cells(row, widths, _COLUMNS)}".rstrip())
+    lines = [_caption(record), "", *rung_lines(record)]
     lines += [f"  {remark}" for remark in remarks(record)]
     lines += ["", f"Verdict: {verdict_title(record.verdict)}", one_line(record.verdict.sentence)]
     lines += [f"  {one_line(fact)}" for fact in record.verdict.facts]
@@ -186,6 +184,14 @@ def ladder_lines(record: ClimbRecord) -> list[str]:
     lines += [line for line in (needed_line(record.verdict), fixed_line(record), *changed_lines(record)) if line]
     head, *kinds = mistake_lines(record) or [""]
     return lines + ([head, *(f"- {line}" for line in kinds)] if head else []) + slice_lines(record)
+
+
+def rung_lines(record: ClimbRecord) -> list[str]:
+    """The table alone, a line a rung below the heads of the columns."""
+    rows = ladder_rows(record)
+    widths = _widths(rows, _COLUMNS)
+    lines = [f"{_name_cell(row, widths[0])}  {row.absent or _cells(row, widths, _COLUMNS)}".rstrip() for row in rows]
+    return [_header(widths, _COLUMNS, "head").rstrip(), *lines]
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,17 +315,43 @@ _LEFT = "padding:.3em .8em .3em 0;text-align:left;border-bottom:1px solid rgba(1
 
 def html_fragment(record: ClimbRecord) -> str:
     """Table and verdict for a notebook: everything escaped, inline styles only, the page's own colours."""
+    return _fragment(f"{_fragment_table(record)}{_fragment_list(remarks(record))}{_fragment_verdict(record)}")
+
+
+class Rungs(tuple[RungResult, ...]):
+    """The rungs of a climb, which print as the table of the ladder."""
+
+    _record: ClimbRecord
+
+    def __new__(cls, record: ClimbRecord) -> Rungs:
+        rungs = super().__new__(cls, record.rungs)
+        rungs._record = record
+        return rungs
+
+    def __getnewargs__(self) -> tuple[ClimbRecord]:  # for copy and pickle
+        return (self._record,)
+
+    def __repr__(self) -> str:
+        return "\n".join(rung_lines(self._record))
+
+    def _repr_html_(self) -> str:
+        return _fragment(_fragment_table(self._record))
+
+
+def _fragment(inner: str) -> str:
+    # the classes keep a notebook's MathJax from reading "$" in a cost as a formula
+    style = "overflow-x:auto;font-variant-numeric:tabular-nums"
+    return f'<div class="tex2jax_ignore mathjax_ignore" style="{style}">{inner}</div>'
+
+
+def _fragment_table(record: ClimbRecord) -> str:
     rows = ladder_rows(record)
     head = "".join(
         f'<th scope="col" style="{_CELL if column.right else _LEFT}">{column.head} {column.below}</th>' for column in _COLUMNS
     )
     body = "".join(_fragment_row(row, record.verdict) for row in rows)
-    # the classes keep a notebook's MathJax from reading "$" in a cost as a formula
-    return (
-        '<div class="tex2jax_ignore mathjax_ignore" style="overflow-x:auto;font-variant-numeric:tabular-nums">'
-        f'<table style="border-collapse:collapse"><caption style="text-align:left;padding:.3em 0">{_safe(_caption(record))}'
-        f"</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{_fragment_list(remarks(record))}{_fragment_verdict(record)}</div>"
-    )
+    caption = f'<caption style="text-align:left;padding:.3em 0">{_safe(_caption(record))}</caption>'
+    return f'<table style="border-collapse:collapse">{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def _fragment_findings(record: ClimbRecord) -> str:

@@ -118,6 +118,7 @@ def _pairs(base: Base, world: World, engine: Engine, run: RunFolder, choices: Ch
     return [
         Pair(row.id, base.data.clusters[row.id], expected_answer(row), answer.text)
         for row, answer in zip(rows, answers, strict=True)
+        if not answer.fault
     ]
 
 

@@ -19,7 +19,7 @@ from stepladder.domain.climb import ClimbRecord, GradedRow
 from stepladder.domain.errors import EvaluationError, RunError, StepladderError
 from stepladder.domain.grader_settings import judges_in
 from stepladder.domain.messages import Example
-from stepladder.domain.prediction import Grade, Score
+from stepladder.domain.prediction import Grade, Score, Ungraded
 from stepladder.domain.task import Task
 from stepladder.evaluation.compare import Contender
 from stepladder.evaluation.graders import Grader, build_graders, prepare
@@ -27,6 +27,7 @@ from stepladder.evaluation.records import inputs_from_json, verdict_to_json
 from stepladder.evaluation.ruling import VerdictInputs
 from stepladder.evaluation.verdict import decide
 from stepladder.service import wiring
+from stepladder.service.contest import answered
 from stepladder.service.open_run import find_run
 from stepladder.service.rung_run import validation_interval
 from stepladder.service.task_data import read_task_rows
@@ -131,7 +132,7 @@ class _Regrading:
             return
         for grader, judged, before in zip(self._graders, self._judged, recorded, strict=True):
             now = _value(self._grade(grader, row, example))
-            if judged and not row.cut:
+            if judged and not (row.cut or row.unanswered):
                 if now is None and before is not None:
                     self.taken += 1
                     continue
@@ -141,6 +142,8 @@ class _Regrading:
 
     @staticmethod
     def _grade(grader: Grader, row: GradedRow, example: Example) -> Grade:
+        if row.unanswered:
+            return Ungraded(row.ungraded)
         if row.cut:
             return Score(0.0)
         prepare(grader, [example], [row.answer])
@@ -191,6 +194,7 @@ def _asked_for(record: ClimbRecord, inputs: VerdictInputs, task: Task) -> Iterat
 def _contender_faults(contender: Contender, rows: Sequence[GradedRow]) -> Iterator[str]:
     """The scores, cut answers and tokens of a contender against its rows."""
     own = [row for row in rows if row.rung == contender.rung and row.split == "test"]
+    came = answered(own)
     seeds = sorted({row.seed for row in own})
     scores = [[math.nan if row.score is None else row.score for row in own if row.seed == seed] for seed in seeds]
     recorded = contender.scores.tolist()
@@ -201,8 +205,8 @@ def _contender_faults(contender: Contender, rows: Sequence[GradedRow]) -> Iterat
         yield f"the scores of {contender.rung} are not those of rows.jsonl."
     measured = {
         "cut_share": (_mean([row.cut for row in own]), contender.cut_share),
-        "prompt_tokens_per_call": (_mean([row.prompt_tokens for row in own]), contender.cost.prompt_tokens_per_call),
-        "completion_tokens_per_call": (_mean([row.completion_tokens for row in own]), contender.cost.completion_tokens_per_call),
+        "prompt_tokens_per_call": (_mean([row.prompt_tokens for row in came]), contender.cost.prompt_tokens_per_call),
+        "completion_tokens_per_call": (_mean([row.completion_tokens for row in came]), contender.cost.completion_tokens_per_call),
     }
     for name, (now, before) in measured.items():
         if not math.isclose(now, before, rel_tol=SAME, abs_tol=SAME):

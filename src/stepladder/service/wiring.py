@@ -15,15 +15,20 @@ from stepladder import files
 from stepladder.domain.errors import DataError, MissingExtra, PrivacyError, UsageError
 from stepladder.domain.protocols import Embedder, Engine, ModelIdentity, Tuner
 from stepladder.domain.task import Task
-from stepladder.engines.purse import Prices, Purse
+from stepladder.engines.address import Address, parse_model
+from stepladder.engines.answers import AnswerStore
+from stepladder.engines.purse import Purse
 from stepladder.models.catalog import cache_folder, is_remote
+from stepladder.service.prices import price_table, prices_of
 
 if TYPE_CHECKING:
-    from stepladder.engines.endpoint import Address  # needs the openai SDK, which takes long to import
     from stepladder.evaluation.graders import GraderTools
 
 JUDGEMENTS = "judgements.jsonl"
 """What judges have said, under a task's runs/."""
+ANSWERS_VARIABLE = "STEPLADDER_ANSWERS"
+ANSWERS_BOUND_VARIABLE = "STEPLADDER_ANSWERS_MEGABYTES"
+ANSWERS_MEGABYTES = 500
 JUDGES = "judges.json"
 """Who they were, beside it: what their judgements are found by."""
 
@@ -34,7 +39,7 @@ def build_purse(task: Task) -> Purse:
 
 
 def build_engine(name: str, task: Task, *, device: str = "auto", purse: Purse | None = None, four_bit: bool = False) -> Engine:
-    """The engine behind a model name: the shipped fake, an OpenAI-shaped server, or transformers on this machine.
+    """The engine behind a model name: the shipped fake, a server, or transformers on this machine.
 
     Args:
         purse: What a model with prices draws on; a purse of its own when none is given.
@@ -49,7 +54,7 @@ def build_engine(name: str, task: Task, *, device: str = "auto", purse: Purse | 
 
         return FakeEngine(name=name)
     if is_remote(name):
-        return _build_endpoint(name, task, purse or build_purse(task))
+        return _build_served(name, task, purse or build_purse(task))
     try:
         from stepladder.engines.transformers.engine import TransformersEngine
         from stepladder.models.loading import load
@@ -58,17 +63,35 @@ def build_engine(name: str, task: Task, *, device: str = "auto", purse: Purse | 
     return TransformersEngine(load(name, device=device, revision=task.settings.model.revision, four_bit=four_bit))
 
 
-def _build_endpoint(name: str, task: Task, purse: Purse) -> Engine:
-    from stepladder.engines.endpoint import EndpointEngine
-
+def _build_served(name: str, task: Task, purse: Purse) -> Engine:
     address = check_hosted(name, task)  # before the key is asked for
-    use = task.settings.use_of(name)
-    prices = None
-    if use.usd_per_million_prompt_tokens is not None and use.usd_per_million_completion_tokens is not None:
-        prices = Prices(use.usd_per_million_prompt_tokens, use.usd_per_million_completion_tokens)
-    return EndpointEngine(
-        address.url, address.model, address.api_key(), prices=prices, purse=purse if prices is not None else None
+    prices = prices_of(task.settings, name)
+    model = task.settings.model
+    return _served_engine(address)(
+        address,
+        api_key=address.api_key(),
+        concurrency=model.concurrency,
+        timeout_seconds=model.timeout_seconds,
+        prices=prices,
+        purse=purse if prices is not None else None,
     )
+
+
+def _served_engine(address: Address) -> Callable[..., Engine]:
+    """What speaks this server's protocol; the SDKs take long to import.
+
+    Raises:
+        MissingExtra: The SDK is not installed.
+    """
+    if address.api == "openai":
+        from stepladder.engines.endpoint import EndpointEngine
+
+        return EndpointEngine
+    try:
+        from stepladder.engines.anthropic import AnthropicEngine
+    except ModuleNotFoundError as error:
+        raise MissingExtra("anthropic", f"{error.name}, which speaks to Claude,") from error
+    return AnthropicEngine
 
 
 def build_tuner(name: str, task: Task, *, device: str = "auto", four_bit: bool = False) -> Tuner | None:
@@ -81,6 +104,22 @@ def build_tuner(name: str, task: Task, *, device: str = "auto", four_bit: bool =
     except ModuleNotFoundError as error:
         raise MissingExtra("train", f"{error.name}, which trains models,") from error
     return LoraTuner(load(name, device=device, revision=task.settings.model.revision, four_bit=four_bit))
+
+
+def build_answers(*, use: bool = True) -> AnswerStore:
+    """Answers kept on this machine from climb to climb; none are found or kept when they shall not be used.
+
+    Raises:
+        UsageError: The bound is no number.
+    """
+    folder = os.environ.get(ANSWERS_VARIABLE)
+    said = os.environ.get(ANSWERS_BOUND_VARIABLE, str(ANSWERS_MEGABYTES))
+    try:
+        most = int(float(said) * 1e6)
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"{ANSWERS_BOUND_VARIABLE} is '{said}'.", "Give a number of megabytes; 0 keeps nothing.") from error
+    where = Path(folder).expanduser() if folder else cache_folder() / "answers"
+    return AnswerStore(where if use and most > 0 else None, most)
 
 
 def build_embedder() -> Embedder:
@@ -170,8 +209,6 @@ def is_hosted(name: str) -> bool:
     """Whether a model's name leads off this machine and its neighbours; so does a remote name that nothing here serves."""
     if not is_remote(name):
         return False
-    from stepladder.engines.endpoint import parse_model
-
     address = parse_model(name)
     return address is None or address.hosted
 
@@ -184,11 +221,9 @@ def check_hosted(name: str, task: Task) -> Address:
         DataError: It has no prices, so that `[budget] usd` could not hold its spending back.
         UsageError: It is no server's model.
     """
-    from stepladder.engines.endpoint import parse_model
-
     address = parse_model(name)
     if address is None:
-        raise UsageError(f"'{name}' is not served by anything that speaks OpenAI's protocol.", "Write openai:NAME or URL NAME.")
+        raise UsageError(f"'{name}' is not served by anything.", "Write openai:NAME, anthropic:NAME or URL NAME.")
     settings = task.settings
     if not address.hosted:
         return address
@@ -197,13 +232,12 @@ def check_hosted(name: str, task: Task) -> Address:
             f"'{name}' is hosted, and `[use] data_may_leave` is false.",
             "Set `data_may_leave = true` in task.toml if the examples may be sent there, or remove the model.",
         )
-    if settings.use_of(name).usd_per_million_prompt_tokens is None and math.isfinite(settings.budget.usd):
-        table = "[use]" if name == settings.model.base else f'[model.prices."{name}"]'
+    if prices_of(settings, name) is None and math.isfinite(settings.budget.usd):
         raise DataError(
             task.path("task.toml"),
             None,
-            f"'{name}' is hosted and has no prices, so `[budget] usd` cannot hold its spending back.",
-            f"Under `{table}`, give `usd_per_million_prompt_tokens` and `usd_per_million_completion_tokens` (0 for a server of "
-            "your own), or set `[budget] usd = inf` for no limit.",
+            f"'{name}' is hosted and has no known prices, so `[budget] usd` cannot hold its spending back.",
+            f"Under `{price_table(settings, name)}`, give `usd_per_million_prompt_tokens` and "
+            "`usd_per_million_completion_tokens` (0 for a server of your own), or set `[budget] usd = inf` for no limit.",
         )
     return address

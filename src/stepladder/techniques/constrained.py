@@ -109,8 +109,10 @@ def _show_thoughts(prompt: Prompt, thoughts: str) -> Prompt:
 
 def _joined(thought: Prediction, answer: Prediction) -> Prediction:
     before, after = thought.generation, answer.generation
-    if before is None or after is None:
+    if before is None or after is None or after.fault:
         return answer
+    if before.fault:  # what was said without the thoughts is not this rung's answer
+        return thought
     both: Generation = replace(
         after,
         prompt_tokens=before.prompt_tokens + after.prompt_tokens,

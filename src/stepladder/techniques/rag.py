@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from stepladder.techniques.racing import Answers, mean_score, race, shuffled
 from stepladder.techniques.retrieval import GoldPassages, Retriever, query_of
 from stepladder.techniques.shots import fit_into_context
 
+RECALL_AT = (1, 3, 5)  # reported whatever numbers of passages the budget lets us try: a search costs next to nothing
 COMMON_ABSTENTIONS = 2  # rows without sources that must share an answer before it counts as "the documents do not say"
 
 
@@ -121,7 +122,7 @@ def _diagnose(prompter: WithPassages, rows: Sequence[Example], answers: Sequence
     ids = {row.id for row in known}
     found["retrieved"] = mean_score(context.score([answer for answer in answers if answer.input_id in ids]))
     found["oracle_context"] = _oracle(prompter, known, gold)
-    found["recall"] = _recall(prompter.retriever, known, gold, possible_passages(context))
+    found["recall"] = _recall(prompter.retriever, known, gold, {*possible_passages(context), *RECALL_AT})
     found["abstention"] = _abstention(prompter, [row for row in known if row.sources], gold_passages)
     return found
 
@@ -137,8 +138,9 @@ def _oracle(prompter: WithPassages, rows: Sequence[Example], gold: Mapping[str, 
 
 
 def _recall(
-    retriever: Retriever, rows: Sequence[Example], gold: Mapping[str, frozenset[int]], counts: Sequence[int]
+    retriever: Retriever, rows: Sequence[Example], gold: Mapping[str, frozenset[int]], wanted: Collection[int]
 ) -> dict[str, float]:
+    counts = sorted({min(count, len(retriever.chunks)) for count in wanted})
     ranked = retriever.search([query_of(row.input) for row in rows], max(counts))
     hits = {
         count: [not gold[row.id].isdisjoint(some[:count]) for row, some in zip(rows, ranked, strict=True)] for count in counts

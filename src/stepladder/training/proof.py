@@ -146,4 +146,4 @@ def _answers(row: EncodedRow, place: int) -> bool:
 
 
 def _largest_difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    return max(float((left.double() - right.double()).abs().max()) for left, right in zip(one, other, strict=True))
+    return max(float((left.cpu().double() - right.cpu().double()).abs().max()) for left, right in zip(one, other, strict=True))

@@ -25,7 +25,6 @@ def test_a_trial_is_repeatable_and_its_interval_is_one_of_scores(repairs):
     assert trial.seen * scored == pytest.approx(round(trial.seen * scored))
 
 
-@pytest.mark.xfail(reason="with the fake embedder fewer intervals hold than promised")
 def test_intervals_hold_the_doubled_score_of_the_nearest_answer_in_at_least_70_percent(repairs):
     assert sum(run_trial(repairs, "nearest", seed).held for seed in range(30)) >= 21
 

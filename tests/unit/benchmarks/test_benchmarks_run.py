@@ -65,6 +65,14 @@ def test_the_result_keeps_scores_verdict_and_identity(folder):
     assert (reduced["model"]["name"], reduced["regime"], reduced["split_sizes"]) == ("tiny", "small", {"test": 6})
 
 
+def test_recall_is_kept_of_a_rung_that_retrieves_and_its_phrases_are_not():
+    abstention = {"rows": 3, "abstained": 1.0, "phrases": [ANSWER]}
+    figures = {"recall": {"1": 0.5}, "gold_rows": 4, "closed_book": 0.1, "retrieved": 0.5, "oracle_context": 1.0}
+    rung = RungResult("rag", False, RungStatus.RAN, recipe={"k": 1, "diagnosis": {**figures, "abstention": abstention}})
+    reduced = reduce_record(record(rungs=(rung,)), [])
+    assert reduced["rungs"][0]["retrieval"] == figures
+
+
 def test_short_answers_in_a_reason_are_no_quotes():
     kept = reduce_record(record(), ["unknown", "1961"])
     assert kept["rungs"][1]["reason"].startswith("fact-bound")
@@ -166,4 +174,7 @@ def test_an_unknown_task_is_named_with_the_known_ones(capsys):
     with pytest.raises(SystemExit) as stopped:
         run.main(["snaps"])
     assert stopped.value.code == 2
-    assert "there is no task 'snaps'; choose from tickets, snips, disfluent-qa, tickets-60" in capsys.readouterr().err
+    assert (
+        "there is no task 'snaps'; choose from tickets, handbook, voice, clinic, repairs, snips, disfluent-qa, tickets-60"
+        in capsys.readouterr().err
+    )

@@ -19,6 +19,8 @@ def rung(name, status="ran", **changes):
         "test": None,
         "metrics": {},
         "cost": cost,
+        "tuned": "lora" in name,
+        "cut_share": 0.125,
     }
     return {**base, **changes}
 
@@ -69,12 +71,12 @@ Test score [95 % interval]; *validation score* where a rung was no contender; **
 
 boats: {PROVENANCE}"""
 TASK_TABLE = f"""\
-| rung | validation | test | parses | prompt + answer tokens | s per 1,000 calls | s once | remark |
-| :-- | --: | --: | --: | --: | --: | --: | :-- |
-| `prompt` | 0.20 [0.10, 0.30] | 0.25 [0.15, 0.35] | 0.50 | 80 + 12 | 250 | 61 | zero-shot |
-| `few-shot` | 0.70 [0.60, 0.80] | 0.72 [0.62, 0.82] | 1.00 | 80 + 12 | 250 | 61 | nominee |
-| `nearest` | 0.60 [0.50, 0.70] | – | *0.90* | 80 + 12 | 250 | 61 |  |
-| `rag` | – | – | – | – | – | – | not applicable; no documents |
+| rung | validation | test | parses | cut answers | prompt + answer tokens | s per 1,000 calls | s once | remark |
+| :-- | --: | --: | --: | --: | --: | --: | --: | :-- |
+| `prompt` | 0.20 [0.10, 0.30] | 0.25 [0.15, 0.35] | 0.50 | 12% | 80 + 12 | 250 | 61 | zero-shot |
+| `few-shot` | 0.70 [0.60, 0.80] | 0.72 [0.62, 0.82] | 1.00 | 12% | 80 + 12 | 250 | 61 | nominee |
+| `nearest` | 0.60 [0.50, 0.70] | – | *0.90* | 12% | 80 + 12 | 250 | 61 |  |
+| `rag` | – | – | – | – | – | – | – | not applicable; no documents |
 
 **sufficient** (confirmed): Use few-shot.
 
@@ -99,6 +101,53 @@ def test_tasks_stand_side_by_side_and_a_rung_one_lacks_is_a_dash():
     assert lines[0] == "| rung | boats (json_fields) | ferries (json_fields) |"
     assert "| `few-shot` | **0.72 [0.62, 0.82]** | – |" in lines
     assert "| `lora` | – | failed |" in lines
+
+
+def test_recall_and_the_controls_of_retrieval_stand_below_the_table():
+    found = {"recall": {"1": 0.5, "3": 0.75}, "gold_rows": 8, "closed_book": 0.1, "retrieved": 0.4, "oracle_context": 0.625}
+    told = tables.task_table({**BOATS, "rungs": [rung("rag", retrieval=found)]})
+    assert (
+        "`rag`, on the 8 validation rows with a gold passage: recall@1 0.50, recall@3 0.75; score as retrieved 0.40, "
+        "gold passages alone 0.62; `prompt` without documents, on all rows, 0.10." in told
+    )
+    unknown = rung("rag", retrieval={**found, "recall": "not measurable"})
+    assert "`rag`: recall not measurable." in tables.task_table({**BOATS, "rungs": [unknown]})
+
+
+def bundled(name, *rungs, won, outcome="sufficient"):
+    return {**BOATS, "name": name, "rungs": list(rungs), "verdict": {**BOATS["verdict"], "rung": won, "outcome": outcome}}
+
+
+def test_what_won_on_each_bundled_task_is_one_row_in_their_own_order():
+    zero = rung("prompt", test=interval(0.25), role="zero-shot")
+    repairs = bundled("repairs", zero, rung("classifier", test=interval(0.9), role="nominee, best untuned"), won="classifier")
+    voice = bundled("voice", zero, rung("few-shot", test=interval(0.5), role="best untuned"), won="lora")
+    voice["rungs"].append(rung("lora", test=interval(0.75), role="tuned champion"))
+    handbook = bundled("handbook", zero, rung("lora", "refused"), won=None, outcome="undecided")
+    lines = tables.bundled_table([handbook, repairs, voice]).split("\n")
+    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| `handbook`", "| `voice`", "| `repairs`"]
+    assert lines[3] == (
+        "| `voice` | json_fields | 0.25 [0.15, 0.35] | `few-shot` 0.50 [0.40, 0.60] | `lora` 0.75 [0.65, 0.85] | `lora` |"
+        " sufficient (confirmed) |"
+    )
+    assert lines[2].endswith("| 0.25 [0.15, 0.35] | ran | refused | – | undecided (confirmed) |")
+    assert lines[4].endswith("| `classifier` 0.90 [0.80, 1.00] | – | `classifier` | sufficient (confirmed) |")
+
+
+def test_a_bundled_task_is_not_shown_among_public_data(repository):
+    store(repository)
+    path = store(repository, bundled("voice", rung("prompt"), won="prompt"))
+    log = repository / "docs" / "log.md"
+    log.write_text(log.read_text(encoding="utf-8") + "<!-- table:real:voice -->\n<!-- /table:real:voice -->\n", encoding="utf-8")
+    readme = repository / "README.md"
+    readme.write_text(readme.read_text(encoding="utf-8") + "<!-- table:bundled -->\n<!-- /table:bundled -->\n", encoding="utf-8")
+    assert tables.main([], repository=repository) == 0
+    told, _, won = readme.read_text(encoding="utf-8").partition("<!-- table:bundled -->")
+    assert OVERVIEW in told
+    assert "| `voice` |" in won
+    path.unlink()
+    assert tables.main([], repository=repository) == 0
+    assert "voice" not in readme.read_text(encoding="utf-8")
 
 
 def test_a_reason_can_neither_break_the_table_nor_forge_a_marker():
@@ -222,3 +271,12 @@ def test_trials_of_learning_curves_say_how_many_intervals_held():
     text = tables.curve_table({"trials": [row], "held": {"classifier": 0.85}, "machine": MACHINE})
     assert "| `classifier` | boats | 40 → 80 | 51 of 60 | 0.123 | +0.050 | +0.040 | 1 of 7 |" in text
     assert "Held in all: `classifier` 85%." in text
+
+
+def test_curves_of_the_fine_tune_show_every_size_and_the_forecast():
+    points = [{"rows": rows, "draw": draw, "score": score} for rows, score in ((10, 0.4), (20, 0.5)) for draw in range(3)]
+    twice = {"score": interval(0.6), "gain": interval(0.1), "probability_minimum": 0.875}
+    curve = {"set": "boats", "rows": 24, "scored_rows": 30, "points": points, "doubling": twice, "seconds": 300.0}
+    text = tables.lora_curves_table({"curves": [curve, {**curve, "doubling": None}], "machine": MACHINE})
+    assert "| boats | 24 | 30 | 10: 0.40, 20: 0.50 | 0.60 [0.50, 0.70] | 0.10 [0.00, 0.20] | 88% | 5 |" in text
+    assert "| boats | 24 | 30 | 10: 0.40, 20: 0.50 | – | – | – | 5 |" in text

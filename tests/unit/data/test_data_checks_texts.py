@@ -165,6 +165,16 @@ def test_every_broken_row_is_named_and_the_others_are_read(tmp_path: Path) -> No
     assert {one.code for one in report.blocking()} == {"broken-row"}
 
 
+def test_a_byte_order_mark_is_named_and_the_rows_behind_it_are_read(tmp_path: Path) -> None:
+    bundled_folder(tmp_path, "handbook").write()
+    path = tmp_path / "examples.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    report = run_checks(context_of(Task.load(tmp_path)))
+    assert lines_of(report, "broken-row") == {("examples.jsonl", 1)}
+    assert "byte order mark" in report.blocking()[0].rows[0].seen
+    assert report.rows == 150
+
+
 def chats(count: int = 30) -> list[dict[str, object]]:
     words = "tea rain ships bread glass winter clocks paint maps owls salt doors rope ink wool".split()
     return [

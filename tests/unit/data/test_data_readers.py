@@ -410,9 +410,47 @@ def test_tools_in_another_form_are_refused(tmp_path: Path, rest: dict[str, Any])
         read_rows(tmp_path, [chat(("user", "Q"), ("assistant", "A"), **rest)])
 
 
-def test_a_utf8_byte_order_mark_is_left_out_and_said(tmp_path: Path) -> None:
-    path = tmp_path / "examples.jsonl"
-    path.write_bytes(b"\xef\xbb\xbf" + GOOD)
+@pytest.mark.parametrize(
+    ("line", "to_do"),
+    [
+        (b"{not json", "one JSON object on each line"),
+        (b"17", "one JSON object on each line"),
+        (b"[", "call the file NAME.json"),
+        (b'[{"prompt": "Q"}]', "call the file NAME.json"),
+        (b'{"prompt": "Q", "completion": NaN}', "Correct the line"),
+        (b'{"prompt": "Q", "prompt": "A"}', "Correct the line"),
+    ],
+)
+def test_a_line_that_is_no_row_says_what_to_do(tmp_path: Path, line: bytes, to_do: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(GOOD + line + b"\n")
+    with pytest.raises(DataError, match=to_do) as caught:
+        read_file(path, SETTINGS)
+    assert caught.value.line == 2
+
+
+def test_a_row_without_the_key_that_the_settings_name_says_which(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(GOOD)
+    settings = DataSettings(examples="a.jsonl", input="message")
+    with pytest.raises(DataError, match=r"no 'message', which `\[data\] input` names; its keys are: 'prompt', 'completion'"):
+        read_inputs(tmp_path / "a.jsonl", settings)
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.jsonl", GOOD), ("a.json", b"[" + GOOD + b"]"), ("a.txt", GOOD)])
+def test_json_behind_a_byte_order_mark_is_refused_on_line_1(tmp_path: Path, name: str, content: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert len(read_file(path, SETTINGS).examples) == 1
+    path.write_bytes(b"\xef\xbb\xbf" + content)
+    with pytest.raises(DataError, match="byte order mark.*without it") as caught:
+        read_file(path, SETTINGS)
+    assert caught.value.line == 1
+
+
+@pytest.mark.parametrize(("name", "cell"), [("a.csv", ","), ("a.tsv", "\t")])
+def test_a_table_behind_a_byte_order_mark_is_read_and_that_is_said(tmp_path: Path, name: str, cell: str) -> None:
+    path = tmp_path / name
+    path.write_text(f"prompt{cell}completion\nQ{cell}A\n", encoding="utf-8-sig")
     result = read_file(path, SETTINGS)
     assert result.examples[0].input.text == "Q"
     assert any("byte order mark" in note for note in result.notes)

@@ -34,6 +34,8 @@ def test_a_task_needs_only_name_instruction_and_data(tmp_path: Path) -> None:
         (GOOD + '[output]\nschema = "missing.json"\n', "cannot be read"),
         (GOOD + "[use]\ncalls_total = 1\ncalls_per_month = 2\n", "calls_per_month"),
         (GOOD.replace("[data]", "target = 1.5\n[data]"), "'target'"),
+        (GOOD.replace("Do it.", " \\n"), "'instruction': nothing but white space"),
+        (GOOD.replace('"t"', '" "'), "'name': nothing but white space"),
         (GOOD.replace('examples = "e.jsonl"', ""), "either `examples` or `train`"),
         (GOOD.replace('examples = "e.jsonl"', 'train = "t.jsonl"'), "`train` and `test`"),
         (GOOD + '[[graders]]\ntype = "magic"\n', "graders"),
@@ -48,8 +50,20 @@ def test_a_faulty_setting_is_named_with_its_file(tmp_path: Path, toml: str, says
 def test_a_missing_task_and_a_wrong_encoding_are_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no task.toml"):
         Task.load(tmp_path)
-    (tmp_path / "task.toml").write_bytes('name = "ä"'.encode("latin-1"))
-    with pytest.raises(DataError, match="UTF-8"):
+    (tmp_path / "task.toml").write_bytes('# two\nname = "ä"'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"task.toml:2: not UTF-8: byte 0xe4 at byte 14 .*Save the file as UTF-8"):
+        Task.load(tmp_path)
+    (tmp_path / "task.toml").write_text(GOOD, encoding="utf-16")
+    with pytest.raises(DataError, match=r"task.toml:1: not UTF-8"):
+        Task.load(tmp_path)
+
+
+def test_a_byte_order_mark_before_the_settings_or_a_schema_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text("{}", encoding="utf-8-sig")
+    with pytest.raises(DataError, match=r"s.json:1: the file begins with a byte order mark"):
+        load(tmp_path, GOOD + '[output]\nschema = "s.json"\n')
+    (tmp_path / "task.toml").write_text(GOOD, encoding="utf-8-sig")
+    with pytest.raises(DataError, match=r"task.toml:1: the file begins with a byte order mark .*without it"):
         Task.load(tmp_path)
 
 

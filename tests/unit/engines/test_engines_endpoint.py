@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from chat_server import ChatServer, Reply, chat_server, completion
+from chat_server import ChatServer, Reply, chat_server, completion, echo
 from stepladder.domain.answer import read_answer
 from stepladder.domain.errors import BudgetError, EngineError, UsageError
 from stepladder.domain.messages import Message, ToolCall
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Grammar, Prompt
-from stepladder.engines.endpoint import Address, EndpointEngine, parse_model
+from stepladder.engines.address import Address, parse_model
+from stepladder.engines.endpoint import EndpointEngine
 from stepladder.engines.purse import Prices, Purse
 
 SHORT = Decoding(max_new_tokens=8)
@@ -80,7 +81,9 @@ def test_finish_reason_length_means_cut(server: ChatServer) -> None:
 def test_a_schema_goes_out_as_strict_structured_output(server: ChatServer) -> None:
     [item] = answer(server, [ask("x")], Decoding(8, grammar=Grammar("json_schema", json.dumps(SCHEMA))))
     assert json.loads(item.text) == {"kind": "a"}
-    sent = server.requests[0]["response_format"]
+    probe, asked = server.requests
+    assert probe["messages"] == [{"role": "user", "content": "Say hello."}]
+    sent = asked["response_format"]
     assert sent == {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}}
 
 
@@ -90,15 +93,9 @@ def test_labels_travel_as_an_enum_and_come_back_bare(server: ChatServer) -> None
 
 
 def test_a_label_reply_in_another_shape_is_left_for_the_grader(server: ChatServer) -> None:
-    server.script = [Reply(body=completion("spam, I think"))]
+    server.answer = lambda request: echo(request) if "hello" in str(request) else completion("spam, I think")
     [item] = answer(server, [ask("x")], Decoding(8, grammar=Grammar("labels", '["spam"]')))
     assert item.text == "spam, I think"
-
-
-def test_a_regex_is_refused_before_anything_is_sent(server: ChatServer) -> None:
-    with pytest.raises(EngineError, match="regular expression"):
-        answer(server, [ask("x")], Decoding(8, grammar=Grammar("regex", "a+")))
-    assert server.requests == []
 
 
 def test_too_many_requests_waits_as_long_as_the_server_says(server: ChatServer) -> None:
@@ -120,35 +117,48 @@ def test_a_fault_of_the_server_is_retried(server: ChatServer) -> None:
     [
         (401, "Check the API key"),
         (404, "Check the URL"),
-        (400, "bad temperature"),
-        (429, "lower the concurrency"),
+        (400, "bad words"),
+        (429, "lower `[model] concurrency`"),
         (503, "try again later"),
     ],
 )
 def test_an_error_names_server_status_and_what_to_do(server: ChatServer, status: int, words: str) -> None:
-    server.script = [Reply(status, {"error": {"message": "bad temperature"}}, {"Retry-After": "0.01"})] * 2
+    server.script = [Reply(status, {"error": {"message": "bad words"}}, {"Retry-After": "0.01"})] * 9
     with pytest.raises(EngineError) as caught:
         answer(server, [ask("x")], max_retries=1)
     assert server.url in str(caught.value)
     assert f"status {status}" in str(caught.value)
     assert words in str(caught.value)
-    assert len(server.requests) == (2 if status in {429, 503} else 1)
+    assert len(server.requests) == (5 if status in {429, 503} else 1)
 
 
 @pytest.mark.parametrize(
     "body",
-    ["this is not JSON", "[]", {"choices": []}, {"answer": "hello"}, {"choices": None}, {**completion("x"), "usage": None}],
-    ids=["text", "list", "empty", "other", "null", "no usage"],
+    [
+        "this is not JSON",
+        "",
+        "[" * 9000,
+        "[]",
+        {"choices": []},
+        {"answer": "hello"},
+        {"choices": None},
+        {"choices": ["x"]},
+        {"choices": [{"message": "x"}]},
+        {"choices": [{"message": {"content": 7}}]},
+        {"error": {"message": "overloaded"}},
+    ],
+    ids=["text", "nothing", "deep", "list", "empty", "other", "null", "word", "no message", "number", "error"],
 )
 def test_a_reply_in_another_shape_is_an_error_not_an_empty_answer(server: ChatServer, body: Any) -> None:
-    server.script = [Reply(body=body)]
-    with pytest.raises(EngineError, match="OpenAI's shape"):
+    server.script = [Reply(body=body, headers={"Retry-After": "0.01"})] * 2
+    with pytest.raises(EngineError, match="protocol's shape"):
         answer(server, [ask("x")])
+    assert len(server.requests) == 2
 
 
 def test_an_html_page_instead_of_json_is_an_error(server: ChatServer) -> None:
-    server.script = [Reply(body="<html>login</html>", headers={"Content-Type": "text/html"})]
-    with pytest.raises(EngineError, match="OpenAI's shape"):
+    server.script = [Reply(body="<html>login</html>", headers={"Content-Type": "text/html"})] * 2
+    with pytest.raises(EngineError, match="protocol's shape"):
         answer(server, [ask("x")])
 
 
@@ -244,7 +254,7 @@ def test_answers_already_paid_for_are_reported_before_a_failure_is_raised(server
 
 def test_what_it_cannot_do_it_says(tmp_path: Path) -> None:
     engine = EndpointEngine("http://localhost:1/v1", "test", "key")
-    assert engine.can == {"grammar", "tools", "calls"}
+    assert engine.can == {"grammar", "tools", "calls", "regex"}
     with pytest.raises(EngineError, match="cannot load an adapter"):
         engine.generate([ask("x")], SHORT, adapter=tmp_path)
     with pytest.raises(EngineError, match="no log-probabilities"):
@@ -255,6 +265,42 @@ def test_what_it_cannot_do_it_says(tmp_path: Path) -> None:
     engine.close()
 
 
+def told(*tokens: str) -> dict[str, Any]:
+    return {"content": [{"token": one, "logprob": -0.5, "top_logprobs": [{"token": "a", "logprob": -0.1}]} for one in tokens]}
+
+
+def test_log_probabilities_are_read_where_the_server_tells_them(server: ChatServer) -> None:
+    said = completion("one two")
+    said["choices"][0]["logprobs"] = told("one", " two")
+    server.script = [Reply(body=said)]
+    [item] = answer(server, [ask("x")], Decoding(8, temperature=0.7, top_p=0.9, logprobs=50))
+    assert [(one.text, one.logprob, one.top) for one in item.logprobs] == [
+        ("one", -0.5, (("a", -0.1),)),
+        (" two", -0.5, (("a", -0.1),)),
+    ]
+    sent = server.requests[0]
+    assert (sent["logprobs"], sent["top_logprobs"], sent["top_p"]) == (True, 20, 0.9)
+
+
+@pytest.mark.parametrize("silent", [None, {}, {"content": None}, {"content": [{}]}, "x"])
+def test_a_server_that_tells_none_still_answers(server: ChatServer, silent: Any) -> None:
+    said = completion("one two")
+    said["choices"][0]["logprobs"] = silent
+    server.script = [Reply(body=said)]
+    [item] = answer(server, [ask("x")], Decoding(8, logprobs=0))
+    assert (item.text, item.logprobs) == ("one two", ())
+
+
+def test_a_server_that_refuses_them_is_asked_without(server: ChatServer) -> None:
+    server.script = [Reply(400, {"error": {"message": "logprobs are not supported by this model"}})]
+    engine = EndpointEngine(server.url, "test", "key")
+    [item] = engine.generate([ask("x")], Decoding(8, logprobs=3))
+    assert item.text == "x"
+    assert "logprobs" not in server.requests[1]
+    assert engine.remarks == (f"{server.url} test: gives no log-probabilities, though they were asked for.",)
+    engine.close()
+
+
 # Names and addresses
 
 
@@ -262,13 +308,15 @@ def test_model_names_are_told_from_addresses() -> None:
     assert parse_model("smollm2-135m-instruct") is None
     assert parse_model("org/name") is None
     assert parse_model("/folder with space/model") is None
-    assert parse_model("openai:big") == Address("https://api.openai.com/v1", "big", "OPENAI_API_KEY")
+    assert parse_model("openai:big") == Address("https://api.openai.com/v1", "big", "OPENAI_API_KEY", "openai")
     assert parse_model("http://localhost:8000/v1/ my model") == Address(
         "http://localhost:8000/v1", "my model", "STEPLADDER_API_KEY"
     )
 
 
-@pytest.mark.parametrize("name", ["openai:", "http://localhost:8000/v1", "https:// name", "https://me:secret@host/v1 name"])
+@pytest.mark.parametrize(
+    "name", ["openai:", "anthropic: ", "http://localhost:8000/v1", "https:// name", "https://me:secret@host/v1 name"]
+)
 def test_half_an_address_is_refused(name: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_model(name)
@@ -297,7 +345,7 @@ def test_the_identity_is_spelled_like_the_setting() -> None:
     for name in ("openai:big", "http://localhost:1/v1 small"):
         address = parse_model(name)
         assert address is not None
-        engine = EndpointEngine(address.url, address.model, "key")
+        engine = EndpointEngine(address)
         assert engine.identity.name == name
         engine.close()
 
@@ -306,7 +354,7 @@ def test_the_key_comes_from_the_environment_and_its_absence_is_said(monkeypatch:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("STEPLADDER_API_KEY", raising=False)
     with pytest.raises(EngineError, match="OPENAI_API_KEY"):
-        Address("https://api.openai.com/v1", "big", "OPENAI_API_KEY").api_key()
+        Address("https://api.openai.com/v1", "big", "OPENAI_API_KEY", "openai").api_key()
     assert Address("http://localhost/v1", "small", "STEPLADDER_API_KEY").api_key() == "none"
     monkeypatch.setenv("STEPLADDER_API_KEY", "secret")
     assert Address("http://far.example/v1", "small", "STEPLADDER_API_KEY").api_key() == "secret"

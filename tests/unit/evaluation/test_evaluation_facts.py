@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import stepladder
 from stepladder.domain.messages import Example, Input, Message
 from stepladder.domain.task import DataSettings, LabelsGrader, OutputSettings, Task, TaskSettings, UseSettings
 from stepladder.evaluation.facts import FactReport, find_facts, open_spans, reference_spans, report_facts
@@ -91,6 +92,63 @@ def test_a_span_in_the_input_the_instruction_or_two_training_clusters_is_no_fact
     assert find_facts(validation, train, clusters, task) == {"v3": ("Saturn",)}
     same_cluster = {"t1": 1, "t2": 1, "t3": 3}
     assert find_facts(validation, train, same_cluster, task) == {"v2": ("Neptune",), "v3": ("Saturn",)}
+
+
+TRAIN_LABELS = [row(f"l{n}", f"message {n}", ("praise", "complaint", "question")[n % 3]) for n in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("How do green plants feed on light?", "photosynthesis"),
+        ("What keeps the ferry from drifting?", "a chain across the river"),
+        ("Where may visitors leave their dogs?", "the kennel behind the canteen."),
+        ("Who came to England in the year of the comet?", "Normans"),
+    ],
+)
+def test_a_short_answer_that_is_read_off_somewhere_is_a_fact_as_a_whole(question: str, answer: str) -> None:
+    found = find_facts([row("v", question, answer)], TRAIN_LABELS, {}, make_task())
+    assert found == {"v": (answer,)}
+    assert report_facts(found, {"v": [f"I think it is {answer}, really"]}, 1).facts == {}
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("message 10", "complaint"),  # a label, though no list names it: three training rows say it
+        ("Shorten: the old ferry was late because of a storm", "old ferry late, storm"),
+        ("Mend: he walk to the harbours", "he walked to the harbour"),
+        ("Which is taller, the mast or the chimney?", "the chimney"),
+        ("Say it in JSON: a lark", '{"bird": "lark"}'),
+        ("How is bread made?", "flour, water and salt are kneaded and then baked until brown"),
+    ],
+)
+def test_a_short_answer_is_no_fact_where_it_rewords_its_input_or_is_a_label_or_an_essay(question: str, answer: str) -> None:
+    assert find_facts([row("v", question, answer)], TRAIN_LABELS, {}, make_task()) == {}
+
+
+def test_closed_answers_are_no_facts_however_short() -> None:
+    rows = [row("v", "What feeds on light?", "photosynthesis")]
+    labelled = make_task(output=OutputSettings(labels=("photosynthesis", "respiration")))
+    assert find_facts(rows, [], {}, labelled) == {}
+    assert find_facts(rows, [], {}, make_task(output=OutputSettings(regex="photosynthesis|respiration"))) == {}
+
+
+@pytest.mark.parametrize("name", ["voice", "clinic", "repairs", "tickets"])
+def test_bundled_tasks_of_style_and_labels_are_not_fact_bound(name: str) -> None:
+    task = Task.load(Path(stepladder.__file__).parent / "data" / "bundled" / name)
+    lines = (task.folder / "examples.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row(line["id"], line["prompt"], line["completion"]) for line in map(json.loads, lines)]
+    assert len(find_facts(rows, rows, {}, task)) < 0.1 * len(rows)
+
+
+def test_a_name_whose_words_all_stand_in_the_input_and_a_day_written_out_are_no_facts() -> None:
+    rows = [
+        row("a", "Mrs Aoife Brennan asks about engraving.", "We do not engrave, Mrs Brennan, whatever the occasion."),
+        row("b", "Visits Mon/Thu, list 14 Nov.", "The nurse visits on Monday and Thursday, from 14 November on."),
+        row("c", "Mrs Brennan asks.", "Please go and ask Mrs Oyelaran about all of this."),
+    ]
+    assert find_facts(rows, [], {}, make_task()) == {"c": ("Mrs Oyelaran",)}
 
 
 def test_a_rows_own_cluster_does_not_count_as_seen() -> None:

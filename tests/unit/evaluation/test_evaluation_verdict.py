@@ -393,3 +393,14 @@ def test_of_equal_scores_the_cheaper_rung_is_named() -> None:
 def test_too_slow_rungs_hold_no_part() -> None:
     ladder = [rung("prompt", 50), rung("few-shot", 103, per_call=2, latency_p95_seconds=9)]
     assert name_contenders(ladder, target=None, minimum_gain=0.03, max_latency_seconds=1).names == ("prompt",)
+
+
+def test_a_refit_that_failed_makes_only_the_verdict_for_that_rung_invalid() -> None:
+    low, high = rung("few-shot", 60), rung("lora", 100, tuned=True, per_call=60)
+    fault = {"lora": "The disk is full. Free some space."}
+    broken = verdict(low, high, cross_fit=True, refit_faults=fault)
+    assert (broken.outcome, broken.rung) == (Outcome.INVALID, None)
+    assert "its fit on all rows failed. The disk is full. Free some space. The scores of the folds stand." in broken.sentence
+    assert broken.reasons == ("failed refit of lora: The disk is full. Free some space.",)
+    cheaper = verdict(low, high, target=0.3, cross_fit=True, refit_faults=fault)
+    assert (cheaper.outcome, cheaper.rung) == (Outcome.SUFFICIENT, "few-shot")

@@ -259,3 +259,19 @@ def test_weights_that_take_too_much_memory_are_computed_again(monkeypatch: pytes
     again, own_gradients = fused(wrapped, rows, 40, worthwhile=1)
     assert again == loss
     assert furthest(own_gradients, gradients) <= 1e-12
+
+
+@pytest.mark.parametrize("architecture", ["llama", "llama-without-groups", "qwen3", "gemma3_text", "phi"])
+def test_the_fused_attention_of_a_gpu_gives_the_same_gradients(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held on the CPU, whose version of the same function takes the same arguments."""
+    wrapped = build_adapted(architecture)
+    for seed in range(3):
+        rows = tree_rows(seed)
+        for tokens_per_pass in (10_000, 30, 5):
+            loss, gradients = fused(wrapped, rows, tokens_per_pass, worthwhile=1)
+            with monkeypatch.context() as patch:
+                patch.setattr("stepladder.models.prefix.attention.FUSED_DEVICES", {"cpu"})
+                again, own_gradients = fused(wrapped, rows, tokens_per_pass, worthwhile=1)
+            assert again == pytest.approx(loss, abs=1e-10)
+            assert furthest(own_gradients, gradients) <= 1e-9
+            assert any(not torch.equal(own_gradients[name], gradients[name]) for name in gradients)  # another way was taken

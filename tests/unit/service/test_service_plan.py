@@ -112,21 +112,24 @@ def test_the_work_that_a_plan_counts_in_seconds_and_in_tokens_is_the_same() -> N
     assert efforts["constrained"].answered == 3 * 96 * 42
 
 
-def money(hosted: list[tuple[str, ...]], seconds: float = 1_800, **use: object) -> tuple[Money, list[str]]:
+def money(hosted: list[tuple[str, tuple[str, ...]]], seconds: float = 1_800, **use: object) -> tuple[Money, list[str]]:
     found = predict_money(settings(**use), work(), Choices(), hosted, seconds=seconds)
     return found, list(money_lines(settings(**use), found))
 
 
+BASE = settings().model.base
+
+
 def test_hosted_models_are_priced_by_their_tokens() -> None:
     prices = {"usd_per_million_prompt_tokens": 2.0, "usd_per_million_completion_tokens": 10.0}
-    one, lines = money([("constrained",)], **prices)
+    one, lines = money([(BASE, ("constrained",))], **prices)
     effort = rung_efforts(work(), Choices(), rungs=("constrained",))["constrained"]
     effort += confirmation_effort(work(), Choices(), tuned=False)
     assert one.hosted == pytest.approx((2 * effort.sent + 10 * effort.answered) / 1e6)
     assert "for about " in lines[0]
-    assert "1 hosted model (`[budget] usd` ends each at $5.00)" in lines[0]
-    assert money([("constrained",)] * 2, **prices)[0].hosted == pytest.approx(2 * one.hosted)
-    unpriced, lines = money([("constrained",)])
+    assert "1 hosted model (`[budget] usd` ends them at $5.00)" in lines[0]
+    assert money([(BASE, ("constrained",))] * 2, **prices)[0].hosted == pytest.approx(2 * one.hosted)
+    unpriced, lines = money([(BASE, ("constrained",))])
     assert (unpriced.hosted, "whose price is not known" in lines[0]) == (None, True)
 
 

@@ -84,7 +84,7 @@ class Scene:
             for name in rungs:
                 home = self.run.rung_folder(name, place.fold)
                 context = fit_context(
-                    self.base, place, record_engine(self.base.engine, self.run), Choices(forms=1, shots=(2,)), home, recipes
+                    self.base, place, record_engine(self.base.engine, self.run, None), Choices(forms=1, shots=(2,)), home, recipes
                 )
                 ran = run_rung(name, technique(name), place, context, self.base.marker, self.run)
                 assert ran.predictor is not None

@@ -26,7 +26,7 @@ from stepladder.training.checkpoint import steps_taken
 from stepladder.training.failures import is_out_of_memory, memory_named
 from stepladder.training.loop import build_optimizer
 from stepladder.training.presets import TrainSettings
-from tiny_training import Watcher, broken_off, build_base, build_llama, continued, tune
+from tiny_training import KilledError, Watcher, broken_off, build_base, build_llama, continued, tune
 
 SCRIPT = str(Path(killed_training.__file__))
 
@@ -55,6 +55,26 @@ def test_a_training_killed_fifty_times_ends_with_the_same_bits(tmp_path: Path) -
     assert found["wrong"] == []
     assert sum(found["struck"].values()) >= 50
     assert min(found["struck"].values()) >= 5
+
+
+def test_a_kill_at_any_touch_of_the_disk_leaves_a_whole_adapter_or_none(tmp_path: Path) -> None:
+    found = run_script("publishing", tmp_path)
+    assert found["struck"] > 8  # weights, configuration, tokenizer's papers: each written, made durable, and the folder renamed
+    assert found["half"] == []
+    assert found["wrong"] == []
+
+
+def test_in_bf16_a_resumed_training_differs_no_more_than_twins_do(tmp_path: Path) -> None:
+    def losses(folder: Path) -> list[float]:
+        model = build_llama().to(torch.bfloat16)
+        return [point.loss for point in tune(replace(build_base(), model=model), folder).history]
+
+    twins = [losses(tmp_path / name) for name in ("one", "two", "three")]
+    spread = max(abs(other - first) / first for twin in twins for first, other in zip(twins[0], twin, strict=True))
+    with pytest.raises(KilledError):
+        tune(replace(build_base(), model=build_llama().to(torch.bfloat16)), tmp_path / "a", progress=Watcher(8))
+    resumed = losses(tmp_path / "a")
+    assert max(abs(own - first) / first for first, own in zip(twins[0], resumed, strict=True)) <= spread
 
 
 def test_a_termination_signal_saves_the_last_step_and_ends_in_time(tmp_path: Path, whole: Tuned) -> None:

@@ -24,8 +24,8 @@ before = faults_of_twenty_large_tensors()
 resident_before = resident_pages()
 with reused_memory():
     inside = faults_of_twenty_large_tensors()
-    resident_inside = resident_pages()
-print(json.dumps({"faults": [before, inside], "kept": resident_inside - resident_before, "left": resident_pages() - resident_before}))
+    kept = resident_pages() - resident_before
+print(json.dumps({"faults": [before, inside], "kept": kept, "left": resident_pages() - resident_before}))
 """
 
 

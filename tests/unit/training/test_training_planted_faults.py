@@ -229,7 +229,7 @@ def test_inert_adapters__a_whole_one_passes(quick_settings: TrainSettings, tmp_p
 
 
 @pytest.mark.filterwarnings("ignore:Found missing adapter keys:UserWarning")
-@pytest.mark.parametrize("harm", ["a tensor is missing", "a tensor is another", "a number is none"])
+@pytest.mark.parametrize("harm", ["a tensor is missing", "a tensor is another", "a number is none", "a name is another"])
 def test_inert_adapters__one_that_reloads_in_part_is_refused(quick_settings: TrainSettings, tmp_path: Path, harm: str) -> None:
     model = build_llama()
     trained = saved_adapter(model, quick_settings, tmp_path)
@@ -237,6 +237,8 @@ def test_inert_adapters__one_that_reloads_in_part_is_refused(quick_settings: Tra
     name = next(name for name in weights if "lora_B" in name)
     if harm == "a tensor is missing":
         del weights[name]
+    elif harm == "a name is another":
+        weights[name.replace("layers.0", "layers.7")] = weights.pop(name)
     else:
         weights[name] = weights[name] * (2.0 if harm == "a tensor is another" else float("nan"))
     save_file(weights, tmp_path / "adapter_model.safetensors")

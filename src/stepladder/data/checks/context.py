@@ -68,7 +68,8 @@ class CheckContext:
     given: The user's own files are the split.
     prompts: Texts that every call will hold, by name: the instruction and the user's own prompts.
     losses: Log-probability of each row's reference under the base model, by row id.
-    lacking: Names, numbers, dates and codes of a row's reference that input, instruction and other rows do not hold, by row id.
+    lacking: Names, numbers, dates, codes of a row's reference, or a short one as a whole, that input, instruction and other rows
+        do not hold, by row id.
     unknown: Those of `lacking` that the model did not say when it was asked, by row id.
     """
 

@@ -14,13 +14,19 @@ from stepladder.data.checks.rows import CheckedRow
 MAJORITY = 0.8
 FEWEST_WORDS = 4
 FREQUENT = 3  # rows
-_ENDED = re.compile(r"[.!?…。！？؟:;)\]}\"'”’»`*|>]\s*$|[\U0001f300-\U0001faff\u2600-\u27bf]\s*$|https?://\S+$")
+_ENDED = re.compile(
+    r"[.!?…。！？؟:;)\]}\"'”’»`*|>]\s*$|[\U0001f300-\U0001faff\u2600-\u27bf]\s*$|https?://\S+$|[\w.+-]+@[\w-]+(?:\.[\w-]+)+$"
+)
 _HANGING = re.compile(
     r"(?:[,–—(\[{/&+=]|(?<=\w)-|\b(?:the|a|an|and|or|but|of|to|with|for|from|by|at|as|is|are|was|were|be|because|that"
     r"|which|your|our|their"
     r"|his|its|my|if|than|into|about|de|la|le|und|der|die|das|mit|für))\s*$",
     re.IGNORECASE,
 )
+_LAST_SENTENCE = re.compile(r"(?:^|.*[.!?…]\s)(?P<rest>[^.!?…]*)$", re.DOTALL)
+_APOSTROPHE = re.compile(r"[^\W\d_]['’]$")
+_OPENING = re.compile(r"(?:^|[\s(—–-])['‘]")
+SIGNATURE_WORDS = 4
 _DOTS = re.compile(r"(?:\.\.\.|…|\[(?:truncated|cut|…|\.\.\.)\]|\(truncated\))\s*$", re.IGNORECASE)
 _SMILEY = re.compile(r"[:;]-?[(\[)\]]")
 _PAIRS = (("(", ")"), ("[", "]"), ("{", "}"), ("“", "”"), ("«", "»"))
@@ -67,9 +73,24 @@ def _why(row: CheckedRow, *, sentences: bool, dotted: bool) -> str:
         return "it ends in dots"
     if len(text.split()) >= FEWEST_WORDS - 1 and _HANGING.search(text):
         return "its last word hangs"
-    if sentences and _is_prose(row) and not _ENDED.search(text):
+    if sentences and _is_prose(row) and not _is_ended(text) and not _is_signed(text, row.input_text):
         return "it ends without the punctuation that the others end with"
     return ""
+
+
+def _is_ended(text: str) -> bool:
+    """Whether it ends like a sentence; an apostrophe that closes no quotation ("but don'") is inside a word."""
+    return bool(_ENDED.search(text)) and not (_APOSTROPHE.search(text) and not _OPENING.search(text))
+
+
+def _is_signed(text: str, input_text: str) -> bool:
+    """Whether an answer ends in a name below it that the input ends with too ("Nurse Okoro", "Solveig, pharmacist")."""
+    last = _LAST_SENTENCE.match(text)
+    rest = last["rest"].split() if last else []
+    if not 0 < len(rest) <= SIGNATURE_WORDS or not rest[0][:1].isupper():
+        return False
+    signed = {word.strip(",.:;()") for word in input_text.split()[-SIGNATURE_WORDS:]}
+    return any(word[:1].isupper() and word.strip(",.") in signed for word in rest)
 
 
 def _beginning_of(row: CheckedRow, frequent: Sequence[str]) -> str:

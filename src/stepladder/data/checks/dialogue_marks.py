@@ -19,6 +19,8 @@ _PARTNER = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 """People may be quoted one at a time; two of these in one turn are a conversation."""
+_QUOTED_PAIR = re.compile(r"\s*q(?:uestion)?[ \t]*:[^\n]+[.?!][ \t]+a(?:nswer)?[ \t]*:[ \t]*\w[^\n]*\s*", re.IGNORECASE)
+"""A question with its answer on one line: an entry of a list of questions that the row is about, no turn that is still open."""
 _LEADING = re.compile(
     r"^\s*(?:#{2,}[ \t]*(?:response|output|answer|assistant)\b:?|(?:assistant|ai|bot|chatbot|model|gpt|response"
     r"|completion|a)[ \t]*\d{0,3}[ \t]*:)\s*",
@@ -36,6 +38,7 @@ def find(context: CheckContext) -> list[Finding]:
                 if (
                     field.part == part
                     and ":" in field.text + ("#" in field.text) * ":"
+                    and not (part == "input" and _QUOTED_PAIR.fullmatch(field.text))
                     and (match := _SPEAKER.search(field.text) or _conversation(field.text))
                 ):
                     hits.append((row, field, match))

@@ -18,6 +18,12 @@ _PHONE = re.compile(
     r"|(?<![\w.+/#-])0\d{2,4}[ \-/]\d{3,4}[ \-]?\d{3,5}(?![\w/-])"
     r"|(?<![\w.+/#-])0\d{9,10}(?![\w/-])"
 )
+# Set aside for examples and fiction, so nobody's: RFC 2606 (names), Ofcom's numbers for drama, 555-01XX in North America.
+_NO_MAIL = re.compile(r"(?:\.(?:example|test|invalid|localhost)|(?:@|\.)example\.(?:com|net|org))$", re.IGNORECASE)
+_NO_PHONE = re.compile(
+    r"(?:44|0)(?:1632960|7700900|8081570|9098790|3069990|2079460|1(?:13|14|15|16|17|18|21|31|41|51|61)4960|1914980|2890180"
+    r"|2920180)\d{3}|1?[2-9]\d{2}55501\d{2}"
+)
 _SOCIAL = re.compile(r"(?<![\w-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])")
 _ADDRESS = re.compile(r"(?<![\w.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w.])")
 
@@ -88,7 +94,7 @@ def find(context: CheckContext) -> list[Finding]:
 
 def kinds(text: str) -> Iterator[str]:
     """Kinds of personal data in a text; what has a checksum must pass it."""
-    if "@" in text and _MAIL.search(text):
+    if "@" in text and any(not _NO_MAIL.search(match.group()) for match in _MAIL.finditer(text)):
         yield "an e-mail address"
     if not any(letter.isdigit() for letter in text):
         return
@@ -97,12 +103,18 @@ def kinds(text: str) -> Iterator[str]:
         yield "a bank account (IBAN)"
     if any(is_card(match.group()) for match in _CARD.finditer(text)):
         yield "a payment card"
-    if any(9 <= sum(map(str.isdigit, match.group())) <= 15 and not is_card(match.group()) for match in _PHONE.finditer(text)):
+    if any(_is_phone(match.group()) for match in _PHONE.finditer(text)):
         yield "a phone number"
     if _SOCIAL.search(text):
         yield "a social security number"
     if any(_is_public(match.group()) for match in _ADDRESS.finditer(text)):
         yield "an IP address"
+
+
+def _is_phone(number: str) -> bool:
+    """Whether it is as long as phone numbers are, no card, and not set aside for fiction."""
+    digits = "".join(filter(str.isdigit, number.replace("(0)", "")))
+    return 9 <= len(digits) <= 15 and not is_card(number) and not _NO_PHONE.fullmatch(digits.removeprefix("00"))
 
 
 def is_iban(text: str) -> bool:
@@ -135,8 +147,7 @@ def _is_public(address: str) -> bool:
 
 CHECK = Check(
     "personal-data",
-    "E-mail addresses, phone numbers, bank accounts (IBAN, checksum), payment cards (Luhn checksum), US social "
-    "security numbers and "
-    "public IP addresses in any text.",
+    "E-mail addresses, phone numbers, bank accounts (IBAN, checksum), payment cards (Luhn checksum), US social security "
+    "numbers and public IP addresses in any text; not those set aside for examples and fiction (`.example`, 555-01XX).",
     find,
 )

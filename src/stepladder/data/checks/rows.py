@@ -12,8 +12,8 @@ from stepladder.data.checks.finding import Mark, Place
 from stepladder.data.readers import table
 from stepladder.data.readers.assemble import name_rows, shared_system_text, to_example
 from stepladder.data.readers.draft import EMPTY_ANSWER, EMPTY_INPUT, Draft, Row
-from stepladder.data.readers.json_lines import ONE_OBJECT
-from stepladder.data.readers.lines import SAVE_AS_UTF8, look_at
+from stepladder.data.readers.json_lines import ONE_OBJECT, hint_for
+from stepladder.data.readers.lines import look_at
 from stepladder.data.readers.references import Conformer
 from stepladder.data.readers.shapes import Shape, find_shape, read_row
 from stepladder.data.readers.strict_json import JsonFault, parse_json
@@ -21,6 +21,7 @@ from stepladder.domain.answer import expected_answer
 from stepladder.domain.errors import DataError
 from stepladder.domain.messages import Example, Message
 from stepladder.domain.task import Task
+from stepladder.domain.text_file import SAVE_AS_UTF8, byte_order_mark
 
 FileKind = Literal["examples", "train", "validation", "test"]
 Part = Literal["system", "input", "reference"]
@@ -136,10 +137,12 @@ def read_rows(task: Task) -> ReadRows:
 def _read_file(task: Task, name: str, faults: list[RowFault]) -> Iterator[Draft]:
     path = task.path(name)
     try:
-        look_at(path)
+        marked = look_at(path, may_be_marked=True)
         if path.suffix.lower() in table.SUFFIXES:
             yield from _read_table(task, path, name, faults)
         else:
+            if marked:
+                faults.append(_fault("file", name, byte_order_mark(path)))
             yield from _read_json_lines(task, path, name, faults)
     except DataError as error:
         faults.append(_fault("file", name, error))
@@ -177,7 +180,7 @@ def _parse_line(path: Path, number: int, raw: bytes) -> Row | None:
     except UnicodeDecodeError as error:
         raise DataError(path, number, f"not UTF-8: byte 0x{raw[error.start]:02x}.", SAVE_AS_UTF8) from error
     except JsonFault as error:
-        raise DataError(path, number, str(error), ONE_OBJECT) from error
+        raise DataError(path, number, str(error), hint_for(error, text)) from error
     if not text.strip():
         return None
     if not isinstance(value, dict):

@@ -10,7 +10,8 @@ from stepladder.data.readers.lines import numbered_lines
 from stepladder.data.readers.strict_json import JsonFault, parse_json
 from stepladder.domain.errors import DataError
 
-ONE_OBJECT = "JSONL holds one object a line, in double quotes."
+ONE_OBJECT = "Write one JSON object on each line, keys and texts in double quotes."
+ONE_ARRAY = "Write each of its objects on a line of its own, or call the file NAME.json."
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -25,9 +26,16 @@ def read_rows(path: Path) -> Iterator[Row]:
         try:
             value = parse_json(text)
         except JsonFault as error:
-            hint = "The file looks like one JSON array: write each of its objects on a line of its own."
-            raise DataError(path, number, str(error), hint if text.strip() in ("[", "{") else ONE_OBJECT) from error
+            raise DataError(path, number, str(error), hint_for(error, text)) from error
         if not isinstance(value, dict):
             kind = {list: "a list", str: "a text", type(None): "null"}.get(type(value), "a number or truth value")
-            raise DataError(path, number, f"the line is {kind}, not an object.", ONE_OBJECT)
+            hint = ONE_ARRAY if isinstance(value, list) else ONE_OBJECT
+            raise DataError(path, number, f"the line is {kind}, not an object.", hint)
         yield Row(path, number, value)
+
+
+def hint_for(fault: JsonFault, line: str) -> str:
+    """What to do about a line that is not read."""
+    if not fault.syntax:
+        return "Correct the line, or drop it."
+    return f"The file looks like one JSON array. {ONE_ARRAY}" if line.strip() in ("[", "{") else ONE_OBJECT

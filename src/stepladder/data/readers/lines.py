@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stepladder.domain.errors import DataError
+from stepladder.domain.text_file import SAVE_AS_UTF8, byte_order_mark
 
 LONGEST_LINE_BYTES = 64 * 1024 * 1024
-SAVE_AS_UTF8 = "Save the file as UTF-8."
 
 _FOREIGN_MARKS = (  # UTF-32 first: its little-endian mark begins like UTF-16's
     (codecs.BOM_UTF32_LE, "UTF-32"),
@@ -19,11 +19,14 @@ _FOREIGN_MARKS = (  # UTF-32 first: its little-endian mark begins like UTF-16's
 )
 
 
-def look_at(path: Path) -> tuple[str, ...]:
+def look_at(path: Path, *, may_be_marked: bool = False) -> tuple[str, ...]:
     """Make sure that `path` is a file in UTF-8 by its first bytes; what is worth saying about it.
 
+    Args:
+        may_be_marked: A UTF-8 byte order mark is left out, which is said. Only for what spreadsheets and text editors write
+            so by themselves (docs/decisions/015-byte-order-marks.md).
     Raises:
-        DataError: No such file, a folder, unreadable, or UTF-16/UTF-32.
+        DataError: No such file, a folder, unreadable, UTF-16/UTF-32, or a byte order mark where none may stand.
     """
     if path.is_dir():
         raise DataError(path, None, "is a folder, not a file.", "Name the file inside it.")
@@ -38,6 +41,8 @@ def look_at(path: Path) -> tuple[str, ...]:
         if head.startswith(mark):
             raise DataError(path, 1, f"the file is {encoding}, not UTF-8.", SAVE_AS_UTF8)
     if head.startswith(codecs.BOM_UTF8):
+        if not may_be_marked:
+            raise byte_order_mark(path)
         return (f"{path.name}: begins with a byte order mark, which was left out.",)
     return ()
 

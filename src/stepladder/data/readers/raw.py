@@ -33,13 +33,14 @@ def open_rows(path: Path) -> RawFile:
     suffix = path.suffix.lower()
     if path.is_dir() or suffix == ".parquet":
         return _open_arrow(path)
-    notes = list(look_at(path))
     if suffix in table.SUFFIXES:
+        notes = list(look_at(path, may_be_marked=True))
         header, rows = table.read_rows(path, notes)
         return RawFile(path, "CSV" if suffix == ".csv" else "TSV", tuple(header), rows, notes)
+    look_at(path)
     if suffix == ".json" and json_array.is_array(path):
-        return RawFile(path, "JSON", None, json_array.read_rows(path), notes)
-    return RawFile(path, "JSONL", None, json_lines.read_rows(path), notes)
+        return RawFile(path, "JSON", None, json_array.read_rows(path), [])
+    return RawFile(path, "JSONL", None, json_lines.read_rows(path), [])
 
 
 def _open_arrow(path: Path) -> RawFile:

@@ -118,6 +118,9 @@ def find_shape(row: Row, settings: DataSettings) -> Shape:
     shape = shape_that_fits(row, settings)
     if shape is None:
         found = ", ".join(f"'{key}'" for key in list(row.values)[:12]) or "none"
+        if settings.input is not None:
+            problem = f"the row has no '{settings.input}', which `[data] input` names; its keys are: {found}."
+            raise row.fault(problem, "Call the input so in this file, too.")
         expected = " or ".join(shape.expected for shape in SHAPES)
         hint = f"Rows are {expected}; or name your keys by `[data] input` and `reference`."
         raise row.fault(f"no known shape; the keys are: {found}.", hint)

@@ -13,7 +13,9 @@ _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class JsonFault(ValueError):
-    """`args[0]` says what is wrong, as a sentence."""
+    """`args[0]` says what is wrong, as a sentence. `syntax`: it is no JSON at all, and not JSON that is refused."""
+
+    syntax = False
 
 
 def parse_json(text: str) -> Any:
@@ -49,7 +51,9 @@ def _strictly(parse: Callable[[], T]) -> T:
         raise
     except json.JSONDecodeError as error:
         where = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
-        raise JsonFault(f"not JSON: {error.msg.lower()} ({where}).") from error
+        fault = JsonFault(f"not JSON: {error.msg.lower()} ({where}).")
+        fault.syntax = True
+        raise fault from error
     except RecursionError as error:
         raise JsonFault(f"JSON nested deeper than {DEEPEST} levels.") from error
     except ValueError as error:  # Python refuses to read integers of more than some thousand digits

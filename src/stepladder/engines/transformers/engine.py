@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from stepladder.domain.answer import answer_text
 from stepladder.domain.errors import EngineError, ModelError
 from stepladder.domain.prediction import Generation, TokenLogprob
 from stepladder.domain.protocols import CompletionScore, Decoding, Grammar, ModelIdentity, Prompt, Request
 from stepladder.engines.transformers.answering import Answering, Ask, BatchLimits, batches
+from stepladder.engines.transformers.attention import use_short_attention
 from stepladder.engines.transformers.caches import PrefixMemory, stock_source
 from stepladder.engines.transformers.comparing import chunks, divergences, text_nll
 from stepladder.engines.transformers.grammar import GrammarCompiler, RowGrammar
@@ -35,6 +39,7 @@ class TransformersEngine:
     """
 
     def __init__(self, loaded: LoadedModel, limits: BatchLimits | None = None) -> None:
+        use_short_attention(loaded.model)
         self._loaded = loaded
         self._limits = limits or BatchLimits.of(loaded.model)
         self._stop_ids = frozenset(loaded.stop_ids)
@@ -57,6 +62,20 @@ class TransformersEngine:
             bytes_per_number=model.dtype.itemsize,
             device=self._loaded.device.type,
         )
+
+    @property
+    def setting(self) -> Mapping[str, Any]:
+        """What an answer depends on besides identity, prompt and decoding."""
+        packages = ("stepladder", "torch", "transformers", "llguidance")
+        return {
+            "stop_ids": sorted(self._stop_ids),
+            "device": self._loaded.device.type,
+            "versions": {name: version(name) for name in packages if find_spec(name) is not None},
+        }
+
+    def prompt_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids of each rendered prompt, the opening of the model's turn included."""
+        return [self._encode(prompt) for prompt in prompts]
 
     @property
     def limits(self) -> BatchLimits:

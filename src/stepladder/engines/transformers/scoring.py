@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from stepladder.engines.transformers import attention
 from stepladder.engines.transformers.caches import Prefix, continue_rows, is_plain
 from stepladder.engines.transformers.prefill import Prefilled, forward, prefill
 
@@ -53,7 +54,7 @@ def _inputs(options: Options) -> int:
 
 def _can_pack(model: Any) -> bool:
     """Whether any mask may be laid over the attention."""
-    return is_plain(model) and model.config.get_text_config()._attn_implementation in {"sdpa", "eager"}
+    return is_plain(model) and model.config.get_text_config()._attn_implementation in {"sdpa", "eager", attention.NAME}
 
 
 @dataclass(frozen=True, slots=True)

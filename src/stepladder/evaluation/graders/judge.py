@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from stepladder.domain.errors import EngineError
+from stepladder.domain.errors import EngineError, NotOffered
 from stepladder.domain.grader_settings import SamplingParams
 from stepladder.domain.messages import Message
 from stepladder.domain.output import dump_json
@@ -83,8 +84,13 @@ class Judge:
             self._replies[prompts[index]] = generation
 
         asked = [Prompt(f"judgement-{number}", messages) for number, messages in enumerate(prompts)]
+        decoding = self._decoding(self._engine)
         try:
-            for index, generation in enumerate(self._engine.generate(asked, self._decoding(self._engine), on_answer=keep)):
+            try:
+                generations = self._engine.generate(asked, decoding, on_answer=keep)
+            except NotOffered:  # no grammar there; the reply is read all the same
+                generations = self._engine.generate(asked, replace(decoding, grammar=None), on_answer=keep)
+            for index, generation in enumerate(generations):
                 keep(index, generation)
         except EngineError as error:
             return Fault(f"the judge failed: {error.problem}", Trouble.MODEL_SERVER)
@@ -96,6 +102,8 @@ class Judge:
         said = self._replies[prompt]
         if isinstance(said, Fault):
             return said
+        if said.fault:
+            return Fault(f"the judge failed: {said.fault}", Trouble.MODEL_SERVER)
         if said.cut:
             return Fault(f"the judge's reply was cut at {said.completion_tokens} tokens", Trouble.MODEL_PARSE)
         try:

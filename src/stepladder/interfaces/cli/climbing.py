@@ -63,6 +63,7 @@ def climb(
     seed: int,
     tune_anyway: bool,
     fresh: bool,
+    cache: bool,
     as_json: bool,
 ) -> int:
     """Climb, show, and return the exit code."""
@@ -74,6 +75,7 @@ def climb(
             seed=seed,
             tune_anyway=tune_anyway,
             fresh=fresh,
+            cache=cache,
             watcher=watcher,
         )
     show(finished, as_json=as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -29,6 +30,13 @@ Budget = Annotated[float | None, typer.Option("--budget-minutes", min=0.1, help=
 Seed = Annotated[int, typer.Option(help="Seed of the split, the choices and the training.")]
 TuneAnyway = Annotated[bool, typer.Option("--tune-anyway", help="Tune even where tuning would be refused.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew instead of continuing an unfinished run.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep answers of other climbs.")]
+
+OF_THE_MACHINE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
+    | {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+)
+"""What may keep us from writing a file: no room, no right, a broken disk, something else in its place."""
 
 
 def _version(asked: bool) -> None:
@@ -141,6 +149,7 @@ def climb(
     seed: Seed = 0,
     tune_anyway: TuneAnyway = False,
     fresh: Fresh = False,
+    no_cache: NoCache = False,
     as_json: Json = False,
 ) -> None:
     """Climb the ladder: rungs, scores, verdict, report. Run it again to continue a climb that was broken off."""
@@ -154,6 +163,7 @@ def climb(
             seed=seed,
             tune_anyway=tune_anyway,
             fresh=fresh,
+            cache=not no_cache,
             as_json=as_json,
         )
     )
@@ -351,7 +361,7 @@ def run() -> None:
 
 def _explain(error: BaseException, *, debug: bool) -> int:
     from stepladder.domain.errors import StepladderError
-    from stepladder.interfaces.exit_codes import INTERRUPTED, OUR_FAULT, USAGE, exit_code
+    from stepladder.interfaces.exit_codes import DATA, INTERRUPTED, OUR_FAULT, USAGE, exit_code
 
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
         print("\nInterrupted; nothing is lost. Run the same command again to continue.", file=sys.stderr)
@@ -363,8 +373,16 @@ def _explain(error: BaseException, *, debug: bool) -> int:
         return exit_code(error)
     usage: Any = getattr(error, "format_message", None)
     if usage is not None:
-        print(f"stepladder: {usage()} Try: stepladder --help", file=sys.stderr)
+        said = usage()  # of a call without arguments: the whole help
+        print(said if said.startswith("Usage:") else f"stepladder: {said} Try: stepladder --help", file=sys.stderr)
         return USAGE
+    if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+        path = error.filename2 or error.filename  # of a rename, where it should have led
+        print(
+            f"stepladder: {f'{path}: ' if path else ''}{error.strerror}. Put that right and run the same command again.",
+            file=sys.stderr,
+        )
+        return DATA
     print(f"stepladder: an error of ours: {type(error).__name__}: {error}", file=sys.stderr)
     print("Set STEPLADDER_DEBUG=1 for the details, and please report them.", file=sys.stderr)
     return OUR_FAULT

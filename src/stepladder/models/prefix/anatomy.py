@@ -1,4 +1,4 @@
-"""What a decoder of the llama family is made of, read from a transformers model: projections, norms, heads, windows.
+"""What a decoder is made of, read from a transformers model: projections, norms, heads, windows.
 
 Only classes whose arithmetic is known are read. The first step of a training compares the result with the stock model all
 the same (`training/verify.py`).
@@ -12,15 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LLAMA_LIKE = {
+FAMILIES = {
     "LlamaDecoderLayer": "llama",
     "MistralDecoderLayer": "llama",
     "Qwen2DecoderLayer": "llama",
     "Qwen3DecoderLayer": "llama",
     "Phi3DecoderLayer": "llama",
     "Gemma3DecoderLayer": "gemma",
+    "PhiDecoderLayer": "phi",
 }
-ACTIVATIONS = {"SiLU": "silu", "SiLUActivation": "silu", "GELUTanh": "gelu_tanh", "GELU": "gelu", "GELUActivation": "gelu"}
+ACTIVATIONS = {
+    "SiLU": "silu",
+    "SiLUActivation": "silu",
+    "GELU": "gelu",
+    "GELUActivation": "gelu",
+    "GELUTanh": "gelu_tanh",
+    "NewGELUActivation": "gelu_tanh",
+}
 
 
 class NotRead(Exception):
@@ -68,11 +76,15 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """Root-mean-square norm: x · rsqrt(mean x² + eps) · weight. `wide`: the weight is applied before rounding (Gemma)."""
+    """Root-mean-square norm: x · rsqrt(mean x² + eps) · weight. `wide`: the weight is applied before rounding (Gemma).
+
+    With a `bias` it is a layer norm: of x less its mean, and the bias added (Phi).
+    """
 
     weight: Tensor
     eps: float
     wide: bool = False
+    bias: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +93,17 @@ class Layer:
 
     attention_in: tuple[Linear, ...]  # query, key, value; or one for all three
     attention_out: Linear
-    mlp_in: tuple[Linear, ...]  # gate, up; or one for both
+    mlp_in: tuple[Linear, ...]  # gate, up; or one for both; without a gate, up alone
     mlp_out: Linear
     norm_attention: Norm
-    norm_mlp: Norm
+    norm_mlp: Norm | None  # None: the MLP stands beside the attention and reads what it reads
     norm_after_attention: Norm | None
     norm_after_mlp: Norm | None
     query_norm: Norm | None
     key_norm: Norm | None
     window: int | None  # tokens a query sees, itself included; None = all before it
     kind: str  # the layer's type, for the rotary embedding
+    gated: bool = True  # the MLP: act(gate) · up; else act(up)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,26 +155,30 @@ def read_anatomy(model: Any) -> Anatomy:
     base = model.base_model
     config = model.config.get_text_config(decoder=True)
     stock = list(getattr(base, "layers", ()))[: config.num_hidden_layers]
-    strange = sorted({type(layer).__name__ for layer in stock} - LLAMA_LIKE.keys())
+    strange = sorted({type(layer).__name__ for layer in stock} - FAMILIES.keys())
     if not stock or strange:
         raise NotRead(f"its layers are of class {strange[0] if strange else type(base).__name__}")
-    for name in ("attn_logit_softcapping", "num_kv_shared_layers", "use_bidirectional_attention"):
+    for name in ("attn_logit_softcapping", "num_kv_shared_layers", "use_bidirectional_attention", "qk_layernorm"):
         if getattr(config, name, None):
             raise NotRead(f"it sets `{name}`")
-    family = LLAMA_LIKE[type(stock[0]).__name__]
-    if config.hidden_size and getattr(base, "norm", None) is None:
+    family = FAMILIES[type(stock[0]).__name__]
+    final_norm = getattr(base, "final_layernorm" if family == "phi" else "norm", None)
+    if final_norm is None:
         raise NotRead("it has no final norm")
     heads = config.num_attention_heads
     attention = stock[0].self_attn
     return Anatomy(
         model=model,
-        layers=tuple(_read_layer(layer, family, config, number) for number, layer in enumerate(stock)),
+        layers=tuple(
+            _read_phi_layer(layer) if family == "phi" else _read_layer(layer, family, config, number)
+            for number, layer in enumerate(stock)
+        ),
         heads=heads,
         key_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=attention.head_dim,
         scaling=float(attention.scaling),
         activation=_activation(stock[0].mlp),
-        final_norm=_norm(base.norm, family),
+        final_norm=_norm(final_norm, family),
         dtype=model.get_input_embeddings().weight.dtype,
     )
 
@@ -189,6 +206,26 @@ def _read_layer(layer: Any, family: str, config: Any, number: int) -> Layer:
     )
 
 
+def _read_phi_layer(layer: Any) -> Layer:
+    """Attention and an MLP without a gate side by side, behind one norm."""
+    attention, mlp = layer.self_attn, layer.mlp
+    return Layer(
+        attention_in=tuple(map(_linear, (attention.q_proj, attention.k_proj, attention.v_proj))),
+        attention_out=_linear(attention.dense),
+        mlp_in=(_linear(mlp.fc1),),
+        mlp_out=_linear(mlp.fc2),
+        norm_attention=_norm(layer.input_layernorm, "phi"),
+        norm_mlp=None,
+        norm_after_attention=None,
+        norm_after_mlp=None,
+        query_norm=None,
+        key_norm=None,
+        window=None,
+        kind="full_attention",
+        gated=False,
+    )
+
+
 def _window(attention: Any, config: Any) -> int | None:
     """Mistral and Phi-3 take the window from the configuration, the others from each layer."""
     if hasattr(attention, "sliding_window"):
@@ -203,6 +240,8 @@ def _window(attention: Any, config: Any) -> int | None:
 def _norm(module: Any, family: str) -> Norm:
     if family == "gemma":
         return Norm(1.0 + module.weight.detach().to(_at_least_float(module.weight.dtype)), module.eps, wide=True)
+    if family == "phi":
+        return Norm(module.weight.detach(), module.eps, bias=module.bias.detach())
     return Norm(module.weight.detach(), module.variance_epsilon)
 
 

@@ -1,4 +1,4 @@
-"""Attention over a flat stream of trie nodes, forward and backward, in plain matrix products.
+"""Attention over a flat stream of trie nodes, forward and backward: in plain matrix products, on a GPU in torch's fused kernels.
 
 A node's queries see the kept tokens before the pass, the nodes above it, and its own tokens up to themselves. Put side by
 side these are exactly the logical positions 0, 1, 2 … of one row, so causal order and sliding windows are ordinary ones;
@@ -14,13 +14,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 
 from stepladder.models.prefix.trie import ROOT, Node
 
 QUERIES_AT_ONCE = 256  # scores of more do not stay in a core's cache, and half of a causal square is never needed
 KEPT_WEIGHTS_BYTES = 2**29
 """Softmax weights that a pass may keep for its backward pass, over all layers; more are computed again, layer by layer."""
+FUSED_DEVICES = {"cuda"}
+"""Where torch's fused attention is flash attention. On a CPU its bf16 backward pass is slower than plain products."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ class Past:
 class Attended:
     """What backward needs: the rotated inputs and, chunk by chunk in the order of the forward pass, the softmax weights.
 
-    `weights` is None where they took too much memory to keep.
+    `weights` is None where they took too much memory to keep, or never were (fused kernels).
     """
 
     queries: Tensor  # (key heads, group, tokens, head dim)
@@ -87,6 +91,11 @@ def attend(
     """Outputs (tokens, key heads · group · head dim), and what `attend_backward` needs when `keep`."""
     key_heads, group, tokens, dim = queries.shape
     output = queries.new_empty(tokens, key_heads, group, dim)
+    if _is_fused(queries, window):
+        for segment in segments:
+            answer = _fused(*_fused_inputs(queries, keys, values, segment, past), scaling)
+            output[segment.first : segment.stop] = answer.reshape(key_heads, group, -1, dim).permute(2, 0, 1, 3)
+        return output.view(tokens, -1), Attended(queries, keys, values, None) if keep else None
     weights: list[Tensor] = []
     for segment in segments:
         seen_keys, seen_values = _seen(keys, values, segment, past)
@@ -109,6 +118,8 @@ def attend_backward(
     Args:
         gradient: Of the output, (tokens, key heads · group · head dim).
     """
+    if _is_fused(attended.queries, window):
+        return _fused_backward(gradient, attended, segments, past, scaling)
     queries, keys, values = attended.queries, attended.keys, attended.values
     key_heads, group, tokens, dim = queries.shape
     wide = torch.promote_types(keys.dtype, torch.float32)
@@ -135,6 +146,50 @@ def attend_backward(
             to_values = torch.bmm(chunk.transpose(1, 2), answer)
             _hand_out(to_keys, low, segment, keys_gradient, None if past is None else past.keys_gradient)
             _hand_out(to_values, low, segment, values_gradient, None if past is None else past.values_gradient)
+    return queries_gradient, keys_gradient.to(keys.dtype), values_gradient.to(values.dtype)
+
+
+def _is_fused(queries: Tensor, window: int | None) -> bool:
+    """Sliding windows stay with plain products: for them the fused kernels would want a mask as large as the scores."""
+    return queries.device.type in FUSED_DEVICES and window is None
+
+
+def _fused_inputs(
+    queries: Tensor, keys: Tensor, values: Tensor, segment: Segment, past: Past | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A segment's queries and all it sees: (1, heads, queries, head dim), twice (1, key heads, keys, head dim)."""
+    key_heads, group, _, dim = queries.shape
+    rows = queries[:, :, segment.first : segment.stop].reshape(1, key_heads * group, -1, dim)
+    seen_keys, seen_values = _seen(keys, values, segment, past)
+    return rows, seen_keys[None], seen_values[None]
+
+
+def _fused(rows: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+    """The last query sees every key, the one before it all but the last, and so on."""
+    order = causal_lower_right(rows.shape[2], keys.shape[2])
+    return F.scaled_dot_product_attention(rows, keys, values, attn_mask=order, scale=scaling, enable_gqa=True)
+
+
+def _fused_backward(
+    gradient: Tensor, attended: Attended, segments: Sequence[Segment], past: Past | None, scaling: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `attend_backward`. The forward pass runs again: keys that many segments see are not kept for each of them."""
+    queries, keys, values = attended.queries, attended.keys, attended.values
+    key_heads, group, tokens, dim = queries.shape
+    wide = torch.promote_types(keys.dtype, torch.float32)
+    by_head = gradient.view(tokens, key_heads, group, dim).permute(1, 2, 0, 3)
+    queries_gradient = torch.empty_like(queries)
+    keys_gradient, values_gradient = torch.zeros_like(keys, dtype=wide), torch.zeros_like(values, dtype=wide)
+    for segment in segments:
+        span = slice(segment.first, segment.stop)
+        leaves = [part.detach().requires_grad_() for part in _fused_inputs(queries, keys, values, segment, past)]
+        with torch.enable_grad():
+            answer = _fused(leaves[0], leaves[1], leaves[2], scaling)
+        arrived = by_head[:, :, span].reshape(answer.shape)
+        to_queries, to_keys, to_values = torch.autograd.grad(answer, leaves, arrived)
+        queries_gradient[:, :, span] = to_queries.reshape(key_heads, group, -1, dim)
+        _hand_out(to_keys[0], 0, segment, keys_gradient, None if past is None else past.keys_gradient)
+        _hand_out(to_values[0], 0, segment, values_gradient, None if past is None else past.values_gradient)
     return queries_gradient, keys_gradient.to(keys.dtype), values_gradient.to(values.dtype)
 
 

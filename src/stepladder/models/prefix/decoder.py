@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stepladder.models.prefix.anatomy import Anatomy, Layer, NotRead, read_anatomy
 from stepladder.models.prefix.lanes import Arrival, Lanes, Shared
-from stepladder.models.prefix.layer import gate_forward, norm_forward, rotate
+from stepladder.models.prefix.layer import norm_forward, open_forward, rotate
 from stepladder.models.prefix.products import Voice, layer_products, weights_plain
 from stepladder.models.prefix.row_attention import QUERIES_AT_ONCE, Side, as_mask, attend_rows, hidden
 
@@ -75,7 +75,8 @@ class Decoder:
         states = anatomy.embed(ids)
         for number, (layer, products) in enumerate(zip(anatomy.layers, self._products, strict=True)):
             loras = {} if voice is None else voice[number]
-            projected = products["attention_in"](norm_forward(layer.norm_attention, states), loras.get("attention_in"), speakers)
+            normed = norm_forward(layer.norm_attention, states)
+            projected = products["attention_in"](normed, loras.get("attention_in"), speakers)
             queries, keys, values = _heads(anatomy, layer, projected, angles[layer.kind])
             work.keep(number, keys, values)
             mixed = work.attend(number, layer, queries, keys, values)
@@ -83,8 +84,10 @@ class Decoder:
             if layer.norm_after_attention is not None:
                 added = norm_forward(layer.norm_after_attention, added)
             states = states + added
-            spread = products["mlp_in"](norm_forward(layer.norm_mlp, states), loras.get("mlp_in"), speakers)
-            added = products["mlp_out"](gate_forward(anatomy.activation, spread), loras.get("mlp_out"), speakers)
+            read = normed if layer.norm_mlp is None else norm_forward(layer.norm_mlp, states)
+            spread = products["mlp_in"](read, loras.get("mlp_in"), speakers)
+            opened = open_forward(anatomy.activation, spread, gated=layer.gated)
+            added = products["mlp_out"](opened, loras.get("mlp_out"), speakers)
             if layer.norm_after_mlp is not None:
                 added = norm_forward(layer.norm_after_mlp, added)
             states = states + added

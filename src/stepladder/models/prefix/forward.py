@@ -181,8 +181,8 @@ def row_nll(model: Any, rows: Sequence[EncodedRow], *, share: bool, tokens_per_p
     means = [0.0] * len(rows)
     prefix = shared_prefix(model, rows) if share else None
     for group, states in passes(model, rows, prefix, tokens_per_pass=tokens_per_pass):
-        sums = torch.zeros(len(group), dtype=torch.float64, device=model.device)
-        sums.index_add_(0, states.rows, (states.weights * token_nll(model, states)).double())
+        sums = torch.zeros(len(group), dtype=torch.float64)
+        sums.index_add_(0, states.rows.cpu(), (states.weights * token_nll(model, states)).cpu().double())
         for index, value in zip(group, sums.tolist(), strict=True):
             means[index] = value / rows[index].weight
     return means

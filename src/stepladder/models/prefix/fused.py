@@ -155,7 +155,8 @@ class FusedStep:
         targets = torch.tensor([label.token_id for label in run.labels], dtype=torch.long, device=self.device)
         wanted = None
         if sending is not None and back:
-            wanted = torch.tensor(list(sending.coefficients(run.labels)), dtype=torch.float64, device=self.device)
+            exact = torch.promote_types(anatomy.dtype, torch.float32)  # not every accelerator has fp64
+            wanted = torch.tensor(list(sending.coefficients(run.labels)), dtype=exact, device=self.device)
         smoothing = 0.0 if sending is None else sending.smoothing
         nll, gradient = self.head.nll(normed, targets, wanted, smoothing=smoothing)
         if gradient is None:

@@ -26,8 +26,8 @@ class Tape:
     unrotated: tuple[Tensor, Tensor] | None  # queries and keys before their norms, where a model has them
     mixed: Tensor  # the attention's output
     joined: Tensor | None  # after the output projection, where a norm follows
-    middle: Tensor  # (tokens, hidden), between attention and MLP
-    spread: Tensor  # (tokens, 2 · intermediate): gate and up
+    middle: Tensor  # (tokens, hidden), what the MLP's norm reads
+    spread: Tensor  # (tokens, 2 · intermediate): gate and up; (tokens, intermediate) without a gate
     folded: Tensor | None  # after the MLP, where a norm follows
     downs: dict[str, list[Tensor | None]] = field(default_factory=dict)  # x @ Aᵀ of each linear layer
 
@@ -46,7 +46,8 @@ def layer_forward(
 ) -> tuple[Tensor, tuple[Tensor, Tensor], Tape | None]:
     """(tokens, hidden) to (tokens, hidden); also the rotated keys and values, and the tape when `keep`."""
     downs: dict[str, list[Tensor | None]] = {}
-    projected, downs["attention_in"] = project(layer.attention_in, norm_forward(layer.norm_attention, entered))
+    normed = norm_forward(layer.norm_attention, entered)
+    projected, downs["attention_in"] = project(layer.attention_in, normed)
     queries, keys, values = _split_heads(anatomy, projected)
     unrotated = (queries, keys) if layer.query_norm is not None else None
     if layer.query_norm is not None and layer.key_norm is not None:
@@ -69,8 +70,9 @@ def layer_forward(
     joined, downs["attention_out"] = project((layer.attention_out,), mixed)
     added = joined if layer.norm_after_attention is None else norm_forward(layer.norm_after_attention, joined)
     middle = entered + added
-    spread, downs["mlp_in"] = project(layer.mlp_in, norm_forward(layer.norm_mlp, middle))
-    folded, downs["mlp_out"] = project((layer.mlp_out,), gate_forward(anatomy.activation, spread))
+    read = normed if layer.norm_mlp is None else norm_forward(layer.norm_mlp, middle)
+    spread, downs["mlp_in"] = project(layer.mlp_in, read)
+    folded, downs["mlp_out"] = project((layer.mlp_out,), open_forward(anatomy.activation, spread, gated=layer.gated))
     added = folded if layer.norm_after_mlp is None else norm_forward(layer.norm_after_mlp, folded)
     tape = None
     if attended is not None:
@@ -106,11 +108,12 @@ def layer_backward(
     back = gradient
     if layer.norm_after_mlp is not None and tape.folded is not None:
         back = norm_backward(layer.norm_after_mlp, gradient, tape.folded)
-    opened = _activate(anatomy.activation, _halves(tape.spread)[0])
-    back = project_backward((layer.mlp_out,), opened * _halves(tape.spread)[1], tape.downs["mlp_out"], back)
-    back = _gate_backward(anatomy.activation, back, tape.spread, opened)
-    back = project_backward(layer.mlp_in, norm_forward(layer.norm_mlp, tape.middle), tape.downs["mlp_in"], back)
-    middle = gradient + norm_backward(layer.norm_mlp, back, tape.middle)
+    beside, middle = None, gradient
+    if layer.norm_mlp is None:
+        beside = _mlp_backward(anatomy, layer, tape, norm_forward(layer.norm_attention, tape.entered), back)
+    else:
+        back = _mlp_backward(anatomy, layer, tape, norm_forward(layer.norm_mlp, tape.middle), back)
+        middle = gradient + norm_backward(layer.norm_mlp, back, tape.middle)
     back = middle
     if layer.norm_after_attention is not None and tape.joined is not None:
         back = norm_backward(layer.norm_after_attention, middle, tape.joined)
@@ -128,7 +131,23 @@ def layer_backward(
     joint = torch.cat([queries.reshape(tokens, -1), keys.reshape(tokens, -1), values.permute(1, 0, 2).reshape(tokens, -1)], dim=1)
     normed = norm_forward(layer.norm_attention, tape.entered)
     back = project_backward(layer.attention_in, normed, tape.downs["attention_in"], joint)
+    if beside is not None:
+        back = back.add_(beside)
     return middle + norm_backward(layer.norm_attention, back, tape.entered)
+
+
+def _mlp_backward(anatomy: Anatomy, layer: Layer, tape: Tape, read: Tensor, gradient: Tensor) -> Tensor:
+    """Gradient of what the MLP gave to gradient of what it read."""
+    if layer.gated:
+        gate, up = _halves(tape.spread)
+        opened = _activate(anatomy.activation, gate)
+        back = project_backward((layer.mlp_out,), opened * up, tape.downs["mlp_out"], gradient)
+        back = _gate_backward(anatomy.activation, back, tape.spread, opened)
+    else:
+        opened = _activate(anatomy.activation, tape.spread)
+        back = project_backward((layer.mlp_out,), opened, tape.downs["mlp_out"], gradient)
+        back = _activate_backward(anatomy.activation, back, tape.spread, torch.empty_like(tape.spread))
+    return project_backward(layer.mlp_in, read, tape.downs["mlp_in"], back)
 
 
 def project(linears: Sequence[Linear], inputs: Tensor) -> tuple[Tensor, list[Tensor | None]]:
@@ -177,13 +196,21 @@ def _accumulate(parameter: Tensor, gradient: Tensor, scale: float) -> None:
 
 
 def norm_forward(norm: Norm, inputs: Tensor) -> Tensor:
+    if norm.bias is not None:
+        return F.layer_norm(inputs, norm.weight.shape, norm.weight, norm.bias, norm.eps)
     if norm.wide:
         return F.rms_norm(inputs.to(norm.weight.dtype), norm.weight.shape, norm.weight, norm.eps).to(inputs.dtype)
     return F.rms_norm(inputs, norm.weight.shape, norm.weight, norm.eps)
 
 
 def norm_backward(norm: Norm, gradient: Tensor, inputs: Tensor) -> Tensor:
-    """d/dx of x · r · w with r = rsqrt(mean x² + eps): r · (g·w − x · r² · mean(g·w·x))."""
+    """d/dx of x · r · w with r = rsqrt(mean x² + eps): r · (g·w − x · r² · mean(g·w·x)); of a layer norm by torch's own."""
+    if norm.bias is not None:
+        _, mean, root = torch.native_layer_norm(inputs, norm.weight.shape, norm.weight, norm.bias, norm.eps)
+        back: Tensor = torch.ops.aten.native_layer_norm_backward(
+            gradient, inputs, norm.weight.shape, mean, root, norm.weight, norm.bias, [True, False, False]
+        )[0]
+        return back
     wide = torch.promote_types(inputs.dtype, torch.float32)
     width = inputs.shape[-1]
     squares = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True, dtype=wide).square_()
@@ -228,7 +255,9 @@ def _activate(activation: str, gate: Tensor) -> Tensor:
     return F.gelu(gate, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
-def gate_forward(activation: str, spread: Tensor) -> Tensor:
+def open_forward(activation: str, spread: Tensor, *, gated: bool) -> Tensor:
+    if not gated:
+        return _activate(activation, spread)
     gate, up = _halves(spread)
     return _activate(activation, gate).mul_(up)
 
@@ -239,10 +268,15 @@ def _gate_backward(activation: str, gradient: Tensor, spread: Tensor, opened: Te
     result = torch.empty_like(spread)
     to_gate, to_up = _halves(result)
     torch.mul(gradient, opened, out=to_up)
-    through = gradient.mul_(up)
+    _activate_backward(activation, gradient.mul_(up), gate, to_gate)
+    return result
+
+
+def _activate_backward(activation: str, gradient: Tensor, gate: Tensor, into: Tensor) -> Tensor:
+    """Gradient of act(gate), written `into` a tensor of its shape."""
     if activation == "silu":
-        torch.ops.aten.silu_backward.grad_input(through, gate, grad_input=to_gate)
+        torch.ops.aten.silu_backward.grad_input(gradient, gate, grad_input=into)
     else:
         approximate = "tanh" if activation == "gelu_tanh" else "none"
-        torch.ops.aten.gelu_backward.grad_input(through, gate, approximate=approximate, grad_input=to_gate)
-    return result
+        torch.ops.aten.gelu_backward.grad_input(gradient, gate, approximate=approximate, grad_input=into)
+    return into

@@ -96,7 +96,7 @@ class Tally:
         return {token: number for number, token in enumerate(tokens)}
 
     def put(self, numbers: Tensor | Sequence[int], nll: Tensor) -> None:
-        self.learned.nll[torch.as_tensor(numbers, dtype=torch.long)] = nll.detach().to("cpu", torch.float64)
+        self.learned.nll[torch.as_tensor(numbers, dtype=torch.long)] = nll.detach().cpu().double()
 
     def coefficients(self) -> Tensor:
         """d loss / d nll of every learned token, (tokens,), fp64. Right for every group whose losses are all put in."""

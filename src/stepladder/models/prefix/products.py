@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from stepladder.models.prefix.anatomy import Anatomy, Layer, Linear
+from stepladder.models.shape import LAID_OUT_BYTES
 
 PRODUCTS = ("attention_in", "attention_out", "mlp_in", "mlp_out")
-JOINED_BYTES = 2**30
-"""Models with fewer bytes in their layers get a copy of their weights laid out for speed; larger ones are read as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ def layer_products(anatomy: Anatomy) -> tuple[dict[str, Product], ...]:
     """The products of every layer by name."""
     linears = [linear for layer in anatomy.layers for name in PRODUCTS for linear in _linears(layer, name)]
     held = sum(linear.module.weight.numel() * linear.module.weight.element_size() for linear in linears)
-    joined = held <= JOINED_BYTES
+    joined = held <= LAID_OUT_BYTES  # larger ones are read as they are
     return tuple({name: Product(_linears(layer, name), joined=joined) for name in PRODUCTS} for layer in anatomy.layers)
 
 
@@ -136,12 +135,12 @@ def _low_rank(linears: Sequence[Linear], dtype: torch.dtype) -> LowRank | None:
 
 def _joined_times(weights: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
     weight = torch.cat(list(weights)) if len(weights) > 1 else weights[0]
-    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return lambda inputs: torch.mm(inputs, weight.t())
     # oneDNN multiplies in a layout of its own, and would bring the whole weight into it again for every product: with few rows
     # that costs as much as the product. torch's compiler keeps weights in that layout by the same two calls.
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
-    return lambda inputs: torch.ops.mkldnn._linear_pointwise(inputs, packed, None, "none", [], "")  # type: ignore[no-any-return]
+    return lambda inputs: torch.ops.mkldnn._linear_pointwise(inputs, packed, None, "none", [], "")
 
 
 def _times(weights: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:

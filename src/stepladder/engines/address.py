@@ -1,0 +1,103 @@
+"""Where a hosted or served model is found, by its name in task.toml. Knows no SDK, so that names can be read at once."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+from stepladder.domain.errors import EngineError, UsageError
+
+Api = Literal["openai", "anthropic"]
+
+OPENAI_URL = "https://api.openai.com/v1"
+ANTHROPIC_URL = "https://api.anthropic.com"
+OWN_KEY = "STEPLADDER_API_KEY"
+_PROVIDERS: dict[str, tuple[Api, str, str, str]] = {
+    "openai": ("openai", OPENAI_URL, "OPENAI_BASE_URL", "OPENAI_API_KEY"),
+    "anthropic": ("anthropic", ANTHROPIC_URL, "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A server, its model, and the name of the environment variable that holds its key.
+
+    `provider` is "openai" or "anthropic" for a model named by provider, empty for one named by URL.
+    """
+
+    url: str
+    model: str
+    key_variable: str = OWN_KEY
+    provider: str = ""
+
+    @property
+    def name(self) -> str:
+        """As `[model] base` would spell it."""
+        return f"{self.provider}:{self.model}" if self.provider else f"{self.url} {self.model}"
+
+    @property
+    def api(self) -> Api:
+        """Which protocol is spoken there."""
+        return "anthropic" if self.provider == "anthropic" else "openai"
+
+    @property
+    def hosted(self) -> bool:
+        """Whether the data leaves this machine."""
+        return not _is_loopback(urlsplit(self.url).hostname or "")
+
+    def api_key(self) -> str:
+        """The key from the environment; a placeholder for a server on this machine, which needs none.
+
+        Raises:
+            EngineError: The server is elsewhere and the variable is not set.
+        """
+        key = os.environ.get(self.key_variable, "")
+        if not key and self.hosted:
+            raise EngineError(f"{self.name} needs an API key.", f"Set the environment variable {self.key_variable}.")
+        return key or "none"
+
+
+def parse_model(name: str) -> Address | None:
+    """`openai:NAME`, `anthropic:NAME` or `URL NAME` as an address; None for anything else (a folder, a starter name, …).
+
+    `OPENAI_BASE_URL` and `ANTHROPIC_BASE_URL` move the two providers elsewhere, as they do for their own SDKs.
+
+    Raises:
+        UsageError: It begins like one of them, but is not complete.
+    """
+    for provider, (_, url, url_variable, key_variable) in _PROVIDERS.items():
+        if name.startswith(f"{provider}:"):
+            model = name.removeprefix(f"{provider}:").strip()
+            if not model:
+                raise UsageError(f"'{provider}:' lacks the model's name.", f"Write {provider}:NAME.")
+            return Address(_checked_url(os.environ.get(url_variable) or url, url_variable), model, key_variable, provider)
+    if not name.startswith(("http://", "https://")):
+        return None
+    url, _, model = name.partition(" ")
+    if not model.strip() or not urlsplit(url).hostname:
+        raise UsageError(f"{_bare(url)!r} is not a server and a model.", "Write the URL, a space, and the model's name.")
+    return Address(_checked_url(url, "The server's URL"), model.strip())
+
+
+def _checked_url(url: str, where: str) -> str:
+    parts = urlsplit(url)
+    if parts.username or parts.password:
+        raise UsageError(f"{where} holds a password.", f"Put the key into {OWN_KEY} instead.")
+    return url.rstrip("/")
+
+
+def _bare(url: str) -> str:
+    """A URL without a password, for messages."""
+    return url.rpartition("@")[2]
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
