@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
@@ -93,8 +93,9 @@ def fused(wrapped: Any, rows: Sequence[EncodedRow], tokens_per_pass: int, worthw
 
 
 def furthest(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
-    """Largest ‖g − g′‖ / ‖g‖ over all tensors."""
-    return max(((ours[name] - right).norm() / right.norm()).item() for name, right in theirs.items())
+    """Largest ‖g − g′‖ / ‖g‖ over all tensors; a g that is nothing beside the others' is rounding, and counts as a millionth."""
+    least = 1e-6 * max(right.norm().item() for right in theirs.values())
+    return max((ours[name] - right).norm().item() / max(right.norm().item(), least) for name, right in theirs.items())
 
 
 @contextmanager
@@ -165,6 +166,7 @@ def test_stock_modules_which_round_to_fp32_agree_to_six_digits(architecture: str
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), tokens_per_pass=st.integers(1, 200), worthwhile=st.integers(1, 60))
+@example(seed=2860, tokens_per_pass=1, worthwhile=1)  # one row whose only label sees a single token: no gradient at its query
 def test_any_rows_in_any_passes_give_the_same_gradient(seed: int, tokens_per_pass: int, worthwhile: int) -> None:
     wrapped = build_adapted("llama")
     rows = tree_rows(seed)
