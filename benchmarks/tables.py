@@ -1,9 +1,9 @@
 """Markdown tables of the real climbs and of training speed, written into marked regions of README.md and docs/log.md.
 
 A region lies between `<!-- table:NAME -->` and `<!-- /table:NAME -->`. In the README: `demo` (the bundled demo), `bundled` (what
-won on each bundled task), `real` (public data side by side), `training` and `generation` (speed beside others). In the
+won on each bundled task), `real` (public data side by side), `training`, `generation` and `climb` (speed beside others). In the
 log: `real:TASK` (one task, all its rungs), `curve` (trials of learning curves), `curve-lora` (those of the fine-tune). In the
-page on data checks: `checks`. With `--check` nothing is written; exit code 1 means a
+page on data checks: `checks`; in the one on answering: `json-schema`. With `--check` nothing is written; exit code 1 means a
 region is out of date.
 """
 
@@ -17,7 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from climb.table import climb_table
 from generation.table import generation_table
+from schema_suite import schema_table
 from stepladder.data.bundled import NAMES
 from stepladder.domain.errors import DataError, StepladderError
 from stepladder.files import write_text
@@ -29,8 +31,9 @@ TRAINING = Path("benchmarks/results/training.json")
 README = Path("README.md")
 LOG = Path("docs/log.md")
 DATA_CHECKS = Path("docs/explanation/data-checks.md")
+ANSWERING = Path("docs/explanation/answering.md")
 GENERATION = Path("benchmarks/results/generation.json")
-MEASURED = {name: Path(f"benchmarks/results/{name}.json") for name in ("checks", "curve", "curve-lora")}
+MEASURED = {name: Path(f"benchmarks/results/{name}.json") for name in ("checks", "curve", "curve-lora", "json-schema", "climb")}
 
 TAIL_HEADERS = ("cut answers", "prompt + answer tokens", "s per 1,000 calls", "s once", "remark")
 DEMO = "tickets"  # the bundled task that `make demo` climbs
@@ -233,7 +236,7 @@ def replace_region(text: str, name: str, content: str, *, where: Path) -> str:
 
 def region_names(text: str) -> list[str]:
     """Names of the regions of this script that a text has markers for."""
-    names = r"demo|bundled|training|generation|checks|curve(?:-lora)?|real(?::[^ ]+)?"
+    names = r"demo|bundled|training|generation|climb|checks|json-schema|curve(?:-lora)?|real(?::[^ ]+)?"
     return list(dict.fromkeys(re.findall(rf"<!-- /?table:({names}) -->", text)))
 
 
@@ -265,6 +268,10 @@ def update(repository: Path, *, check: bool) -> list[Path]:
     }
     if (checks := load_measured(repository / MEASURED["checks"])) is not None:
         wanted[DATA_CHECKS] = {"checks": checks_table(checks)}
+    if (climbed := load_measured(repository / MEASURED["climb"])) is not None and (speeds := climb_table(climbed)):
+        wanted[README] |= {"climb": speeds}
+    if (schemas := load_measured(repository / MEASURED["json-schema"])) is not None:
+        wanted[ANSWERING] = {"json-schema": schema_table(schemas)}
     if (curve := load_measured(repository / MEASURED["curve"])) is not None:
         wanted[LOG] |= {"curve": curve_table(curve)}
     if (curves := load_measured(repository / MEASURED["curve-lora"])) is not None:

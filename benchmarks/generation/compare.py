@@ -89,8 +89,9 @@ class Comparison:
             found = self._child("measure", rung, system=system)
             write_text(self._answers(rung, system), json.dumps(found["answers"]))
             count = len(found["answers"])
+            setting = ", ".join(filter(None, (SETTINGS[system], found.get("setting"))))
             self.results.add("rows", {
-                "rung": rung, "system": system, "setting": SETTINGS[system], "dtype": found["dtype"], "examples": count,
+                "rung": rung, "system": system, "setting": setting, "dtype": found["dtype"], "examples": count,
                 "examples_per_second": count / found["seconds"], "prefill_tokens": found["prefill_tokens"],
                 "decode_tokens": found["decode_tokens"], "peak_memory_bytes": found["peak_memory_bytes"], RATIO: None,
                 "round": number, "threads": found["threads"], "versions": found["versions"],

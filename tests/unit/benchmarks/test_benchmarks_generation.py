@@ -5,7 +5,7 @@ import json
 import pytest
 
 import bench_generate
-from generation.child import whole_answer
+from generation.child import ATTENTIONS, measure_generate, measure_ours, whole_answer
 from generation.compare import RATIO, Results, same_text, with_ratios
 from generation.rungs import Rung, read
 from generation.systems import BATCHED, MUST_REACH, ONE_BY_ONE, OURS, RUNGS, SYSTEMS
@@ -13,6 +13,8 @@ from generation.table import generation_table
 from stepladder.domain.errors import DataError
 from stepladder.domain.messages import Message
 from stepladder.domain.protocols import Prompt
+from stepladder.models.loading import load
+from tiny_model import build_tiny_model
 
 
 def row(rung="zero-shot", system=OURS, speed=8.0, number=1, **changes):
@@ -66,6 +68,22 @@ def test_an_answer_ends_before_its_first_stop_token():
     assert whole_answer([5, 6, 2, 7, 2], (2, 0)) == [5, 6]
     assert whole_answer([0], (2, 0)) == []
     assert whole_answer([5, 6], (2, 0)) == [5, 6]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return load(str(build_tiny_model(tmp_path_factory.mktemp("model") / "tiny")), device="cpu", dtype="float32")
+
+
+def test_all_systems_are_measured_on_the_same_prompts_and_in_fp32_give_the_same_answers(tiny):
+    prompts = tuple(Prompt(f"row-{number}", (Message("user", "where is it " * number),)) for number in range(1, 5))
+    rung = Rung("zero-shot", prompts, 6)
+    ours, alone, batched = measure_ours(tiny, rung), measure_generate(tiny, rung, 1), measure_generate(tiny, rung, 3)
+    assert ours["answers"] == alone["answers"] == batched["answers"]
+    assert ours["prefill_tokens"] < alone["prefill_tokens"] < batched["prefill_tokens"]
+    assert all(found["seconds"] > 0 for found in (ours, alone, batched))
+    assert alone["setting"] in {f"{name} attention" for name in ATTENTIONS}
+    assert tiny.model.config._attn_implementation in ATTENTIONS
 
 
 def test_a_rung_comes_back_from_its_file(tmp_path):

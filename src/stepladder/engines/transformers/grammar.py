@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
@@ -23,6 +24,9 @@ JSON_OPTIONS = {
     # What json.dumps escapes with ensure_ascii=False; an escaped slash or letter would be a second spelling of one text.
     "json_allowed_escapes": '"\\bfnrt',
 }
+
+UNWRITABLE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
+"""Characters that llguidance has no way to write but as \\uXXXX."""
 
 
 class GrammarCompiler:
@@ -57,11 +61,14 @@ class GrammarCompiler:
         return RowGrammar(self._compiled[grammar].deep_copy(), self._vocabulary)
 
     def _compile(self, grammar: Grammar) -> Any:
-        matcher = self._llguidance.LLMatcher(self._tokenizer, self._source(grammar))
-        if matcher.is_error():
-            reason = " ".join(matcher.get_error().split())
+        try:
+            matcher = self._llguidance.LLMatcher(self._tokenizer, self._source(grammar))
+            reason = matcher.get_error() if matcher.is_error() else ""
+        except ValueError as error:  # of llguidance, and of JSON that is none
+            reason = str(error)
+        if reason:
             raise EngineError(
-                f"Answers cannot be held to this {_KINDS[grammar.kind]}: {reason}",
+                f"Answers cannot be held to this {_KINDS[grammar.kind]}: {' '.join(reason.split())}",
                 "Simplify it, or skip the constrained rungs.",
             )
         return matcher
@@ -73,7 +80,22 @@ class GrammarCompiler:
             return str(matcher.grammar_from_lark(f"start: {alternatives}"))
         if grammar.kind == "regex":
             return str(matcher.grammar_from_regex(grammar.text))
-        return str(matcher.grammar_from_json_schema(grammar.text, overrides=JSON_OPTIONS))
+        schema = json.loads(grammar.text)
+        if any(map(UNWRITABLE.search, fixed_texts(schema))):
+            raise ValueError("`const` or `enum` holds a control character, which no answer is written with.")
+        return str(matcher.grammar_from_json_schema(json.dumps({} if schema is True else schema), overrides=JSON_OPTIONS))
+
+
+def fixed_texts(schema: Any, *, fixed: bool = False) -> Iterator[str]:
+    """Every text inside the values of `const` and `enum`: llguidance leaves out of them what has no short escape."""
+    if isinstance(schema, str) and fixed:
+        yield schema
+    elif isinstance(schema, list):
+        for item in schema:
+            yield from fixed_texts(item, fixed=fixed)
+    elif isinstance(schema, dict):
+        for key, value in schema.items():
+            yield from fixed_texts(value, fixed=fixed or key in ("const", "enum"))
 
 
 _KINDS = {"labels": "list of labels", "regex": "regular expression", "json_schema": "JSON Schema"}
@@ -90,6 +112,10 @@ class RowGrammar:
     def complete(self) -> bool:
         """Whether nothing but the end of the turn may follow."""
         return bool(self._matcher.is_stopped())
+
+    def writes(self, tokens: Sequence[int]) -> bool:
+        """Whether these tokens, and then the end of the turn, make an answer. Goes along with them as far as it can."""
+        return bool(self._matcher.try_consume_tokens(list(tokens)) == len(tokens) and self._matcher.is_accepting())
 
     def allowed(self) -> torch.Tensor:
         """Tokens that may come next, bool (vocabulary,); the end-of-turn only where the grammar may end."""
