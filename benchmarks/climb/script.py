@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor
 from training.process import answer, die_first, read_order
 
 ROWS_AT_ONCE = 16
+JSON_FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 Turns = list[dict[str, str]]
 Step = dict[str, Any]
@@ -28,13 +29,14 @@ Step = dict[str, Any]
 class HeldToSchema(LogitsProcessor):
     """Leaves every row only the tokens its answer may go on with; for one call of `generate()`."""
 
-    def __init__(self, grammars: Any, schema: str, rows: int, vocabulary: int) -> None:
+    def __init__(self, grammars: Any, schema: str, rows: int, vocabulary: int, stop_id: int) -> None:
         import llguidance
         from llguidance.numpy import allocate_token_bitmask
 
-        grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
+        grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=JSON_FORM)
         self._matchers = [llguidance.LLMatcher(grammars, grammar) for _ in range(rows)]
         self._bits = allocate_token_bitmask(rows, vocabulary)
+        self._stop_id = stop_id
         self._begun = False
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -44,12 +46,14 @@ class HeldToSchema(LogitsProcessor):
         for row, matcher in enumerate(self._matchers):
             if self._begun and not matcher.is_stopped():
                 matcher.consume_token(int(input_ids[row, -1]))
-            if matcher.is_stopped():
-                self._bits[row] = -1  # the row is finished: what comes of it is thrown away
-            else:
+            if not matcher.is_stopped():
                 fill_next_token_bitmask(matcher, self._bits, row)
         self._begun = True
         allowed = np.unpackbits(self._bits.view(np.uint8), axis=1, bitorder="little", count=scores.shape[1])
+        for row, matcher in enumerate(self._matchers):
+            if matcher.is_stopped():  # nothing but the end of the turn may follow
+                allowed[row] = 0
+                allowed[row, self._stop_id] = 1
         return scores.masked_fill(torch.from_numpy(allowed == 0), float("-inf"))
 
 
@@ -94,7 +98,8 @@ class Script:
             more = {}
             if step["schema"]:
                 vocabulary = model.config.vocab_size
-                more = {"logits_processor": [HeldToSchema(self.grammars(vocabulary), step["schema"], len(places), vocabulary)]}
+                held = HeldToSchema(self.grammars(vocabulary), step["schema"], len(places), vocabulary, self.stop_ids[0])
+                more = {"logits_processor": [held]}
             with torch.inference_mode():
                 made = model.generate(
                     **batch,

@@ -56,7 +56,7 @@ def test_in_a_terminal_both_answers_stand_side_by_side_and_the_talk_ends_by_esc(
     with screen("chat", run, "--rung", "few-shot") as shown:
         shown.until("Esc ends")
         shown.press(TURNS[0] + "\r")
-        shown.until(r"few-shot +base")
+        shown.until(r"few-shot[^\n]+base")  # names are bold: between them stand codes, too
         shown.until("heron by the gate")
         shown.until("> ")
         shown.press("/new\r")

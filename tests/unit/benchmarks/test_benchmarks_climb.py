@@ -5,6 +5,7 @@ import json
 import pytest
 
 import bench_climb
+from climb.script import Script
 from climb.table import climb_table, raced_seconds, ratios, script_seconds
 from climb.work_list import RUNGS, build_work_list
 from small_tasks import write_task
@@ -13,6 +14,7 @@ from stepladder.domain.task import Task
 from stepladder.service.climb import climb
 from stepladder.service.setup import ClimbOptions, Watcher, make_base
 from stepladder.storage.records import to_json
+from tiny_model import build_tiny_model
 
 LORA = "rank = 4\nalpha = 8\nlearning_rate = 1e-3\nbatch_size = 8"
 
@@ -56,6 +58,19 @@ def test_trainings_have_the_steps_and_settings_of_the_climbs(climbed):
     assert {(step["rank"], step["batch_size"], len(step["rows"][0][-1])) for step in trainings} == {(4, 8, 2)}
     answering = {step["adapter"] for step in steps if step["kind"] == "answer"} - {""}
     assert answering == {step["adapter"] for step in trainings}
+
+
+def test_the_script_answers_every_prompt_and_holds_answers_to_the_schema(tmp_path):
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
+    prompts = [[["user", "how many " * number]] for number in range(1, 19)]  # more than one batch
+    step = {"prompts": prompts, "max_new_tokens": 20, "schema": json.dumps(schema), "adapter": ""}
+    folder = build_tiny_model(tmp_path / "tiny")
+    script = Script({"model": str(folder), "adapters": str(tmp_path), "stop_ids": [2]})
+    answers = script.answer(step)
+    assert len(answers) == len(prompts)
+    assert {json.loads(answer)["a"] for answer in answers} <= {1, 2}
+    free = script.answer({**step, "schema": "", "max_new_tokens": 3})
+    assert len(free) == len(prompts)
 
 
 STEPS = [
