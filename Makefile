@@ -12,7 +12,7 @@ NPM := $(shell command -v npm 2>/dev/null)
 WITH_CLIENTS := $(if $(WITHOUT_CLIENTS),,clients)
 NO_CLIENTS := $(if $(WITHOUT_CLIENTS),and not clients,$(if $(NPM),,and not node))
 
-.PHONY: demo test test-long clients check format docs constraints bench-real bench-train bench-gpu bench-serve clean
+.PHONY: demo test test-long clients check format docs constraints bench-real bench-train bench-generate bench-climb bench-gpu bench-serve clean
 
 demo: $(VENV)/.installed
 	$(BIN)/stepladder models pull smollm2-135m-instruct
@@ -49,6 +49,18 @@ bench-real: $(VENV)/.installed
 bench-train: $(VENV)/.installed
 	$(BIN)/stepladder models pull smollm2-135m-instruct
 	$(BIN)/python benchmarks/bench_train.py $(BENCH)
+	$(BIN)/python benchmarks/tables.py
+
+# About half an hour with the machine to itself; BENCH="--rungs tuned --rounds 3" takes a part, and a second call what is missing.
+bench-generate: $(VENV)/.installed
+	$(BIN)/stepladder models pull smollm2-135m-instruct
+	$(BIN)/python benchmarks/bench_generate.py $(BENCH)
+	$(BIN)/python benchmarks/tables.py
+
+# About two and a half hours with the machine to itself, most of them the script's; a second call does what is missing.
+bench-climb: $(VENV)/.installed
+	$(BIN)/stepladder models pull smollm2-135m-instruct
+	$(BIN)/python benchmarks/bench_climb.py $(BENCH)
 	$(BIN)/python benchmarks/tables.py
 
 # On a machine without a GPU only a dry run with a tiny model, which shows that every part works and says what was not run.

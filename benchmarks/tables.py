@@ -1,10 +1,10 @@
 """Markdown tables of the real climbs and of training speed, written into marked regions of README.md and docs/log.md.
 
 A region lies between `<!-- table:NAME -->` and `<!-- /table:NAME -->`. In the README: `demo` (the bundled demo), `bundled` (what
-won on each bundled task), `real` (public data side by side), `training` (speed beside other trainers), `serving` (the server
-under load). In the log: `real:TASK` (one task, all its rungs), `curve` (trials of learning curves), `curve-lora` (those of the
-fine-tune). In the page on data checks: `checks`. With `--check` nothing is written; exit
-code 1 means a region is out of date.
+won on each bundled task), `real` (public data side by side), `training`, `generation` and `climb` (speed beside others),
+`serving` (the server under load). In the log: `real:TASK` (one task, all its rungs), `curve` (trials of learning curves), `curve-lora`
+(those of the fine-tune). In the page on data checks: `checks`; in the one on answering: `json-schema`. With `--check` nothing is
+written; exit code 1 means a region is out of date.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from climb.table import climb_table
+from generation.table import generation_table
+from schema_suite import schema_table
 from serving.table import serving_table
 from stepladder.data.bundled import NAMES
 from stepladder.domain.errors import DataError, StepladderError
@@ -29,7 +32,11 @@ TRAINING = Path("benchmarks/results/training.json")
 README = Path("README.md")
 LOG = Path("docs/log.md")
 DATA_CHECKS = Path("docs/explanation/data-checks.md")
-MEASURED = {name: Path(f"benchmarks/results/{name}.json") for name in ("checks", "curve", "curve-lora", "service")}
+ANSWERING = Path("docs/explanation/answering.md")
+GENERATION = Path("benchmarks/results/generation.json")
+MEASURED = {
+    name: Path(f"benchmarks/results/{name}.json") for name in ("checks", "curve", "curve-lora", "json-schema", "climb", "service")
+}
 
 TAIL_HEADERS = ("cut answers", "prompt + answer tokens", "s per 1,000 calls", "s once", "remark")
 DEMO = "tickets"  # the bundled task that `make demo` climbs
@@ -232,11 +239,8 @@ def replace_region(text: str, name: str, content: str, *, where: Path) -> str:
 
 def region_names(text: str) -> list[str]:
     """Names of the regions of this script that a text has markers for."""
-    return list(
-        dict.fromkeys(
-            re.findall(r"<!-- /?table:(demo|bundled|training|serving|checks|curve(?:-lora)?|real(?::[^ ]+)?) -->", text)
-        )
-    )
+    names = r"demo|bundled|training|generation|climb|serving|checks|json-schema|curve(?:-lora)?|real(?::[^ ]+)?"
+    return list(dict.fromkeys(re.findall(rf"<!-- /?table:({names}) -->", text)))
 
 
 def fill(text: str, wanted: Mapping[str, str], *, where: Path) -> str:
@@ -253,6 +257,7 @@ def update(repository: Path, *, check: bool) -> list[Path]:
     bundled = [result for result in results if result["name"] in NAMES]
     public = [result for result in results if result["name"] not in NAMES]
     trained = load_training(repository / TRAINING)
+    answered = load_measured(repository / GENERATION)
     speed = training_table(trained) if trained is not None else ""
     wanted = {
         README: {
@@ -260,6 +265,7 @@ def update(repository: Path, *, check: bool) -> list[Path]:
             **({"demo": demo_table(demo)} if demo else {}),
             **({"bundled": bundled_table(bundled)} if bundled else {}),
             **({"training": speed} if speed else {}),
+            **({"generation": generation_table(answered)} if answered is not None else {}),
         },
         LOG: {f"real:{result['name']}": task_table(result) for result in results},
     }
@@ -267,6 +273,10 @@ def update(repository: Path, *, check: bool) -> list[Path]:
         wanted[README] |= {"serving": serving_table(served)}
     if (checks := load_measured(repository / MEASURED["checks"])) is not None:
         wanted[DATA_CHECKS] = {"checks": checks_table(checks)}
+    if (climbed := load_measured(repository / MEASURED["climb"])) is not None and (speeds := climb_table(climbed)):
+        wanted[README] |= {"climb": speeds}
+    if (schemas := load_measured(repository / MEASURED["json-schema"])) is not None:
+        wanted[ANSWERING] = {"json-schema": schema_table(schemas)}
     if (curve := load_measured(repository / MEASURED["curve"])) is not None:
         wanted[LOG] |= {"curve": curve_table(curve)}
     if (curves := load_measured(repository / MEASURED["curve-lora"])) is not None:

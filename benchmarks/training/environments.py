@@ -33,6 +33,7 @@ ENVIRONMENTS = {
         ("torch==2.13.0", "transformers==5.17.0", "peft==0.21.2", "trl==1.15.0", "datasets<5", "bitsandbytes==0.50.2"),
         ("unsloth==2026.10.9", "unsloth_zoo==2026.10.9"),
     ),
+    "script": Environment(("torch==2.13.0", "transformers==5.23.0", "peft==0.21.2", "trl==1.16.0", "llguidance==1.9.1")),
 }
 
 

@@ -14,7 +14,7 @@ from messages_server import MessagesServer
 from stepladder.domain.errors import EngineError, ModelError
 from stepladder.domain.messages import Message, ToolCall
 from stepladder.domain.prediction import Generation
-from stepladder.domain.protocols import Decoding, Engine, Grammar, Prompt
+from stepladder.domain.protocols import Decoding, Engine, Grammar, Prompt, Request, Serving
 from stepladder.engines.address import Address
 from stepladder.engines.anthropic import AnthropicEngine
 from stepladder.engines.cache import RecordedEngine
@@ -81,6 +81,18 @@ def test_the_same_prompt_gets_the_same_greedy_answer(engine: Engine) -> None:
     second = engine.generate(PROMPTS[::-1], Decoding(6))[::-1]
     assert [answer.text for answer in first] == [answer.text for answer in second]
     assert first[1].text == first[4].text
+
+
+def test_an_engine_that_serves_is_heard_while_it_writes_the_same_answers(engine: Engine) -> None:
+    if not isinstance(engine, Serving):
+        return
+    heard: dict[int, list[str]] = {}
+    answers = engine.answer(
+        [Request(prompt, Decoding(6)) for prompt in PROMPTS],
+        on_text=lambda place, piece: heard.setdefault(place, []).append(piece),
+    )
+    assert [answer.text for answer in answers] == [answer.text for answer in engine.generate(PROMPTS, Decoding(6))]
+    assert ["".join(heard.get(place, ())) for place in range(len(PROMPTS))] == [answer.text for answer in answers]
 
 
 def test_it_stops_at_max_new_tokens_and_says_so(engine: Engine) -> None:

@@ -204,7 +204,11 @@ def _places_of_unknown(keys: Iterable[str], known: Mapping[str, Any]) -> dict[st
 def _generation_key(speaker: str, asked: Any, decoding: Decoding) -> str:
     settings = dataclasses.asdict(decoding)
     if decoding.temperature == 0:
-        del settings["seed"]  # greedy answers do not depend on it
+        del settings["seed"], settings["top_p"]  # greedy answers do not depend on them
+    elif decoding.top_p == 1:
+        del settings["top_p"]  # what is younger than the first records is named only where something is asked for
+    if decoding.logprobs is None:
+        del settings["logprobs"]
     return hash_json(["generation", speaker, asked, settings])
 
 

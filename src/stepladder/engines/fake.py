@@ -16,7 +16,7 @@ from stepladder.domain.answer import answer_text
 from stepladder.domain.errors import EngineError
 from stepladder.domain.output import dump_json
 from stepladder.domain.prediction import Generation
-from stepladder.domain.protocols import CompletionScore, Decoding, Grammar, ModelIdentity, Prompt
+from stepladder.domain.protocols import CompletionScore, Decoding, Grammar, ModelIdentity, Prompt, Request
 from stepladder.engines.adapter import WEIGHTS
 from stepladder.files import hash_file, hash_json, hash_text
 
@@ -93,6 +93,24 @@ class FakeEngine:
             if on_answer is not None:
                 on_answer(index, generation)
         return generations
+
+    def answer(
+        self,
+        requests: Sequence[Request],
+        *,
+        on_text: Callable[[int, str], None] | None = None,
+        on_answer: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        """As `generate`, one request after the other; answers are heard word by word."""
+        answers = []
+        for place, request in enumerate(requests):
+            answers += self.generate([request.prompt], request.decoding, adapter=request.adapter)
+            for word in re.findall(r"\s*\S+|\s+$", answers[-1].text):
+                if on_text is not None:
+                    on_text(place, word)
+            if on_answer is not None:
+                on_answer(place, answers[-1])
+        return answers
 
     def score(
         self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]], *, adapter: Path | None = None

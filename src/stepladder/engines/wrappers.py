@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from stepladder.domain.prediction import Generation
-from stepladder.domain.protocols import CompletionScore, Decoding, Engine, ModelIdentity, Prompt
+from stepladder.domain.protocols import CompletionScore, Decoding, Drafting, Engine, ModelIdentity, Prompt, Request, Serving
 
 
 class Wrapped:
@@ -122,3 +122,56 @@ class Drawing(Wrapped):
     ) -> list[Generation]:
         drawn = replace(decoding, temperature=self._temperature, seed=self._seed)
         return self.engine.generate(prompts, drawn, adapter=adapter, on_answer=on_answer)
+
+
+class Drafted(Wrapped):
+    """The same answers, sooner where a draft foretells them; who asks neither sees the drafts nor has a way to give any.
+
+    Args:
+        drafts: What an answer may be, by the prompt's id (the input's). An engine that takes no drafts is asked without.
+    """
+
+    def __init__(self, engine: Engine, drafts: Mapping[str, str]) -> None:
+        super().__init__(engine)
+        self._drafts = drafts
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        decoding: Decoding,
+        *,
+        adapter: Path | None = None,
+        on_answer: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        if not isinstance(self.engine, Drafting):
+            return self.engine.generate(prompts, decoding, adapter=adapter, on_answer=on_answer)
+        own = [self._drafts.get(prompt.id) for prompt in prompts]
+        return self.engine.generate_drafted(prompts, own, decoding, adapter=adapter, on_answer=on_answer)
+
+
+class Overheard(Wrapped):
+    """Tells what is being written, piece by piece; from an engine that cannot, each answer comes in one piece.
+
+    Args:
+        on_text: Called with the next piece of the one answer asked for at a time.
+    """
+
+    def __init__(self, engine: Engine, on_text: Callable[[str], None]) -> None:
+        super().__init__(engine)
+        self._on_text = on_text
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        decoding: Decoding,
+        *,
+        adapter: Path | None = None,
+        on_answer: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        if isinstance(self.engine, Serving):
+            requests = [Request(prompt, decoding, adapter) for prompt in prompts]
+            return self.engine.answer(requests, on_text=lambda place, piece: self._on_text(piece), on_answer=on_answer)
+        answers = self.engine.generate(prompts, decoding, adapter=adapter, on_answer=on_answer)
+        for answer in answers:
+            self._on_text(answer.text)
+        return answers

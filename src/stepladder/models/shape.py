@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+LAID_OUT_BYTES = 2**30
+"""Models with fewer bytes in their layers get a copy of their weights, laid out for speed, when they answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
@@ -25,6 +28,13 @@ class ModelShape:
     def token_bytes(self) -> int:
         """Keys and values of one token, over all layers."""
         return 2 * self.layers * self.key_value_heads * self.head_width * self.bytes_per_number
+
+    @property
+    def laid_out_bytes(self) -> int:
+        """The copy of the weights that answers: of the output layer, and of the layers where they are small enough."""
+        queries, keys = self.heads * self.head_width, self.key_value_heads * self.head_width
+        layers = self.layers * self.hidden * (2 * queries + 2 * keys + 3 * self.intermediate) * self.bytes_per_number
+        return self.vocabulary * self.hidden * self.bytes_per_number + (layers if layers <= LAID_OUT_BYTES else 0)
 
     def adapter_parameters(self, rank: int) -> int:
         """Of a LoRA on every linear layer but the head: two matrices of `rank` for each."""

@@ -13,10 +13,14 @@ from stepladder.domain.errors import BudgetError, DataError, EngineError, Evalua
 from stepladder.domain.learning_curve import CurvePoint, LearningCurve
 from stepladder.domain.messages import Example
 from stepladder.domain.prediction import Score
-from stepladder.domain.protocols import FitContext, Predictor
+from stepladder.domain.protocols import Drafting, Engine, FitContext, Predictor
+from stepladder.engines.answers import CachedEngine
+from stepladder.engines.cache import RecordedEngine
+from stepladder.engines.wrappers import Drafted
 from stepladder.evaluation.learning_curve import doubling
 from stepladder.service.rung_run import RungRun
-from stepladder.service.setup import Base
+from stepladder.service.setup import Base, bare_engine
+from stepladder.techniques.forms import reference_text
 
 CHEAP = ("classifier", "nearest")
 """Drawn without being asked for: nothing is trained but a regression, and a call of the model is all a point costs."""
@@ -103,13 +107,30 @@ def _points(base: Base, ran: RungRun, parts: Sequence[Part]) -> Iterator[CurvePo
     assert ran.context is not None
     answered = {row.id for row in ran.rows}
     examples = [row for row in (*ran.context.validation, *ran.context.held_out) if row.id in answered]
-    inputs = [row.input for row in {row.id: row for row in examples}.values()]
+    asked = list({row.id: row for row in examples}.values())
+    context = _with_drafts(base, ran, asked)
     for part in parts:
-        grades = ran.context.score(_fitted(ran, ran.context, part).predict(inputs))
+        grades = context.score(_fitted(ran, context, part).predict([row.input for row in asked]))
         values = [grade.value for grade in grades if isinstance(grade, Score)]
         base.watcher.progress.advance()
         if values:
             yield CurvePoint(len(part.train), part.draw, float(np.mean(values)))
+
+
+def _with_drafts(base: Base, ran: RungRun, asked: Sequence[Example]) -> FitContext:
+    """The rung's context; the engine of a tuned one checks what it would write against the references, which costs one pass.
+
+    Only scores are wanted here. The answers are kept apart from the run's: their times say nothing about a call's. An untuned
+    rung gains more from the run's own answers, many of which its parts ask for again.
+    """
+    assert ran.context is not None
+    engine = bare_engine(ran.context.engine)
+    if not ran.technique.tuned or not isinstance(engine, Drafting):
+        return ran.context
+    known: Engine = Drafted(engine, {row.id: reference_text(base.task, row) for row in asked})
+    if base.answers is not None:
+        known = CachedEngine(known, base.answers, manner="drafted")
+    return replace(ran.context, engine=RecordedEngine(known, ran.context.folder / "curve" / "answers.jsonl"))
 
 
 def _fitted(ran: RungRun, context: FitContext, part: Part) -> Predictor:

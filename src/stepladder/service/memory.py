@@ -96,7 +96,7 @@ def predict_memory(
     """
     return Memory(
         process=PROCESS_BYTES if shape.device == "cpu" else 0,
-        weights=shape.parameters * shape.bytes_per_number,
+        weights=shape.parameters * shape.bytes_per_number + shape.laid_out_bytes,
         answering=max(_answering(shape, limits, work, *kind) for kind in _prompts(work, choices, rungs)),
         training=0 if training is None else _training(shape, work, choices, rungs, training),
     )

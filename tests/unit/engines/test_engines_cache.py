@@ -56,6 +56,7 @@ def test_a_prompt_that_stands_twice_is_asked_once_and_reported_twice(tmp_path: P
     [
         {"decoding": Decoding(9)},
         {"decoding": Decoding(8, temperature=0.5)},
+        {"decoding": Decoding(8, logprobs=0)},
         {"decoding": Decoding(8, grammar=Grammar("labels", '["a"]'))},
         {"prompt": Prompt("row", (Message("system", ""), Message("user", "a")))},
         {"prompt": Prompt("row", (Message("user", "a"),), ({"type": "function", "function": {"name": "f"}},))},
@@ -74,11 +75,12 @@ def test_whatever_could_change_an_answer_asks_again(change: dict, tmp_path: Path
     assert (again.hits, again.misses) == (0, 1)
 
 
-def test_the_seed_matters_only_above_temperature_zero(tmp_path: Path) -> None:
+def test_seed_and_top_p_matter_only_above_temperature_zero(tmp_path: Path) -> None:
     recorded = RecordedEngine(FakeEngine(), tmp_path / "answers.jsonl")
-    for decoding in (Decoding(8, seed=1), Decoding(8, seed=2), Decoding(8, 0.5, seed=1), Decoding(8, 0.5, seed=2)):
+    greedy = (Decoding(8, seed=1), Decoding(8, seed=2, top_p=0.5))
+    for decoding in (*greedy, Decoding(8, 0.5, seed=1), Decoding(8, 0.5, seed=2), Decoding(8, 0.5, seed=2, top_p=0.5)):
         recorded.generate([ask("a")], decoding)
-    assert (recorded.hits, recorded.misses) == (1, 3)
+    assert (recorded.hits, recorded.misses) == (1, 4)
 
 
 @pytest.mark.parametrize("later", [{"weights": b"other"}, {"settings": '{"lora_alpha": 8}'}])

@@ -193,6 +193,10 @@ def test_rows_under_one_grammar_do_not_disturb_each_other(engine: TransformersEn
     [
         (Grammar("json_schema", '{"not": {"type": "object"}}'), "JSON Schema.*not"),
         (Grammar("json_schema", '{"type": "nonsense"}'), "JSON Schema"),
+        (Grammar("json_schema", '{"type": "array", "uniqueItems": true}'), "JSON Schema.*uniqueItems"),
+        (Grammar("json_schema", '{"oneOf": [{"type": "string"}, {"maxLength": 3}]}'), "JSON Schema.*oneOf"),
+        (Grammar("json_schema", '{"const": {"a": ["b\\u0001"]}}'), "JSON Schema.*`const` or `enum` holds a control"),
+        (Grammar("json_schema", "false"), "JSON Schema"),
         (Grammar("regex", "(?=a)"), "regular expression.*look-ahead"),
         (Grammar("regex", "(unclosed"), "regular expression"),
     ],

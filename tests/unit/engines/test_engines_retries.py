@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import time
+from collections.abc import Iterator
 
 import openai
 import pytest
@@ -16,6 +17,12 @@ from stepladder.engines.retries import Patience, pause_before_retry, retry_after
 http = openai._base_client.httpx2  # the library the SDK speaks HTTP with, whichever it is
 
 
+@pytest.fixture(scope="module")
+def sdk() -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(api_key="none", base_url="http://localhost/v1") as client:
+        yield client
+
+
 def refused(status: int, **headers: str) -> CallFailure:
     return CallFailure("status", "no", status, {name.replace("_", "-"): value for name, value in headers.items()})
 
@@ -25,13 +32,13 @@ def refused(status: int, **headers: str) -> CallFailure:
     st.sampled_from([None, "true", "false", "maybe"]),
     st.sampled_from([None, "0", "3", "0.5", "119", "121", "soon", "nan", "-1"]),
 )
-def test_a_call_is_sent_again_when_the_sdk_would_send_it_again(status: int, said: str | None, after: str | None) -> None:
+def test_a_call_is_sent_again_when_the_sdk_would_send_it_again(
+    sdk: openai.OpenAI, status: int, said: str | None, after: str | None
+) -> None:
     headers = {name: value for name, value in (("x_should_retry", said), ("retry_after", after)) if value is not None}
     failure = refused(status, **headers)
     response = http.Response(status, headers=failure.headers, request=http.Request("POST", "http://localhost/v1"))
-    client = openai.OpenAI(api_key="none", base_url="http://localhost/v1")
-    assert (pause_before_retry(failure, 1) is not None) == client._should_retry(response)
-    client.close()
+    assert (pause_before_retry(failure, 1) is not None) == sdk._should_retry(response)
 
 
 @pytest.mark.parametrize(("headers", "seconds"), [({"retry_after": "3"}, 3.0), ({"retry_after_ms": "250"}, 0.25)])

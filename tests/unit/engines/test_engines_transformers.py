@@ -20,6 +20,7 @@ from stepladder.domain.messages import Message
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Prompt
 from stepladder.engines.transformers import scoring
+from stepladder.engines.transformers.answering import batches as split_into_batches
 from stepladder.engines.transformers.caches import is_plain
 from stepladder.engines.transformers.engine import BatchLimits, TransformersEngine
 from stepladder.files import hash_file
@@ -230,24 +231,23 @@ def test_the_common_beginning_is_computed_once_and_remembered(tiny: LoadedModel)
     engine = TransformersEngine(tiny)
     prompts = [ask(text) for text in WORDS]
     first = engine.generate(prompts, Decoding(2))
-    once = engine._prefixes.computed_tokens
+    once = engine._answering.prefixes.computed_tokens
     assert once == first[0].shared_prompt_tokens > 20
     engine.generate(prompts[:4], Decoding(2))
-    engine.score(prompts[3:6], [["a"]] * 3)
     assert engine.generate(prompts[:1], Decoding(2))[0].shared_prompt_tokens == once  # even for a single prompt
-    assert engine._prefixes.computed_tokens == once
+    assert engine._answering.prefixes.computed_tokens == once
 
 
 def test_base_and_adapter_never_share_keys_and_values(tiny: LoadedModel, adapter_folder: Path) -> None:
     engine = TransformersEngine(tiny)
     prompts = [ask(text) for text in WORDS[:3]]
     engine.generate(prompts, Decoding(2))
-    once = engine._prefixes.computed_tokens
+    once = engine._answering.prefixes.computed_tokens
     engine.generate(prompts, Decoding(2), adapter=adapter_folder)
-    assert engine._prefixes.computed_tokens == 2 * once
+    assert engine._answering.prefixes.computed_tokens == 2 * once
     engine.generate(prompts, Decoding(2))
     engine.generate(prompts, Decoding(2), adapter=adapter_folder)
-    assert engine._prefixes.computed_tokens == 2 * once
+    assert engine._answering.prefixes.computed_tokens == 2 * once
 
 
 def test_equal_prompts_leave_one_token_each_to_begin_from(engine: TransformersEngine, oracle: Oracle) -> None:
@@ -299,6 +299,7 @@ def test_a_generation_says_who_spoke_and_what_it_cost(engine: TransformersEngine
 
 def test_latencies_add_up_to_no_more_than_the_wall_time(tiny: LoadedModel) -> None:
     engine = TransformersEngine(tiny)
+    engine.generate([ask("x")], Decoding(1))  # lays out the weights
     started = time.perf_counter()
     answers = engine.generate([ask(text) for text in WORDS], Decoding(10))
     wall = time.perf_counter() - started
@@ -359,9 +360,8 @@ def test_nothing_asked_is_nothing_answered(engine: TransformersEngine) -> None:
 
 
 def test_batches_stay_within_their_limits(tiny: LoadedModel) -> None:
-    engine = TransformersEngine(tiny, BatchLimits(rows=3, tokens=100))
     suffixes = [[1] * length for length in (5, 40, 12, 7, 33, 90, 5, 5, 5)]
-    batches = list(engine._batches(tiny.model, suffixes, 8))
+    batches = list(split_into_batches(tiny.model, suffixes, 8, BatchLimits(rows=3, tokens=100)))
     assert sorted(place for batch in batches for place in batch) == list(range(len(suffixes)))
     for batch in batches:
         width = max(len(suffixes[place]) for place in batch)

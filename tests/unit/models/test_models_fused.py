@@ -9,46 +9,20 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.models.auto import CONFIG_MAPPING
 
+from small_architectures import ARCHITECTURES, SIZES, VOCAB, build
 from stepladder.models.prefix.anatomy import NotRead, read_anatomy
 from stepladder.models.prefix.fused import FusedStep, Sending, Work
 from stepladder.models.prefix.losses import WeightedMean
 from stepladder.models.prefix.paths import FusedPath, StockPath
 from stepladder.models.prefix.rows import EncodedRow
 
-VOCAB = 61
-SIZES = {
-    "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 128,
-    "tie_word_embeddings": True,
-    "initializer_range": 0.2,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-LOCAL = ["sliding_attention", "full_attention", "sliding_attention"]
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "llama-without-groups": {"num_key_value_heads": 4},
-    "mistral": {"sliding_window": 7},
-    "qwen2": {},
-    "qwen3": {},
-    "gemma3_text": {"sliding_window": 6, "layer_types": LOCAL, "query_pre_attn_scalar": 8},
-    "phi3": {"partial_rotary_factor": 0.5},
-    "phi": {"partial_rotary_factor": 0.5, "hidden_act": "gelu_new", "num_key_value_heads": 4},
-}
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 
@@ -63,10 +37,8 @@ def one_thread() -> Iterator[None]:
 def build_adapted(architecture: str, dtype: torch.dtype = torch.float64, **lora: Any) -> Any:
     """A random model with an adapter none of whose matrices is zero."""
     torch.manual_seed(0)
-    config = CONFIG_MAPPING[architecture.split("-")[0]](**{**SIZES, **ARCHITECTURES[architecture]})
-    model = AutoModelForCausalLM.from_config(config).to(dtype).eval()
     wrapped = get_peft_model(
-        model,
+        build(architecture, dtype),
         LoraConfig(r=3, lora_alpha=6, task_type="CAUSAL_LM", **{"target_modules": "all-linear", **lora}),
         autocast_adapter_dtype=False,
     ).eval()
@@ -121,8 +93,9 @@ def fused(wrapped: Any, rows: Sequence[EncodedRow], tokens_per_pass: int, worthw
 
 
 def furthest(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
-    """Largest ‖g − g′‖ / ‖g‖ over all tensors."""
-    return max(((ours[name] - right).norm() / right.norm()).item() for name, right in theirs.items())
+    """Largest ‖g − g′‖ / ‖g‖ over all tensors; a g that is nothing beside the others' is rounding, and counts as a millionth."""
+    least = 1e-6 * max(right.norm().item() for right in theirs.values())
+    return max((ours[name] - right).norm().item() / max(right.norm().item(), least) for name, right in theirs.items())
 
 
 @contextmanager
@@ -193,6 +166,7 @@ def test_stock_modules_which_round_to_fp32_agree_to_six_digits(architecture: str
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), tokens_per_pass=st.integers(1, 200), worthwhile=st.integers(1, 60))
+@example(seed=2860, tokens_per_pass=1, worthwhile=1)  # one row whose only label sees a single token: no gradient at its query
 def test_any_rows_in_any_passes_give_the_same_gradient(seed: int, tokens_per_pass: int, worthwhile: int) -> None:
     wrapped = build_adapted("llama")
     rows = tree_rows(seed)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from made_up_climb import made_up_climb
-from small_tasks import World, write_task
+from small_tasks import LABELS, World, write_task
 from stepladder.domain.learning_curve import CurvePoint, Doubling, LearningCurve
 from stepladder.domain.messages import Example, Input, Message
+from stepladder.domain.prediction import Generation
+from stepladder.domain.protocols import Decoding, Prompt
 from stepladder.domain.verdict import Interval
+from stepladder.engines.fake import FakeEngine
 from stepladder.evaluation.wording import growth
 from stepladder.service.climb import Climb, climb
 from stepladder.service.curve import SHARES, nested_parts
@@ -102,6 +108,31 @@ def test_a_fine_tune_is_repeated_only_when_asked_for(tmp_path: Path) -> None:
     assert curve.rung == "lora"
     assert len(curve.points) == 9
     assert curve.doubling is not None
+
+
+class Checking(FakeEngine):
+    """Notes the drafts that it is handed; its answers do not depend on them."""
+
+    drafts: list[str | None]
+
+    def generate_drafted(
+        self, prompts: Sequence[Prompt], drafts: Sequence[str | None], decoding: Decoding, **more: Any
+    ) -> list[Generation]:
+        self.drafts = [*getattr(self, "drafts", []), *drafts]
+        return self.generate(prompts, decoding, **more)
+
+
+def test_references_are_drafts_in_the_curve_of_a_fine_tune_and_nowhere_else(tmp_path: Path) -> None:
+    settings = {"rungs": 'skip = ["few-shot", "nearest", "lora+nearest"]\nlearning_curve = ["lora"]'}
+    plain, _ = climbed(tmp_path / "plain", **settings)
+    world = write_task(tmp_path / "task", 160, **settings)
+    engine = Checking(world.answer)
+    finished = climb(tmp_path / "task", tools=replace(world.tools, engine=engine))
+    (curve,), (same,) = finished.record.curves, plain.record.curves
+    assert [(point.rows, point.score) for point in curve.points] == [(point.rows, point.score) for point in same.points]
+    assert set(engine.drafts) == set(LABELS)
+    answers = finished.folder.joinpath("rungs", "lora", "curve", "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    assert sum('"generation"' in line for line in answers) == len(engine.drafts)
 
 
 def made_up(*, gain: float, odds: float) -> LearningCurve:

@@ -60,7 +60,14 @@ def test_a_larger_model_needs_more(name: str, times: int) -> None:
     )
     assert large.answering >= small.answering
     assert large.training >= small.training
-    assert large.peak >= small.peak
+    assert large.peak - large.weights >= small.peak - small.weights
+
+
+def test_a_small_model_answers_from_a_copy_of_its_weights_and_a_large_one_only_its_output_layer_does() -> None:
+    output = 2 * STARTER.vocabulary * STARTER.hidden
+    norms = (2 * STARTER.layers + 1) * STARTER.hidden
+    assert STARTER.laid_out_bytes == 2 * (STARTER.parameters - norms)  # its input layer is its output layer
+    assert replace(STARTER, layers=300).laid_out_bytes == output
 
 
 def test_what_is_not_planned_needs_no_memory() -> None:
@@ -73,7 +80,7 @@ def test_what_is_not_planned_needs_no_memory() -> None:
     )
     assert need(("lora",)).training < need(("lora", "lora+nearest")).training < need(("lora", "lora+rag")).training
     alone = need(("prompt",))
-    assert alone.peak == alone.process + 2 * 134_515_008 + max(alone.answering, alone.training)
+    assert alone.peak == alone.process + 2 * 134_515_008 + STARTER.laid_out_bytes + max(alone.answering, alone.training)
 
 
 def test_an_accelerator_holds_no_process_and_says_so() -> None:

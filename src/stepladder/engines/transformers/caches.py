@@ -6,7 +6,7 @@ Shapes: keys and values are (rows, heads, tokens, head width), one pair a layer.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,10 +130,13 @@ def _continue_layer(layer: Any, rows: Sequence[int], room: int, keep: int | None
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """The tokens that several prompts begin with, and their keys and values (None when there are no tokens)."""
+    """The tokens that several prompts begin with, and what was computed of them (None when there are no tokens).
+
+    `held` may reach further than `ids`: only its first tokens count then.
+    """
 
     ids: tuple[int, ...]
-    cache: DynamicCache | None
+    held: Any
 
     @property
     def length(self) -> int:
@@ -162,6 +165,28 @@ def common_prefix_of_all(prompts: Sequence[Sequence[int]]) -> int:
     return min(common_prefix(min(prompts, key=list), max(prompts, key=list)), shortest - 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Whose keys and values are computed: `key` tells weights apart; `can_cut` says whether a prefix may be cut anywhere."""
+
+    key: str
+    compute: Callable[[tuple[int, ...]], Any]
+    can_cut: bool
+
+
+def stock_source(model: Any, key: str) -> Source:
+    """Keys and values by the model's own modules, as a cache of one row."""
+
+    @torch.inference_mode()
+    def compute(ids: tuple[int, ...]) -> DynamicCache:
+        cache = continue_rows(model, None, [0], room=len(ids))
+        device = next(model.parameters()).device
+        model(input_ids=torch.tensor([ids], device=device), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return cache
+
+    return Source(f"stock {key}", compute, is_plain(model))
+
+
 class PrefixMemory:
     """The last few prefixes, so that a rung's next call does not compute its instruction again.
 
@@ -173,25 +198,21 @@ class PrefixMemory:
         self._kept: list[tuple[str, Prefix]] = []
         self.computed_tokens = 0
 
-    @torch.inference_mode()
-    def prefix_of(self, model: Any, prompts: Sequence[Sequence[int]], adapter_sha256: str) -> Prefix:
+    def prefix_of(self, source: Source, prompts: Sequence[Sequence[int]]) -> Prefix:
         """The longest worthwhile common beginning of `prompts`, remembered or computed now."""
         wanted = common_prefix_of_all(prompts)
-        remembered = self._best(prompts, wanted, adapter_sha256, is_plain(model))
+        remembered = self._best(prompts, wanted, source)
         if remembered is not None:
             return remembered
         if len(prompts) < 2 or wanted == 0:
             return NO_PREFIX
         ids = tuple(prompts[0][:wanted])
-        cache = continue_rows(model, None, [0], room=wanted)
-        device = next(model.parameters()).device
-        model(input_ids=torch.tensor([ids], device=device), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        prefix = Prefix(ids, source.compute(ids))
         self.computed_tokens += wanted
-        prefix = Prefix(ids, cache)
-        self._kept = [(adapter_sha256, prefix), *self._kept][: self._size]
+        self._kept = [(source.key, prefix), *self._kept][: self._size]
         return prefix
 
-    def _best(self, prompts: Sequence[Sequence[int]], wanted: int, adapter_sha256: str, plain: bool) -> Prefix | None:
+    def _best(self, prompts: Sequence[Sequence[int]], wanted: int, source: Source) -> Prefix | None:
         """A remembered prefix that covers nine tenths of the wanted one; a longer one is cut to what is common.
 
         A single prompt computes none of its own, so anything remembered helps it.
@@ -199,10 +220,10 @@ class PrefixMemory:
         least = 1 if len(prompts) == 1 else max(1, round(0.9 * wanted))
         for place, (key, prefix) in enumerate(self._kept):
             shared = min(wanted, common_prefix(prefix.ids, prompts[0])) if prompts else 0
-            if key != adapter_sha256 or shared < least:
+            if key != source.key or shared < least:
                 continue
-            if shared < prefix.length and not plain:
+            if shared < prefix.length and not source.can_cut:
                 continue
             self._kept.insert(0, self._kept.pop(place))
-            return prefix if shared == prefix.length else Prefix(prefix.ids[:shared], prefix.cache)
+            return prefix if shared == prefix.length else Prefix(prefix.ids[:shared], prefix.held)
         return None

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -15,49 +13,23 @@ from typing import Any
 
 from stepladder.domain.answer import answer_text
 from stepladder.domain.errors import EngineError, ModelError
-from stepladder.domain.prediction import Generation
-from stepladder.domain.protocols import CompletionScore, Decoding, Grammar, ModelIdentity, Prompt
-from stepladder.engines.adapter import hash_adapter, hash_adapter_weights
+from stepladder.domain.prediction import Generation, TokenLogprob
+from stepladder.domain.protocols import CompletionScore, Decoding, Grammar, ModelIdentity, Prompt, Request
+from stepladder.engines.transformers.answering import Answering, Ask, BatchLimits, batches
 from stepladder.engines.transformers.attention import use_short_attention
-from stepladder.engines.transformers.caches import Prefix, PrefixMemory, is_plain
+from stepladder.engines.transformers.caches import PrefixMemory, stock_source
 from stepladder.engines.transformers.comparing import chunks, divergences, text_nll
-from stepladder.engines.transformers.decode import Row, decode, draw_seed
 from stepladder.engines.transformers.grammar import GrammarCompiler, RowGrammar
 from stepladder.engines.transformers.grouping import prefix_groups
+from stepladder.engines.transformers.rows import Row, draw_seed
 from stepladder.engines.transformers.scoring import score_batch
+from stepladder.engines.transformers.speakers import Speakers, speaking
+from stepladder.engines.transformers.streaming import TextStream
 from stepladder.files import hash_json
 from stepladder.models.conversation import encode_answer, encode_prompt
 from stepladder.models.loading import LoadedModel
 from stepladder.models.shape import ModelShape, shape_of
 from stepladder.models.tool_calls import CallFormat, call_format
-
-KEYS_AND_VALUES_BYTES = 2 * 1024**3
-
-
-@dataclass(frozen=True, slots=True)
-class BatchLimits:
-    """How much is computed at once: prompts, and tokens of keys and values (prompt and answer, over all rows)."""
-
-    rows: int = 96
-    tokens: int = 16_384
-
-    @classmethod
-    def of(cls, model: Any) -> BatchLimits:
-        """As many tokens as their keys and values fit into 2 GiB, at most 65,536."""
-        config = model.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        token_bytes = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
-        return cls(tokens=min(65_536, max(2_048, KEYS_AND_VALUES_BYTES // token_bytes)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Speaker:
-    """The weights that answer: the base model, or the base model under an adapter."""
-
-    model: Any
-    weights_sha256: str | None  # of the adapter
-    key: str  # of everything in the adapter that changes keys and values; "" for the base
 
 
 class TransformersEngine:
@@ -71,7 +43,8 @@ class TransformersEngine:
         self._loaded = loaded
         self._limits = limits or BatchLimits.of(loaded.model)
         self._stop_ids = frozenset(loaded.stop_ids)
-        self._prefixes = PrefixMemory()
+        self._speakers = Speakers(loaded)
+        self._scored_prefixes = PrefixMemory()
         self._grammars: GrammarCompiler | None = None
         self._lock = threading.RLock()
 
@@ -131,43 +104,75 @@ class TransformersEngine:
             ModelError: The template cannot render a prompt, or the adapter does not fit.
             MissingExtra: A grammar is asked for and llguidance is not installed.
         """
-        encoded = [self._encode(prompt) for prompt in prompts]
-        self._check_lengths(prompts, [len(ids) + decoding.max_new_tokens for ids in encoded])
-        answers: dict[int, Generation] = {}
-        with self._lock, self._speaking(adapter) as speaker:
-            for group in prefix_groups(encoded):
-                for row, prefix in self._answer_group(speaker, encoded, group, decoding):
-                    answers[row.index] = self._generation(row, prompts[row.index], encoded[row.index], prefix, speaker)
-                    if on_answer is not None:
-                        on_answer(row.index, answers[row.index])
-        return [answers[index] for index in range(len(prompts))]
+        return self.answer([Request(prompt, decoding, adapter) for prompt in prompts], on_answer=on_answer)
 
-    def _answer_group(
-        self, speaker: _Speaker, encoded: Sequence[Sequence[int]], group: Sequence[int], decoding: Decoding
-    ) -> Iterator[tuple[Row, Prefix]]:
-        """Rows of one group as they finish, and the beginning they share."""
-        prefix, prefix_seconds = self._share(speaker, [encoded[place] for place in group])
-        rows = [
-            Row(
-                place,
-                encoded[place][prefix.length :],
-                draw_seed(decoding.seed, encoded[place]),
-                self._start_grammar(decoding.grammar),
-            )
-            for place in group
-        ]
-        for batch in self._batches(speaker.model, [row.suffix for row in rows], prefix.length + decoding.max_new_tokens):
-            finished = decode(
-                speaker.model,
-                prefix,
-                [rows[place] for place in batch],
-                stop_ids=self._stop_ids,
-                max_new_tokens=decoding.max_new_tokens,
-                temperature=decoding.temperature,
-            )
-            for row in finished:
-                row.seconds += prefix_seconds
-                yield row, prefix
+    def answer(
+        self,
+        requests: Sequence[Request],
+        *,
+        on_text: Callable[[int, str], None] | None = None,
+        on_answer: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        """Answer every request once, in order, those of different adapters and settings side by side.
+
+        Raises:
+            EngineError / ModelError / MissingExtra: As `generate`.
+        """
+        return self._answer(requests, [None] * len(requests), on_text, on_answer)
+
+    def generate_drafted(
+        self,
+        prompts: Sequence[Prompt],
+        drafts: Sequence[str | None],
+        decoding: Decoding,
+        *,
+        adapter: Path | None = None,
+        on_answer: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        """As `generate`, with an idea of each answer: what of it the model would write too costs one pass, not one a token.
+
+        Raises:
+            EngineError / ModelError / MissingExtra: As `generate`.
+        """
+        return self._answer([Request(prompt, decoding, adapter) for prompt in prompts], drafts, None, on_answer)
+
+    def _answer(
+        self,
+        requests: Sequence[Request],
+        drafts: Sequence[str | None],
+        on_text: Callable[[int, str], None] | None,
+        on_answer: Callable[[int, Generation], None] | None,
+    ) -> list[Generation]:
+        encoded = [self._encode(request.prompt) for request in requests]
+        needed = [
+            len(ids) + request.decoding.max_new_tokens for ids, request in zip(encoded, requests, strict=True)
+        ]  # fmt: skip
+        self._check_lengths([request.prompt for request in requests], needed)
+        answers: dict[int, Generation] = {}
+        with self._lock:
+            asks = [
+                self._ask(place, request, ids, draft, on_text)
+                for place, (request, ids, draft) in enumerate(zip(requests, encoded, drafts, strict=True))
+            ]
+            for ask in self._answering.finish(asks):
+                place = ask.row.index
+                answers[place] = self._generation(ask, requests[place].prompt)
+                if on_answer is not None:
+                    on_answer(place, answers[place])
+        return [answers[place] for place in range(len(requests))]
+
+    def _ask(
+        self, place: int, request: Request, ids: Sequence[int], draft: str | None, on_text: Callable[[int, str], None] | None
+    ) -> Ask:
+        decoding = request.decoding
+        row = Row(place, ids, decoding, draw_seed(decoding.seed, ids), self._start_grammar(decoding.grammar))
+        if draft is not None and decoding.temperature == 0:
+            with suppress(ModelError):  # what the template cannot render the model can hardly write
+                # Without its end of turn, and shorter than the answer may be: the last token of an answer is never read again.
+                row.draft = self._encode_answer(request.prompt, draft)[:-1][: max(0, decoding.max_new_tokens - 1)]
+        if on_text is not None:
+            row.listener = TextStream(self._decode, lambda piece: on_text(place, piece)).follow
+        return Ask(row, ids, self._speakers.of(request.adapter, read=self._answering.writer is not None))
 
     def score(
         self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]], *, adapter: Path | None = None
@@ -186,14 +191,16 @@ class TransformersEngine:
         longest = [max(map(len, options), default=0) for options in answers]
         self._check_lengths(prompts, [len(ids) + extra for ids, extra in zip(encoded, longest, strict=True)])
         scores: list[list[CompletionScore]] = [[] for _ in prompts]
-        with self._lock, self._speaking(adapter) as speaker:
+        speaker = self._speakers.of(adapter, read=False)
+        with self._lock, speaking(self._loaded, adapter) as model:
+            source = stock_source(model, speaker.key)
             for group in prefix_groups(encoded):
-                prefix, _ = self._share(speaker, [encoded[place] for place in group])
+                prefix = self._scored_prefixes.prefix_of(source, [encoded[place] for place in group])
                 suffixes = [encoded[place][prefix.length :] for place in group]
-                for batch in self._batches(speaker.model, suffixes, prefix.length + max(longest, default=0)):
+                for batch in batches(model, suffixes, prefix.length + max(longest, default=0), self._limits):
                     places = [group[number] for number in batch]
                     sums = score_batch(
-                        speaker.model, prefix, [suffixes[number] for number in batch], [answers[place] for place in places]
+                        model, prefix, [suffixes[number] for number in batch], [answers[place] for place in places]
                     )
                     for place, values in zip(places, sums, strict=True):
                         scores[place] = [CompletionScore(v, len(ids)) for v, ids in zip(values, answers[place], strict=True)]
@@ -210,8 +217,9 @@ class TransformersEngine:
             if len(ids) < 2:
                 raise EngineError(f"Text {number} has {len(ids)} tokens: nothing can be foretold.", "Give a longer text.")
         self._check_lengths([Prompt(f"text {number}", ()) for number in range(1, len(texts) + 1)], list(map(len, encoded)))
-        with self._lock, self._speaking(adapter) as speaker:
-            return [text_nll(speaker.model, ids) for ids in encoded]
+        self._speakers.of(adapter, read=False)
+        with self._lock, speaking(self._loaded, adapter) as model:
+            return [text_nll(model, ids) for ids in encoded]
 
     def divergence(self, prompts: Sequence[Prompt], answers: Sequence[str], *, adapter: Path) -> list[float]:
         """KL(base‖tuned) in nats per token along given answers, end of turn included.
@@ -249,6 +257,11 @@ class TransformersEngine:
         return encode_answer(self._loaded.template, self._loaded.tokenizer, prompt.messages, completion, prompt.tools)
 
     @cached_property
+    def _answering(self) -> Answering:
+        """Built when first asked: it lays the weights out for speed."""
+        return Answering(self._loaded, self._limits, self._stop_ids)
+
+    @cached_property
     def _call_format(self) -> CallFormat | None:
         return call_format(self._loaded.template)
 
@@ -269,21 +282,6 @@ class TransformersEngine:
                     "Shorten the prompt, or use fewer demonstrations or passages.",
                 )
 
-    @contextmanager
-    def _speaking(self, adapter: Path | None) -> Iterator[_Speaker]:
-        if adapter is None:
-            yield _Speaker(self._loaded.model, None, "")
-            return
-        weights, key = hash_adapter_weights(adapter), hash_adapter(adapter)
-        with self._loaded.adapter(adapter) as model:
-            yield _Speaker(model, weights, key)
-
-    def _share(self, speaker: _Speaker, encoded: Sequence[Sequence[int]]) -> tuple[Prefix, float]:
-        """The common prefix, and each prompt's share of the seconds it took."""
-        started = time.perf_counter()
-        prefix = self._prefixes.prefix_of(speaker.model, encoded, speaker.key)
-        return prefix, (time.perf_counter() - started) / max(1, len(encoded))
-
     def _start_grammar(self, grammar: Grammar | None) -> RowGrammar | None:
         if grammar is None:
             return None
@@ -292,35 +290,24 @@ class TransformersEngine:
             self._grammars = GrammarCompiler(self._loaded.tokenizer.backend.to_str(), vocabulary, sorted(self._stop_ids))
         return self._grammars.start(grammar)
 
-    def _batches(self, model: Any, suffixes: Sequence[Sequence[int]], extra: int) -> Iterator[list[int]]:
-        """Places of prompts that are computed together: of similar length, the longest first, within the limits.
-
-        Args:
-            extra: Tokens each row holds besides its own suffix (shared prefix, answer).
-        """
-        one_length = not is_plain(model)  # padding would be taken for tokens
-        batch: list[int] = []
-        for place in sorted(range(len(suffixes)), key=lambda place: -len(suffixes[place])):
-            width = len(suffixes[batch[0]]) if batch else 0
-            full = len(batch) == self._limits.rows or (len(batch) + 1) * (width + extra) > self._limits.tokens
-            if batch and (full or (one_length and len(suffixes[place]) != width)):
-                yield batch
-                batch = []
-            batch.append(place)
-        if batch:
-            yield batch
-
-    def _generation(self, row: Row, prompt: Prompt, ids: Sequence[int], prefix: Prefix, speaker: _Speaker) -> Generation:
-        # Control tokens inside an answer are the model's fault and stay visible.
-        text = self._loaded.tokenizer.decode(row.answer, keep_control_tokens=True)
+    def _generation(self, ask: Ask, prompt: Prompt) -> Generation:
+        row = ask.row
         return Generation(
-            text=self._with_calls(text, prompt),
-            prompt_tokens=len(ids),
+            text=self._with_calls(self._decode(row.answer), prompt),
+            prompt_tokens=len(ask.ids),
             completion_tokens=row.completion_tokens,
             latency_seconds=row.seconds,
             cut=row.end == "length",
-            shared_prompt_tokens=prefix.length,
+            shared_prompt_tokens=ask.shared_tokens,
             model_sha256=self.identity.base_sha256,
-            adapter_sha256=speaker.weights_sha256,
-            prompt_sha256=hash_json(list(ids)),
+            adapter_sha256=ask.speaker.weights_sha256,
+            prompt_sha256=hash_json(list(ask.ids)),
+            logprobs=tuple(
+                TokenLogprob(self._decode([token]), value, tuple((self._decode([other]), less) for other, less in top))
+                for (token, value), top in row.logprobs
+            ),
         )
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        # Control tokens inside an answer are the model's fault and stay visible.
+        return self._loaded.tokenizer.decode(ids, keep_control_tokens=True)

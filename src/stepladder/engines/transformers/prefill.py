@@ -47,7 +47,7 @@ def prefill(model: Any, prefix: Prefix, suffixes: Sequence[Sequence[int]], room:
     if len(groups) == 1:
         cache, logits = _compute(model, prefix, suffixes, room)
         return Prefilled(cache, logits, mask, next_position)
-    cache = continue_rows(model, prefix.cache, [0] * len(suffixes), width + room, keep=prefix.length)
+    cache = continue_rows(model, prefix.held, [0] * len(suffixes), width + room, keep=prefix.length)
     parts = []
     for group in groups:
         part, logits = _compute(model, prefix, [suffixes[row] for row in group], 0)
@@ -104,6 +104,6 @@ def _compute(model: Any, prefix: Prefix, suffixes: Sequence[Sequence[int]], room
         mask[row, prefix.length : prefix.length + padding] = 0
         positions[row, padding:] = torch.arange(prefix.length, prefix.length + len(suffix))
     padded = any(len(suffix) < width for suffix in suffixes)
-    cache = continue_rows(model, prefix.cache, [0] * len(suffixes), width + room, keep=prefix.length)
+    cache = continue_rows(model, prefix.held, [0] * len(suffixes), width + room, keep=prefix.length)
     logits = forward(model, cache, ids.to(device), mask.to(device) if padded else None, positions.to(device))
     return cache, logits[:, -1]

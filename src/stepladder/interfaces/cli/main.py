@@ -208,6 +208,19 @@ def predict(
 
 
 @app.command()
+def chat(
+    run: RunArgument,
+    rung: Annotated[str | None, typer.Option(help="Another rung than the verdict's.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Talk to the winning rung (or another), the bare base model beside it. In a pipe every line is a turn."""
+    from stepladder.interfaces.cli import talking
+
+    talking.chat(run, rung=rung, device=device, as_json=as_json)
+
+
+@app.command()
 def score(
     run: RunArgument,
     file: Annotated[Path, typer.Argument(help="JSONL, CSV or TSV of labelled rows.", show_default=False)],

@@ -72,7 +72,7 @@ def layer_forward(
     middle = entered + added
     read = normed if layer.norm_mlp is None else norm_forward(layer.norm_mlp, middle)
     spread, downs["mlp_in"] = project(layer.mlp_in, read)
-    folded, downs["mlp_out"] = project((layer.mlp_out,), gate_forward(anatomy.activation, spread, gated=layer.gated))
+    folded, downs["mlp_out"] = project((layer.mlp_out,), open_forward(anatomy.activation, spread, gated=layer.gated))
     added = folded if layer.norm_after_mlp is None else norm_forward(layer.norm_after_mlp, folded)
     tape = None
     if attended is not None:
@@ -255,7 +255,7 @@ def _activate(activation: str, gate: Tensor) -> Tensor:
     return F.gelu(gate, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
-def gate_forward(activation: str, spread: Tensor, *, gated: bool = True) -> Tensor:
+def open_forward(activation: str, spread: Tensor, *, gated: bool) -> Tensor:
     if not gated:
         return _activate(activation, spread)
     gate, up = _halves(spread)
