@@ -2,9 +2,9 @@
 
 A region lies between `<!-- table:NAME -->` and `<!-- /table:NAME -->`. In the README: `demo` (the bundled demo), `bundled` (what
 won on each bundled task), `real` (public data side by side), `training`, `generation` and `climb` (speed beside others),
-`serving` (the server under load). In the log: `real:TASK` (one task, all its rungs), `curve` (trials of learning curves), `curve-lora`
-(those of the fine-tune). In the page on data checks: `checks`; in the one on answering: `json-schema`. With `--check` nothing is
-written; exit code 1 means a region is out of date.
+`serving` (the server under load). In the log: `real:TASK` (one task, all its rungs), `curve` (trials of learning curves),
+`curve-lora` (those of the fine-tune). In the page on data checks: `checks`; in the one on answering: `json-schema`. With
+`--check` nothing is written; exit code 1 means a region is out of date.
 """
 
 from __future__ import annotations
