@@ -1,7 +1,7 @@
 """CLINC150 as a task folder: a question to an assistant → one of twenty intents.
 
 The first two intents of each of the ten domains. A row that nearly repeats one already drawn, on either side of the split, is
-left out.
+left out, and so is a test row that means nearly what a training row means, as Stepladder measures it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from pathlib import Path
 
 from task_folder import data_file, is_near_duplicate, json_lines, run_builder, shingles, write_task_folder
 
+from stepladder.data.duplicates import find_near
 from stepladder.domain.errors import DataError
+from stepladder.domain.messages import Example, Input, Message
+from stepladder.models.embedder import load_embedder
 
 NAME = "clinc150"
 SOURCE = "github.com/clinc/oos-eval (data_small.json and domains.json, CC BY 3.0)"
@@ -20,6 +23,7 @@ INTENTS_EACH = 2
 TRAIN_ROWS = 400
 TEST_ROWS = 200
 SEED = 7
+ANSWER = Message("assistant", "none")  # near-duplicates are found by their inputs
 
 TASK_TOML = """name = "clinc150"
 instruction = "Read the question to the assistant and answer with its intent: {intents}."
@@ -49,7 +53,7 @@ def build(datasets: Path, folder: Path, *, train_rows: int = TRAIN_ROWS, test_ro
         intents = sorted(name for names in domains.values() for name in names[:INTENTS_EACH])
         seen: list[frozenset[str]] = []
         train = draw(data["train"], intents, train_rows, seen, source, seed=SEED)
-        test = draw(data["val"] + data["test"], intents, test_rows, seen, source, seed=SEED + 1)
+        test = apart(train, draw(data["val"] + data["test"], intents, test_rows, seen, source, seed=SEED + 1))
     except (OSError, KeyError, ValueError) as error:
         raise DataError(source, None, f"not in the expected form ({error!r}).", f"Source: {SOURCE}.") from error
     settings = TASK_TOML.format(intents=", ".join(intents), labels=json.dumps(intents))
@@ -76,6 +80,15 @@ def draw(
             raise DataError(source, None, f"too few different questions of '{intent}'.", f"Source: {SOURCE}.")
     chance.shuffle(drawn)
     return drawn
+
+
+def apart(train: list[tuple[str, str]], test: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The test rows that are no near-duplicates, in words or meaning, of a training row."""
+    texts = [text for text, _ in (*train, *test)]
+    near = find_near([Example(Input.of(text, id=str(place)), ANSWER) for place, text in enumerate(texts)], load_embedder())
+    learned = set(near.text_of[: len(train)])
+    leaking = learned | {one for pair in near.pairs for one in pair if not learned.isdisjoint(pair)}
+    return [row for row, text in zip(test, near.text_of[len(train) :], strict=True) if text not in leaking]
 
 
 def as_rows(part: str, drawn: list[tuple[str, str]]) -> str:
