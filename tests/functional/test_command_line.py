@@ -47,7 +47,7 @@ def test_no_commands_help_loads_anything_heavy() -> None:
 import io, sys
 from contextlib import redirect_stdout
 from stepladder.interfaces.cli.main import app
-names = [[command.callback.__name__] for command in app.registered_commands]
+names = [[command.name or command.callback.__name__] for command in app.registered_commands]
 for arguments in [*names, ["models"], ["models", "pull"], ["models", "list"]]:
     with redirect_stdout(io.StringIO()) as shown:
         app([*arguments, "--help"], standalone_mode=False)
