@@ -69,7 +69,7 @@ client.fine_tuning.jobs.resume(job.id)
 done = wait_for(job.id, "succeeded")
 events = [event.message for event in client.fine_tuning.jobs.list_events(job.id, limit=50)]
 checkpoints = list(client.fine_tuning.jobs.checkpoints.list(job.id))
-listed = [one.id for one in client.fine_tuning.jobs.list(limit=1)]
+listed = [one.id for one in client.fine_tuning.jobs.list(limit=1)]  # page by page; other clients have jobs there, too
 result = client.files.content(done.result_files[0]).read()
 
 asked = [{"role": "user", "content": "Where is parcel number 4?"}]
@@ -98,7 +98,7 @@ print(
         {
             "paused": paused,
             "model": done.fine_tuned_model,
-            "listed": listed == [job.id],
+            "listed": job.id in listed,
             "events": events,
             "checkpoints": [one.step_number for one in checkpoints],
             "newest_checkpoint": checkpoints[0].fine_tuned_model_checkpoint,
