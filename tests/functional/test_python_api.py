@@ -42,7 +42,7 @@ def test_a_climb_prints_in_a_terminal_and_in_a_notebook_and_is_found_again(tmp_p
     assert "Verdict" not in climb.rungs._repr_html_()
     prompt = next(rung for rung in climb.rungs if rung.name == "prompt")
     assert re.fullmatch(r"prompt: ran, validation 0\.\d\d \[.*\], test 0\.\d\d \[.*\]", str(prompt))
-    assert str(climb.rungs[-1]) == f"dpo: not applicable. {climb.rungs[-1].reason}"
+    assert str(climb.rungs[-1]) == f"hosted: not applicable. {climb.rungs[-1].reason}"
     again = stepladder.load_climb(tmp_path / "things")
     assert again.record == climb.record
     assert again.folder == climb.folder

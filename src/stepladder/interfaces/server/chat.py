@@ -14,7 +14,7 @@ from stepladder.domain.answer import read_answer
 from stepladder.domain.errors import StepladderError
 from stepladder.domain.messages import Message
 from stepladder.domain.plain import TokenScore
-from stepladder.domain.prediction import Generation
+from stepladder.domain.prediction import Generation, TokenLogprob
 from stepladder.files import hash_json
 from stepladder.interfaces.server.answers import (
     ask_all,
@@ -160,6 +160,9 @@ def _call_deltas(said: Message) -> list[JsonObject]:
 async def _logprobs(
     house: House, request: Request, speaker: WeightsSpeaker, question: Question, generation: Generation, top: int
 ) -> JsonObject:
+    """Those of the tokens as they were written, where the engine noted them; else of the text, read once more."""
+    if generation.logprobs:
+        return {"content": [_written(token) for token in _without_end(generation)], "refusal": None}
     answer = Message("assistant", generation.text)
 
     def score() -> list[TokenScore]:
@@ -169,13 +172,30 @@ async def _logprobs(
     return {"content": [_token(score) for score in scores], "refusal": None}
 
 
+def _without_end(generation: Generation) -> Sequence[TokenLogprob]:
+    """Without the token that ended the turn, which is no part of the answer."""
+    tokens = generation.logprobs
+    ended = not generation.cut and not generation.text.endswith(tokens[-1].text)
+    return tokens[:-1] if ended else tokens
+
+
+def _written(token: TokenLogprob) -> JsonObject:
+    entries = [_entry(text, _bytes_of(text), value) for text, value in token.top]
+    return {**_entry(token.text, _bytes_of(token.text), token.logprob), "top_logprobs": entries}
+
+
+def _bytes_of(text: str) -> bytes | None:
+    """None for half a letter, whose bytes the engine does not tell."""
+    return None if "\ufffd" in text else text.encode("utf-8")
+
+
 def _token(score: TokenScore) -> JsonObject:
     entries = [_entry(text, raw, value) for text, raw, value in score.top]
     return {**_entry(score.text, score.raw, score.log_probability), "top_logprobs": entries}
 
 
-def _entry(text: str, raw: bytes, value: float | None) -> dict[str, Any]:
-    return {"token": text, "logprob": 0.0 if value is None else value, "bytes": list(raw)}
+def _entry(text: str, raw: bytes | None, value: float | None) -> dict[str, Any]:
+    return {"token": text, "logprob": 0.0 if value is None else value, "bytes": None if raw is None else list(raw)}
 
 
 def _fingerprint(generation: Generation) -> str:

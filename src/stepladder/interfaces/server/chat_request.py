@@ -210,7 +210,8 @@ class ChatRequest(Strict):
         temperature = drawn_at(self.temperature)
         grammar = self.response_format.grammar() if self.response_format else None
         seeds = [None if self.seed is None else self.seed + number for number in range(self.n or 1)]
-        return [Question(prompt, limit, temperature, seed, grammar) for seed in seeds]
+        likeliest = (self.top_logprobs or 0) if self.logprobs else None
+        return [Question(prompt, limit, temperature, seed, grammar, likeliest) for seed in seeds]
 
     def _refuse_unknown_ways(self) -> None:
         if self.tool_choice not in (None, "auto", "none"):

@@ -22,6 +22,7 @@ class Question:
     Attributes:
         max_new_tokens: None for as many as the model's context and the server's setting allow.
         seed: None for a new one with every answer; counts only above temperature 0.
+        logprobs: How many of the likeliest tokens to report at every place; None for nothing.
     """
 
     prompt: Prompt
@@ -29,9 +30,11 @@ class Question:
     temperature: float = 1.0
     seed: int | None = None
     grammar: Grammar | None = None
+    logprobs: int | None = None
 
     def decoding(self, max_new_tokens: int, seed: int) -> Decoding:
-        return Decoding(max_new_tokens, self.temperature, seed if self.temperature > 0 else 0, self.grammar)
+        drawn_with = seed if self.temperature > 0 else 0
+        return Decoding(max_new_tokens, self.temperature, drawn_with, self.grammar, logprobs=self.logprobs)
 
 
 class Speaker(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stepladder.domain.errors import StepladderError
@@ -91,7 +91,7 @@ class WeightsSpeaker:
 
 
 def _unseeded(decoding: Decoding) -> Decoding:
-    return Decoding(decoding.max_new_tokens, decoding.temperature, 0, decoding.grammar)
+    return replace(decoding, seed=0)
 
 
 @dataclass(frozen=True)
