@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
-# Other people's programs ask our server in the tests, each pinned in an environment of its own, never in ours: about 0.7 GB in all.
+# Other people's programs ask our server in the tests, each pinned in an environment of its own, never in ours.
 # Where they cannot be had, `make test WITHOUT_CLIENTS=1` leaves their tests out; without npm only Node's are, and that is said.
 CLIENTS := .clients
 CLIENT_NAMES := sdk cli dspy litellm schemathesis
@@ -51,13 +51,13 @@ bench-train: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_train.py $(BENCH)
 	$(BIN)/python benchmarks/tables.py
 
-# About half an hour with the machine to itself; BENCH="--rungs tuned --rounds 3" takes a part, and a second call what is missing.
+# Give it the machine alone; BENCH="--rungs tuned --rounds 3" takes a part, and a second call what is missing.
 bench-generate: $(VENV)/.installed
 	$(BIN)/stepladder models pull smollm2-135m-instruct
 	$(BIN)/python benchmarks/bench_generate.py $(BENCH)
 	$(BIN)/python benchmarks/tables.py
 
-# About two and a half hours with the machine to itself, most of them the script's; a second call does what is missing.
+# Hours, most of them the script's; give it the machine alone. A second call does what is missing.
 bench-climb: $(VENV)/.installed
 	$(BIN)/stepladder models pull smollm2-135m-instruct
 	$(BIN)/python benchmarks/bench_climb.py $(BENCH)
@@ -67,7 +67,7 @@ bench-climb: $(VENV)/.installed
 bench-gpu: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_gpu.py $(BENCH)
 
-# A quarter of an hour with the machine to itself; BENCH="--only reads,chats" takes a part.
+# Give it the machine alone; BENCH="--only reads,chats" takes a part.
 bench-serve: $(VENV)/.installed
 	$(BIN)/stepladder models pull smollm2-135m-instruct
 	$(BIN)/python benchmarks/bench_serve.py $(BENCH)
