@@ -64,6 +64,7 @@ def inputs_to_json(inputs: VerdictInputs) -> dict[str, Any]:
         "growth": list(inputs.growth),
         "refit_faults": dict(inputs.refit_faults),
         "not_comparable": list(inputs.not_comparable),
+        "left_out": list(inputs.left_out),
     }
 
 
@@ -79,6 +80,7 @@ def inputs_from_json(record: Record) -> VerdictInputs:
                 "growth": tuple(record.get("growth", ())),
                 "refit_faults": dict(record.get("refit_faults", {})),
                 "not_comparable": tuple(record.get("not_comparable", ())),
+                "left_out": tuple(record.get("left_out", ())),
             }
         )
     except (KeyError, TypeError, ValueError) as error:

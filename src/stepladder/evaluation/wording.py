@@ -86,8 +86,9 @@ def _cheapest(inputs: VerdictInputs, ruling: Ruling, interval: Interval) -> str:
     if ruling.against is None or ruling.proof is None:
         return f"{start}; there was nothing dearer to weigh it against."
     proof = ruling.proof
+    nothing = "Nothing dearer that was climbed" if inputs.left_out else "Nothing dearer"
     return (
-        f"{start}. Nothing dearer earned its price: {ruling.against.rung} comes nearest ({points(proof.interval.value)}; "
+        f"{start}. {nothing} earned its price: {ruling.against.rung} comes nearest ({points(proof.interval.value)}; "
         f"{changes(proof)}){_times_the_cost(ruling.against, ruling.rung)}. The odds that it is really better are "
         f"{odds(proof.probability_better)}, by {points(inputs.minimum_gain)} or more {odds(proof.probability_minimum)}."
     )
@@ -138,7 +139,7 @@ def _target_text(inputs: VerdictInputs) -> str:
 
 def would_change(inputs: VerdictInputs, ruling: Ruling, eligible: Sequence[Contender]) -> tuple[str, ...]:
     """What would turn the verdict: more rows to test or to learn from, more or fewer calls, a larger model."""
-    return (*_rows(inputs, ruling), *inputs.growth, *_calls(ruling, eligible), *_models(inputs))
+    return (*_rows(inputs, ruling), *inputs.growth, *_calls(ruling, eligible), *_budget(inputs), *_models(inputs))
 
 
 def growth(curve: LearningCurve) -> str:
@@ -189,6 +190,12 @@ def _calls(ruling: Ruling, eligible: Sequence[Contender]) -> tuple[str, ...]:
         for tuned, turning in turning_points.items()
         if calls < turning < math.inf
     )
+
+
+def _budget(inputs: VerdictInputs) -> tuple[str, ...]:
+    if not inputs.left_out:
+        return ()
+    return (f"More time: `[budget] minutes` did not hold {', '.join(inputs.left_out)}.",)
 
 
 def _models(inputs: VerdictInputs) -> tuple[str, ...]:

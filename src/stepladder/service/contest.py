@@ -103,6 +103,7 @@ def hold_contest(
         why_nothing_tuned=_why_nothing_tuned(runs, contenders),
         data_may_leave=settings.use.data_may_leave,
         growth=growth,
+        left_out=_left_out(runs, contenders),
         not_comparable=tuple(dict.fromkeys(_said_apart(ran) for ran in runs if ran.status is RungStatus.NOT_COMPARABLE)),
     )
     return Contest(
@@ -261,6 +262,12 @@ def _why_nothing_tuned(runs: Sequence[RungRun], contenders: Sequence[Contender])
         return "no tuned rung could be named by its validation rows."
     first_sentence = absent.reason.partition(". ")[0].rstrip(".")
     return f"{absent.name}: {absent.status.value}. {first_sentence}.".removesuffix(" .")
+
+
+def _left_out(runs: Sequence[RungRun], contenders: Sequence[Contender]) -> tuple[str, ...]:
+    if any(contender.tuned for contender in contenders):
+        return ()
+    return tuple(dict.fromkeys(ran.name for ran in runs if ran.technique.tuned and ran.status is RungStatus.OVER_BUDGET))
 
 
 def measured_cost(base: Base, ran: RungRun, rows: Sequence[GradedRow], seconds: float | None = None) -> Cost:

@@ -227,6 +227,24 @@ def test_where_no_tuned_rung_ran_the_reason_is_said() -> None:
     assert fact(verdict(rung("lora", 90, tuned=True)), "Break-even").endswith("there is no untuned contender to weigh against.")
 
 
+def test_tuned_rungs_that_the_budget_left_out_leave_the_question_open() -> None:
+    found = verdict(rung("prompt", 60), UNTUNED, left_out=("lora", "lora+constrained"))
+    assert found.confidence == "indicative"
+    assert found.reasons[0] == (
+        "No tuned rung was climbed, for want of time (lora, lora+constrained): what a fine-tune would bring remains open."
+    )
+    assert "More time: `[budget] minutes` did not hold lora, lora+constrained." in found.would_change
+    cheapest = rung("prompt", 100), rung("few-shot", 100, per_call=5)
+    assert "Nothing dearer that was climbed earned its price" in verdict(*cheapest, left_out=("lora",)).sentence
+    assert "Nothing dearer earned its price" in verdict(*cheapest).sentence
+
+
+def test_an_untuned_rung_that_reaches_the_target_needs_no_fine_tune_to_be_weighed() -> None:
+    found = verdict(rung("prompt", 60), rung("few-shot", 118, per_call=2), target=0.75, left_out=("lora",))
+    assert (found.route, found.confidence) == (Route.TARGET, "confirmed")
+    assert verdict(rung("prompt", 60), target=0.9, left_out=("lora",)).confidence == "indicative"
+
+
 def test_labels_that_cannot_be_added_to_machine_time_are_said_beside_it() -> None:
     shown = replace(UNTUNED, cost=replace(UNTUNED.cost, labels=924, usd_labels=462.0))
     assert "924 rows for few-shot ($462.00)" in fact(verdict(shown), "To be labelled again")
