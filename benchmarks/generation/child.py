@@ -164,9 +164,10 @@ def latency(loaded: LoadedModel, rung: Rung) -> dict[str, Any]:
 
 def mask_cost(loaded: LoadedModel, rung: Rung, rounds: int = 3) -> dict[str, Any]:
     """What holding answers to a grammar adds to a batch in which every row writes as many tokens with it as without."""
-    engine = TransformersEngine(loaded)
+    engine, grammar = TransformersEngine(loaded), Grammar("json_schema", LONG_TEXT)
+    engine._start_grammar(grammar)  # while it knows which tokens end a turn
     engine._stop_ids = frozenset()  # nobody leaves early
-    free, held = Decoding(MASKED_TOKENS), Decoding(MASKED_TOKENS, grammar=Grammar("json_schema", LONG_TEXT))
+    free, held = Decoding(MASKED_TOKENS), Decoding(MASKED_TOKENS, grammar=grammar)
     for decoding in (free, held):
         engine.generate(rung.prompts[:2], decoding)
     taken: dict[str, list[float]] = {"free": [], "held": []}
