@@ -46,7 +46,7 @@ class PlainTexts(Protocol):
         ...
 
     def continue_text(
-        self, ids: Sequence[int], max_new_tokens: int, *, temperature: float, seed: int, adapter: Path | None
+        self, ids: Sequence[int], max_new_tokens: int, *, temperature: float, top_p: float, seed: int, adapter: Path | None
     ) -> Continuation: ...
 
     def scores(self, ids: Sequence[int], top: int, *, adapter: Path | None) -> list[TokenScore]:

@@ -178,6 +178,10 @@ class Serving(Protocol):
         ...
 
 
+class ServingEngine(Engine, Serving, Protocol):
+    """What a server asks: an engine for single settings, and for many at once."""
+
+
 @runtime_checkable
 class Drafting(Protocol):
     """An engine that answers faster where somebody already has an idea of the answer. Never handed to a technique.

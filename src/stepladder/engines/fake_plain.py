@@ -26,7 +26,7 @@ class FakePlainTexts:
         return bytes(ids).decode("utf-8", errors="replace")
 
     def continue_text(
-        self, ids: Sequence[int], max_new_tokens: int, *, temperature: float, seed: int, adapter: Path | None
+        self, ids: Sequence[int], max_new_tokens: int, *, temperature: float, top_p: float, seed: int, adapter: Path | None
     ) -> Continuation:
         new = [ids[place % len(ids)] for place in range(max_new_tokens)]
         return Continuation(self.decode(new), len(new), cut=True)

@@ -44,7 +44,7 @@ def test_every_token_has_the_log_probability_of_transformers_own_forward_pass(lo
 def test_a_greedy_continuation_is_transformers_own(loaded: LoadedModel) -> None:
     plain = LocalPlainTexts(loaded)
     ids = plain.encode("The parcel has")
-    written = plain.continue_text(ids, 12, temperature=0.0, seed=0, adapter=None)
+    written = plain.continue_text(ids, 12, temperature=0.0, top_p=1.0, seed=0, adapter=None)
     expected = loaded.model.generate(
         torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), max_new_tokens=12, do_sample=False
     )[0, len(ids) :].tolist()
@@ -57,7 +57,7 @@ def test_a_drawn_continuation_follows_its_seed_and_leaves_the_dice_as_they_were(
     plain = LocalPlainTexts(loaded)
     ids = plain.encode("The parcel has")
     before = torch.random.get_rng_state()
-    drawn = [plain.continue_text(ids, 12, temperature=1.0, seed=seed, adapter=None).text for seed in (1, 1, 2)]
+    drawn = [plain.continue_text(ids, 12, temperature=1.0, top_p=1.0, seed=seed, adapter=None).text for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert torch.equal(torch.random.get_rng_state(), before)
 
@@ -79,7 +79,7 @@ def test_an_id_that_is_no_token_is_refused(loaded: LoadedModel) -> None:
         with pytest.raises(UsageError):
             plain.scores(ids, 0, adapter=None)
         with pytest.raises(UsageError):
-            plain.continue_text(ids, 1, temperature=0.0, seed=0, adapter=None)
+            plain.continue_text(ids, 1, temperature=0.0, top_p=1.0, seed=0, adapter=None)
 
 
 def test_control_tokens_in_a_text_are_only_letters(loaded: LoadedModel, tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ from stepladder.domain.protocols import Prompt
 from stepladder.models.conversation import encode_answer, encode_prompt
 from stepladder.models.loading import LoadedModel
 
+LEAST_SHARE = 1e-9
+"""A `top_p` that leaves the likeliest token only; transformers takes no 0."""
+
 
 class LocalPlainTexts:
     """`domain.plain.PlainTexts` over a loaded model. One call at a time, and none while an engine answers with the same model."""
@@ -40,13 +43,13 @@ class LocalPlainTexts:
         return self._loaded.tokenizer.decode(ids, keep_control_tokens=True)
 
     def continue_text(
-        self, ids: Sequence[int], max_new_tokens: int, *, temperature: float, seed: int, adapter: Path | None
+        self, ids: Sequence[int], max_new_tokens: int, *, temperature: float, top_p: float, seed: int, adapter: Path | None
     ) -> Continuation:
         self.decode(ids)  # names an unknown id before the model stumbles over it
         stops = list(self._loaded.stop_ids)
-        drawing = (
-            {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {"do_sample": False}
-        )
+        drawing: dict[str, Any] = {"do_sample": False}
+        if temperature > 0:
+            drawing = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": max(top_p, LEAST_SHARE)}
         config = GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=stops, pad_token_id=stops[0], **drawing)
         prompt = torch.tensor([list(ids)], device=self._loaded.device)
         devices = [self._loaded.device] if self._loaded.device.type == "cuda" else []
