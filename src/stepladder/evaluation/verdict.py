@@ -245,7 +245,8 @@ def _doubts(inputs: VerdictInputs, ruling: Ruling, eligible: Sequence[Contender]
             doubts.append(f"{rung.rung} was trained with one seed; another seed may score differently.")
     if inputs.left_out and ruling.route is not Route.TARGET:
         doubts.append(
-            f"No tuned rung was climbed, for want of time ({', '.join(inputs.left_out)}): what a fine-tune would bring remains open."
+            f"No tuned rung was climbed, for want of time ({', '.join(inputs.left_out)}): "
+            "what a fine-tune would bring remains open."
         )
     if inputs.openings >= NEVER_CONFIRMED_FROM_OPENINGS:
         doubts.append(f"The test split was opened {inputs.openings} times; only new test rows can confirm anything now.")

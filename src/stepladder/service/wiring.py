@@ -17,7 +17,7 @@ from stepladder.domain.errors import DataError, MissingExtra, PrivacyError, Usag
 from stepladder.domain.hosted import HostedTuner
 from stepladder.domain.jobs import MethodType
 from stepladder.domain.plain import PlainTexts
-from stepladder.domain.protocols import Embedder, Engine, ModelIdentity, Tuner
+from stepladder.domain.protocols import Embedder, Engine, ModelIdentity, ServingEngine, Tuner
 from stepladder.domain.task import Task
 from stepladder.engines.address import Address, parse_model
 from stepladder.engines.answers import AnswerStore
@@ -59,7 +59,7 @@ def build_engine(name: str, task: Task, *, device: str = "auto", purse: Purse | 
     return build_local_engine(name, device=device, revision=task.settings.model.revision, four_bit=four_bit)
 
 
-def build_local_engine(name: str, *, device: str = "auto", revision: str | None = None, four_bit: bool = False) -> Engine:
+def build_local_engine(name: str, *, device: str = "auto", revision: str | None = None, four_bit: bool = False) -> ServingEngine:
     """The engine of a model on this machine, or the shipped fake.
 
     Raises:

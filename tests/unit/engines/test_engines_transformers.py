@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from stepladder.domain.errors import EngineError, ModelError
 from stepladder.domain.messages import Message
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Prompt
+from stepladder.engines.transformers import engine as engine_module
 from stepladder.engines.transformers import scoring
 from stepladder.engines.transformers.answering import batches as split_into_batches
 from stepladder.engines.transformers.caches import is_plain
@@ -196,16 +198,23 @@ def test_scores_are_those_of_a_full_forward(
 
 
 @pytest.mark.parametrize("positions", [1, 3, 7, 40])
-def test_scores_do_not_depend_on_how_much_fits_at_once(
-    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, positions: int
+@pytest.mark.parametrize("way", ["the training's trie", "the model's modules"])
+def test_scores_do_not_depend_on_the_way_nor_on_how_much_fits_at_once(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, positions: int, way: str
 ) -> None:
     prompts = [ask(text) for text in ["where is my parcel", "refund", "lamp", "please"]]
     options = [["refund", "I want a refund", "a", ""], ["lamp"], [], ["the lamp is here", "", "now", "my parcel", "refund", "I"]]
-    expected = engine.score(prompts, options)
+    expected = [engine.score([prompt], [own])[0] for prompt, own in zip(prompts, options, strict=True)]
+    trie = Mock(side_effect=scoring.score_trie)
+    monkeypatch.setattr(engine_module, "score_trie", trie)
+    if way == "the model's modules":
+        monkeypatch.setattr(engine._answering, "writer", None)
     monkeypatch.setattr(scoring, "LOGIT_FLOATS", positions * 400)
+    monkeypatch.setattr(scoring, "TRIE_TOKENS", positions * 20)
     for found, wanted in zip(engine.score(prompts, options), expected, strict=True):
         assert [score.tokens for score in found] == [score.tokens for score in wanted]
         assert [score.log_probability for score in found] == pytest.approx([score.log_probability for score in wanted], abs=1e-4)
+    assert trie.called == (way == "the training's trie")
 
 
 def test_an_empty_completion_is_the_end_of_the_turn_alone(engine: TransformersEngine, oracle: Oracle) -> None:
@@ -219,6 +228,8 @@ def test_scores_under_an_adapter_are_the_adapters(
 ) -> None:
     options = ["refund", "delivery", "other"]
     [scores] = engine.score([ask("where is it")], [options], adapter=adapter_folder)
+    together = engine.score([ask("where is it"), ask("lamp")], [options] * 2, adapter=adapter_folder)[0]
+    assert [one.log_probability for one in together] == pytest.approx([one.log_probability for one in scores], abs=2e-4)
     for option, score in zip(options, scores, strict=True):
         assert score.log_probability == pytest.approx(adapted_oracle.log_probability(ask("where is it"), option), abs=2e-4)
         assert abs(score.log_probability - oracle.log_probability(ask("where is it"), option)) > 0.01

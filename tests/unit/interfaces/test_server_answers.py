@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from live_server import BASE, LiveServer, fake_house, live_server, put_model
 from stepladder.domain.answer import answer_text
 from stepladder.domain.messages import Message, ToolCall
+from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Prompt
 from stepladder.engines.fake import FakeEngine, last_user_turn
 
@@ -103,6 +104,56 @@ def test_a_stream_gives_the_same_as_the_whole(client: OpenAI) -> None:
     assert chunks[-1].choices == []
 
 
+def test_a_stream_says_what_is_written_while_it_is_written(tmp_path: Path) -> None:
+    read = threading.Event()
+
+    class Slow(FakeEngine):
+        def answer(self, requests: Any, *, on_text: Any = None, on_answer: Any = None) -> Any:
+            on_text(0, "early ")
+            assert read.wait(10)
+            on_text(0, "late")
+            done = Generation("early late", 1, 2, 0.0)
+            on_answer(0, done)
+            return [done]
+
+    with live_server(fake_house(tmp_path / "service", engine=Slow())) as server:
+        client = OpenAI(base_url=server.url, api_key="anything", max_retries=0)
+        stream = client.chat.completions.create(model=BASE, messages=user("x"), stream=True)
+        said = []
+        for chunk in stream:
+            said.append(chunk.choices[0].delta.content)
+            if said[-1] == "early ":
+                read.set()
+    assert [text for text in said if text] == ["early ", "late"]
+
+
+def test_a_stream_ends_where_it_was_told_to(client: OpenAI) -> None:
+    stream = client.chat.completions.create(model=BASE, messages=user("one two three four"), stop=["ee f", " th"], stream=True)
+    chunks = list(stream)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "one two"
+    assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("more", [{}, {"stop": ["d "]}], ids=["whole", "stopped"])
+def test_a_stream_tells_how_likely_its_tokens_were_as_the_whole_does(client: OpenAI, more: dict[str, Any]) -> None:
+    asked: dict[str, Any] = {"model": BASE, "messages": user("hé – wörld ok"), "logprobs": True, "top_logprobs": 2, **more}
+    whole = client.chat.completions.create(**asked).choices[0]
+    chunks = [chunk.choices[0] for chunk in client.chat.completions.create(**asked, stream=True)]
+    tokens = [token for choice in chunks if choice.logprobs for token in choice.logprobs.content or []]
+    assert whole.logprobs is not None
+    assert tokens == whole.logprobs.content
+    assert "".join(choice.delta.content or "" for choice in chunks) == whole.message.content
+    assert bytes(byte for token in tokens for byte in token.bytes or []).decode() == whole.message.content
+
+
+def test_a_share_of_the_likeliest_tokens_reaches_the_engine(client: OpenAI, engine: FakeEngine) -> None:
+    client.chat.completions.create(model=BASE, messages=user("x"), top_p=0.4, temperature=0.7, seed=3)
+    client.chat.completions.create(model=BASE, messages=user("x"), top_p=0.4, temperature=0)
+    drawn, greedy = (call.decoding for call in engine.calls if call.decoding is not None)
+    assert (drawn.top_p, drawn.temperature, drawn.seed) == (0.4, 0.7, 3)
+    assert (greedy.top_p, greedy.temperature, greedy.seed) == (1.0, 0.0, 0)
+
+
 def test_a_fault_known_before_a_stream_begins_has_a_status(client: OpenAI) -> None:
     with pytest.raises(BadRequestError) as error:
         client.chat.completions.create(model=BASE, messages=user("word " * 1200), stream=True)
@@ -166,7 +217,7 @@ def test_how_likely_each_token_was_is_told(client: OpenAI) -> None:
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"top_p": 0.5}, "top_p"),
+        ({"top_p": 1.5}, "top_p"),
         ({"presence_penalty": 1}, "presence_penalty"),
         ({"frequency_penalty": -1}, "frequency_penalty"),
         ({"logit_bias": {"1": 5}}, "logit_bias"),
@@ -230,21 +281,22 @@ def test_a_tuned_model_and_a_checkpoint_answer_with_their_own_weights_and_the_ba
     assert ask("gpt-4o-mini") == "base"
 
 
-def test_questions_that_wait_for_one_model_are_asked_together(tmp_path: Path) -> None:
+def test_questions_that_wait_for_one_base_and_its_adapters_are_asked_together(tmp_path: Path) -> None:
     batches: list[int] = []
 
     class Counting(FakeEngine):
-        def generate(self, prompts: Any, decoding: Any, **options: Any) -> Any:
-            batches.append(len(prompts))
-            return super().generate(prompts, decoding, **options)
+        def answer(self, requests: Any, **options: Any) -> Any:
+            batches.append(len(requests))
+            return super().answer(requests, **options)
 
-    with live_server(fake_house(tmp_path / "service", engine=Counting())) as server:
+    with live_server(fake_house(tmp_path / "service", engine=Counting(answer))) as server:
+        names = [BASE, *(put_model(server.house.store, "proj_local", f"ft:fake:org:{name}") for name in "abc")]
         client = OpenAI(base_url=server.url, api_key="anything", max_retries=0)
         server.house.asking.call(lambda: time.sleep(1.0))
         with ThreadPoolExecutor(8) as pool:
-            texts = [f"question {number}" for number in range(8)]
-            answers = pool.map(lambda text: client.chat.completions.create(model=BASE, messages=user(text)), texts)
-            assert [reply.choices[0].message.content for reply in answers] == texts
+            asked = [names[number % 4] for number in range(8)]
+            answers = pool.map(lambda name: client.chat.completions.create(model=name, messages=user("Who are you?")), asked)
+            assert [reply.choices[0].message.content for reply in answers] == ["base", *names[1:]] * 2
     assert max(batches) >= 4
 
 

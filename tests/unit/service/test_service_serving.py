@@ -13,11 +13,11 @@ import pytest
 from stepladder.domain.errors import DataError, EngineError, UsageError
 from stepladder.domain.messages import Message
 from stepladder.domain.prediction import Generation
-from stepladder.domain.protocols import Decoding, Prompt
+from stepladder.domain.protocols import Decoding, Prompt, Request
 from stepladder.engines.fake import FakeEngine
 from stepladder.service.serving.asking import AskingThread, QueueFull
 from stepladder.service.serving.bases import Alias, BaseModel, Bases
-from stepladder.service.serving.question import Question, TooLong
+from stepladder.service.serving.question import Asked, Question, TooLong
 from stepladder.service.serving.serve_file import ServeSettings, load_serve_settings
 from stepladder.service.serving.speakers import DEFAULT_NEW_TOKENS, WeightsSpeaker
 
@@ -121,11 +121,11 @@ class Slow:
         self.batches: list[list[str]] = []
         self.may = threading.Event()
 
-    def answer(self, questions: Sequence[Question], on_answer: Callable[[int, Any], None]) -> None:
+    def answer(self, asked: Sequence[Asked], on_answer: Callable[[int, Any], None]) -> None:
         self.may.wait(10)
-        self.batches.append([one.prompt.messages[0].content for one in questions])
-        for index, one in enumerate(questions):
-            text = one.prompt.messages[0].content
+        texts = [one.question.prompt.messages[0].content for one in asked]
+        self.batches.append(texts)
+        for index, text in enumerate(texts):
             on_answer(index, EngineError("no", "ask otherwise") if text == "bad" else Generation(text.upper(), 1, 1, 0.0))
 
 
@@ -180,9 +180,11 @@ def test_a_line_that_is_full_is_closed_and_a_question_can_be_taken_back() -> Non
         asking.ask(speaker, question("late"))
 
 
-def ask(engine: FakeEngine, *questions: Question) -> dict[int, Any]:
+def ask(engine: FakeEngine, *questions: Question, on_text: Callable[[str], None] | None = None) -> dict[int, Any]:
     found: dict[int, Any] = {}
-    WeightsSpeaker("m", "m", lambda: engine).answer(questions, lambda index, outcome: found.update({index: outcome}))
+    speaker = WeightsSpeaker("m", "m", lambda: engine)
+    asked = [Asked(speaker, one, on_text) for one in questions]
+    speaker.answer(asked, lambda index, outcome: found.update({index: outcome}))
     return found
 
 
@@ -200,10 +202,38 @@ def test_equal_prompts_without_a_seed_draw_apart_and_with_one_alike() -> None:
     engine = FakeEngine()
     ask(engine, *[question("same") for _ in range(4)], question("other"))
     drawn = {call.decoding for call in engine.calls if call.decoding is not None}
-    assert len({decoding.seed for decoding in drawn}) == 4  # the four draws; `other` goes with the first
+    assert len({decoding.seed for decoding in drawn}) == 5
     engine.calls.clear()
     ask(engine, *[question("same", seed=7) for _ in range(3)], question("same", temperature=0.0))
     assert {(call.decoding.seed, call.decoding.temperature) for call in engine.calls if call.decoding} == {(7, 1.0), (0, 0.0)}
+
+
+def test_a_base_and_its_adapters_are_asked_in_one_go() -> None:
+    engine, found = FakeEngine(lambda prompt, decoding, adapter: str(adapter)), {}
+    speakers = [WeightsSpeaker("m", "m", lambda: engine, adapter) for adapter in (None, Path("a"), Path("b"))]
+    assert len({speaker.key for speaker in speakers}) == 1
+    assert speakers[0].key != WeightsSpeaker("n", "n", lambda: engine).key
+    asked = [Asked(speaker, question("x")) for speaker in speakers]
+    speakers[1].answer(asked, lambda index, outcome: found.update({index: outcome.text}))  # type: ignore[union-attr]
+    assert found == {0: "None", 1: "a", 2: "b"}
+
+
+def test_what_fails_together_bears_its_own_faults_and_nobody_hears_a_beginning_twice() -> None:
+    class Breaking(FakeEngine):
+        def answer(self, requests: Sequence[Request], *, on_text: Any = None, on_answer: Any = None) -> list[Generation]:
+            texts = [request.prompt.messages[0].content for request in requests]
+            if "heard" in texts and on_text is not None:
+                on_text(texts.index("heard"), "once ")
+            if "bad" in texts:
+                raise EngineError("it broke", "mend it")
+            return super().answer(requests, on_text=on_text, on_answer=on_answer)
+
+    quiet = ask(Breaking(), question("good"), question("bad"), question("fine"))
+    assert [getattr(quiet[place], "text", "fault") for place in range(3)] == ["good", "fault", "fine"]
+    heard: list[str] = []
+    told = ask(Breaking(), question("heard"), question("bad"), on_text=heard.append)
+    assert heard == ["once "]
+    assert [isinstance(told[place], EngineError) for place in range(2)] == [True, True]
 
 
 def test_a_group_that_fails_in_the_middle_keeps_the_answers_it_had() -> None:

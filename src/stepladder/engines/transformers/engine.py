@@ -22,7 +22,7 @@ from stepladder.engines.transformers.comparing import chunks, divergences, text_
 from stepladder.engines.transformers.grammar import GrammarCompiler, RowGrammar
 from stepladder.engines.transformers.grouping import prefix_groups
 from stepladder.engines.transformers.rows import Row, draw_seed
-from stepladder.engines.transformers.scoring import score_batch
+from stepladder.engines.transformers.scoring import Options, score_batch, score_trie
 from stepladder.engines.transformers.speakers import Speakers, speaking
 from stepladder.engines.transformers.streaming import TextStream
 from stepladder.files import hash_json
@@ -190,21 +190,34 @@ class TransformersEngine:
         ]
         longest = [max(map(len, options), default=0) for options in answers]
         self._check_lengths(prompts, [len(ids) + extra for ids, extra in zip(encoded, longest, strict=True)])
-        scores: list[list[CompletionScore]] = [[] for _ in prompts]
-        speaker = self._speakers.of(adapter, read=False)
-        with self._lock, speaking(self._loaded, adapter) as model:
-            source = stock_source(model, speaker.key)
-            for group in prefix_groups(encoded):
-                prefix = self._scored_prefixes.prefix_of(source, [encoded[place] for place in group])
-                suffixes = [encoded[place][prefix.length :] for place in group]
-                for batch in batches(model, suffixes, prefix.length + max(longest, default=0), self._limits):
-                    places = [group[number] for number in batch]
-                    sums = score_batch(
-                        model, prefix, [suffixes[number] for number in batch], [answers[place] for place in places]
-                    )
-                    for place, values in zip(places, sums, strict=True):
-                        scores[place] = [CompletionScore(v, len(ids)) for v, ids in zip(values, answers[place], strict=True)]
-        return scores
+        with self._lock:
+            speaker = self._speakers.of(adapter, read=self._answering.writer is not None)
+            with speaking(self._loaded, adapter) as model:
+                if len(prompts) > 1 and self._answering.writer is not None and speaker.readable:
+                    sums = score_trie(model, encoded, answers)
+                else:
+                    sums = self._score_stock(model, speaker.key, encoded, answers)
+        return [
+            [CompletionScore(value, len(ids)) for value, ids in zip(values, options, strict=True)]
+            for values, options in zip(sums, answers, strict=True)
+        ]
+
+    def _score_stock(
+        self, model: Any, key: str, encoded: Sequence[Sequence[int]], answers: Sequence[Options]
+    ) -> list[list[float]]:
+        """By the model's own modules, with beginnings that are remembered."""
+        sums: list[list[float]] = [[] for _ in encoded]
+        longest = max((len(ids) for options in answers for ids in options), default=0)
+        source = stock_source(model, key)
+        for group in prefix_groups(encoded):
+            prefix = self._scored_prefixes.prefix_of(source, [encoded[place] for place in group])
+            suffixes = [encoded[place][prefix.length :] for place in group]
+            for batch in batches(model, suffixes, prefix.length + longest, self._limits):
+                places = [group[number] for number in batch]
+                found = score_batch(model, prefix, [suffixes[number] for number in batch], [answers[place] for place in places])
+                for place, values in zip(places, found, strict=True):
+                    sums[place] = values
+        return sums
 
     def text_nll(self, texts: Sequence[str], *, adapter: Path | None = None) -> list[float]:
         """Mean nats per token of plain texts, no template.

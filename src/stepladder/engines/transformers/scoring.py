@@ -1,4 +1,8 @@
-"""How likely given completions are, by teacher forcing: each prompt is computed once, its completions continue from it."""
+"""How likely given completions are, by teacher forcing: what prompts and completions share is computed once.
+
+Many prompts go through the trie that trains, where the decoder is one that can be read (`score_trie`); a single one, whose
+beginning may be remembered, and any other decoder through the model's own modules (`score_batch`).
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,31 @@ import torch
 from stepladder.engines.transformers import attention
 from stepladder.engines.transformers.caches import Prefix, continue_rows, is_plain
 from stepladder.engines.transformers.prefill import Prefilled, forward, prefill
+from stepladder.models.prefix.paths import FusedPath
+from stepladder.models.prefix.rows import EncodedRow
 
 LOGIT_FLOATS = 64 * 1024 * 1024  # most logits (4 bytes each) at once: 256 MiB
 
+TRIE_TOKENS = 2_048
+"""Tokens of one pass over the trie: a longer one is hardly faster on a CPU, and holds more."""
+
 Options = Sequence[Sequence[int]]  # completions of one prompt as token ids, the end-of-turn last
+
+
+@torch.inference_mode()
+def score_trie(model: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Options]) -> list[list[float]]:
+    """As `score_batch`, through the passes of a training step.
+
+    Raises:
+        NotRead: The decoder is of no class whose arithmetic is written out.
+    """
+    rows = [
+        EncodedRow(f"{number}", (*prompt, *option), (0.0,) * len(prompt) + (1.0,) * len(option))
+        for number, (prompt, options) in enumerate(zip(prompts, completions, strict=True))
+        for option in options
+    ]
+    means = iter(FusedPath(model).row_nll(rows, tokens_per_pass=TRIE_TOKENS))
+    return [[-next(means) * len(option) for option in options] for options in completions]
 
 
 @torch.inference_mode()

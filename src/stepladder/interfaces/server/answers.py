@@ -26,7 +26,7 @@ from stepladder.service.serving.question import Question, Speaker, TooLong
 log = logging.getLogger("stepladder.server")
 
 PATIENCE_SECONDS = 2.0
-"""A stream begins when its answer is there or after this long: whatever fails before still has a status of its own."""
+"""A stream begins with its answer or after this long: whatever fails before still has a status of its own."""
 _PIECE = re.compile(r"\s*\S+|\s+$")
 
 Result = TypeVar("Result")
@@ -44,12 +44,18 @@ def unknown_model(error: UnknownModel) -> ApiError:
     return not_found(str(error), "model", "model_not_found")
 
 
-def ask_all(house: House, speaker: Speaker, questions: Sequence[Question]) -> list[asyncio.Future[Generation]]:
-    """Put all questions in line. Raises ApiError 429 where the line is full, and takes back those it had put there."""
+def ask_all(
+    house: House, speaker: Speaker, questions: Sequence[Question], listener: Callable[[int], Callable[[str], None]] | None = None
+) -> list[asyncio.Future[Generation]]:
+    """Put all questions in line. Raises ApiError 429 where the line is full, and takes back those it had put there.
+
+    Args:
+        listener: Makes what hears the answer to the question at a place while it is written.
+    """
     asked: list[Future[Generation]] = []
     try:
-        for question in questions:
-            asked.append(house.asking.ask(speaker, question))
+        for index, question in enumerate(questions):
+            asked.append(house.asking.ask(speaker, question, None if listener is None else listener(index)))
     except QueueFull as error:
         for future in asked:
             future.cancel()
@@ -109,10 +115,13 @@ def refused(error: StepladderError, param: str = "messages") -> ApiError:
     return as_api_error(error)
 
 
-async def settled(futures: Sequence[asyncio.Future[Generation]]) -> None:
-    """Wait a moment for the first outcome. Raises ApiError when it is a failure."""
-    done, _ = await asyncio.wait(futures, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-    for future in done:
+async def settled(futures: Sequence[asyncio.Future[Generation]], begun: asyncio.Event) -> None:
+    """Wait a moment for the first outcome or the first word. Raises ApiError when it is a failure."""
+    first = asyncio.ensure_future(begun.wait())
+    waiting: set[asyncio.Future[Any]] = {first, *futures}
+    done, _ = await asyncio.wait(waiting, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    first.cancel()
+    for future in done - {first}:
         error = future.exception()
         if isinstance(error, StepladderError):
             let_go(futures)
@@ -120,11 +129,7 @@ async def settled(futures: Sequence[asyncio.Future[Generation]]) -> None:
 
 
 def in_pieces(text: str) -> Iterator[str]:
-    """A finished answer word by word, white space kept.
-
-    Engines hand over whole answers, so a stream here says early that it has begun and delivers when the answer is done. One that
-    reports token by token would be joined in here.
-    """
+    """A finished answer word by word, white space kept: for streams of those that hand over whole answers only."""
     return (match.group() for match in _PIECE.finditer(text))
 
 

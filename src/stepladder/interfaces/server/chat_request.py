@@ -202,7 +202,7 @@ class ChatRequest(Strict):
         Raises:
             ApiError: 400 for what the engine cannot do.
         """
-        refuse_other_sampling(self.temperature, self.top_p, self.presence_penalty, self.frequency_penalty, self.logit_bias)
+        refuse_other_sampling(self.presence_penalty, self.frequency_penalty, self.logit_bias)
         self._refuse_unknown_ways()
         tools = tuple(tool.as_tool() for tool in self.tools or ()) if self.offers_tools else ()
         prompt = Prompt("chat", tuple(message.as_message() for message in self.messages), tools)
@@ -211,7 +211,8 @@ class ChatRequest(Strict):
         grammar = self.response_format.grammar() if self.response_format else None
         seeds = [None if self.seed is None else self.seed + number for number in range(self.n or 1)]
         likeliest = (self.top_logprobs or 0) if self.logprobs else None
-        return [Question(prompt, limit, temperature, seed, grammar, likeliest) for seed in seeds]
+        top_p = 1.0 if self.top_p is None else self.top_p
+        return [Question(prompt, limit, temperature, seed, grammar, likeliest, top_p) for seed in seeds]
 
     def _refuse_unknown_ways(self) -> None:
         if self.tool_choice not in (None, "auto", "none"):
@@ -234,19 +235,13 @@ def drawn_at(temperature: float | None) -> float:
 
 
 def refuse_other_sampling(
-    temperature: float | None,
-    top_p: float | None,
-    presence_penalty: float | None,
-    frequency_penalty: float | None,
-    logit_bias: dict[str, float] | None,
+    presence_penalty: float | None, frequency_penalty: float | None, logit_bias: dict[str, float] | None
 ) -> None:
-    """Engines here draw from all tokens at a temperature, and from nothing else; what would bend that is refused, not ignored.
+    """Engines here draw by temperature and `top_p`, and by nothing else; what would bend that is refused, not ignored.
 
     Raises:
         ApiError: 400; the key is named.
     """
-    if top_p not in (None, 1, 1.0) and temperature != 0:
-        raise invalid("'top_p' below 1 is not supported here: leave it out, or set 'temperature' to 0.", "top_p")
     for name, value in (("presence_penalty", presence_penalty), ("frequency_penalty", frequency_penalty)):
         if value:
             raise invalid(f"'{name}' is not supported here: leave it out.", name)

@@ -74,7 +74,7 @@ class CompletionRequest(Strict):
 
     def check(self) -> None:
         """Raises ApiError 400 for what the engine cannot do."""
-        refuse_other_sampling(self.temperature, self.top_p, self.presence_penalty, self.frequency_penalty, self.logit_bias)
+        refuse_other_sampling(self.presence_penalty, self.frequency_penalty, self.logit_bias)
         if self.suffix:
             raise invalid("'suffix' is not supported here: leave it out.", "suffix")
         if self.best_of not in (None, 0, 1, self.n):
@@ -131,7 +131,8 @@ def _write(house: House, speaker: WeightsSpeaker, asked: CompletionRequest, prom
     written = Continuation("", 0, cut=True)
     if wanted:
         seed = random.randrange(2**31) if asked.seed is None else asked.seed + number
-        written = texts.continue_text(ids, wanted, temperature=drawn_at(asked.temperature), seed=seed, adapter=speaker.adapter)
+        temperature, top_p = drawn_at(asked.temperature), 1.0 if asked.top_p is None else asked.top_p
+        written = texts.continue_text(ids, wanted, temperature=temperature, top_p=top_p, seed=seed, adapter=speaker.adapter)
     text, stopped = stopped_at(written.text, asked.stops)
     shown = (texts.decode(ids) if asked.echo else "") + text
     scores = None

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from stepladder.domain.errors import EngineError
 from stepladder.domain.prediction import Generation
-from stepladder.service.serving.question import Question, Speaker
+from stepladder.service.serving.question import Asked, Question, Speaker
 
 ROWS_AT_ONCE = 32
 """Questions answered together at most: more would let the next caller wait too long."""
@@ -29,8 +29,7 @@ class QueueFull(EngineError):
 
 @dataclass(eq=False)
 class _Waiting:
-    speaker: Speaker
-    question: Question
+    asked: Asked
     future: Future[Generation] = field(default_factory=Future)
 
 
@@ -61,13 +60,16 @@ class AskingThread:
     def waiting(self) -> int:
         return len(self._line)
 
-    def ask(self, speaker: Speaker, question: Question) -> Future[Generation]:
+    def ask(self, speaker: Speaker, question: Question, on_text: Callable[[str], None] | None = None) -> Future[Generation]:
         """The answer, some time later. Cancelling the future takes a question back that has not been asked yet.
+
+        Args:
+            on_text: Called on this thread with each piece of the answer while it is written, by speakers that can tell.
 
         Raises:
             QueueFull: Too many are waiting.
         """
-        waiting = _Waiting(speaker, question)
+        waiting = _Waiting(Asked(speaker, question, on_text))
         self._append(waiting)
         return waiting.future
 
@@ -123,16 +125,16 @@ class AskingThread:
             if isinstance(first, _Errand):
                 first.run()
             else:
-                _answer(first.speaker, batch)
+                _answer(first.asked.speaker, batch)
 
     def _full(self) -> bool:
         return self._closed or len(self._line) >= self._rows_at_once
 
     def _company(self, first: _Waiting) -> list[_Waiting]:
-        """The first in line and whoever waits for the same speaker behind it; the others keep their places."""
+        """The first in line and whoever behind it can be answered with it; the others keep their places."""
         batch, rest = [first], deque[_Waiting | _Errand]()
         for item in self._line:
-            alike = isinstance(item, _Waiting) and item.speaker.key == first.speaker.key
+            alike = isinstance(item, _Waiting) and item.asked.speaker.key == first.asked.speaker.key
             if alike and len(batch) < self._rows_at_once:
                 assert isinstance(item, _Waiting)
                 batch.append(item)
@@ -155,7 +157,7 @@ def _answer(speaker: Speaker, batch: list[_Waiting]) -> None:
             future.set_result(outcome)
 
     try:
-        speaker.answer([item.question for item in batch], settle)
+        speaker.answer([item.asked for item in batch], settle)
         missed: BaseException = RuntimeError("a question was left without an answer")
     except BaseException as error:
         missed = error

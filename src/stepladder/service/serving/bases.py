@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from stepladder.domain.errors import UsageError
-from stepladder.domain.protocols import Engine
+from stepladder.domain.protocols import ServingEngine
 
 _OPENAI_NAME = re.compile(r"(?:gpt-|chatgpt-|o\d|davinci|babbage|text-embedding-)[\w.-]*")
 _PUBLIC_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?")
@@ -80,7 +80,7 @@ class Bases:
         models: Sequence[BaseModel],
         aliases: Sequence[Alias],
         *,
-        build: Callable[[str], Engine],
+        build: Callable[[str], ServingEngine],
         weigh: Callable[[str], int],
         memory_bytes: int,
         forget: Callable[[], None],
@@ -89,7 +89,7 @@ class Bases:
         self.aliases = tuple(aliases)
         self._build, self._weigh, self._forget = build, weigh, forget
         self._memory_bytes = memory_bytes
-        self._loaded: OrderedDict[str, tuple[Engine, int]] = OrderedDict()
+        self._loaded: OrderedDict[str, tuple[ServingEngine, int]] = OrderedDict()
         self._guard = threading.Lock()
         if len(self.models) != len(models):
             raise UsageError("two --model have the same name.", "Write NAME=LOCATION to tell them apart.")
@@ -124,7 +124,7 @@ class Bases:
         with self._guard:
             return tuple(self._loaded)
 
-    def engine(self, location: str) -> Engine:
+    def engine(self, location: str) -> ServingEngine:
         """The engine of a location, loaded if need be after making room. For the asking thread."""
         with self._guard:
             if location in self._loaded:

@@ -21,7 +21,7 @@ class Question:
 
     Attributes:
         max_new_tokens: None for as many as the model's context and the server's setting allow.
-        seed: None for a new one with every answer; counts only above temperature 0.
+        seed: None for a new one with every answer; it and `top_p` count only above temperature 0.
         logprobs: How many of the likeliest tokens to report at every place; None for nothing.
     """
 
@@ -31,10 +31,24 @@ class Question:
     seed: int | None = None
     grammar: Grammar | None = None
     logprobs: int | None = None
+    top_p: float = 1.0
 
     def decoding(self, max_new_tokens: int, seed: int) -> Decoding:
-        drawn_with = seed if self.temperature > 0 else 0
-        return Decoding(max_new_tokens, self.temperature, drawn_with, self.grammar, logprobs=self.logprobs)
+        if self.temperature > 0:
+            return Decoding(max_new_tokens, self.temperature, seed, self.grammar, self.top_p, self.logprobs)
+        return Decoding(max_new_tokens, grammar=self.grammar, logprobs=self.logprobs)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Asked:
+    """A question to someone.
+
+    `on_text` hears the answer piece by piece while it is written, on the thread that writes; not every speaker can tell.
+    """
+
+    speaker: Speaker
+    question: Question
+    on_text: Callable[[str], None] | None = None
 
 
 class Speaker(Protocol):
@@ -47,9 +61,9 @@ class Speaker(Protocol):
 
     @property
     def key(self) -> Hashable:
-        """Questions to speakers of equal key are answered together."""
+        """Questions to speakers of equal key are answered together, by any of them; such speakers are of one class."""
         ...
 
-    def answer(self, questions: Sequence[Question], on_answer: Callable[[int, Generation | StepladderError], None]) -> None:
+    def answer(self, asked: Sequence[Asked], on_answer: Callable[[int, Generation | StepladderError], None]) -> None:
         """Call `on_answer(index, …)` once for every question, as each is done; one question's error is its own."""
         ...

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from stepladder.domain.errors import StepladderError
 from stepladder.domain.messages import Input
 from stepladder.domain.prediction import Generation, Prediction
-from stepladder.domain.protocols import Decoding, Engine, Predictor, Prompt
-from stepladder.service.serving.question import Question, TooLong
+from stepladder.domain.protocols import Decoding, Engine, Predictor, Request, Serving, ServingEngine
+from stepladder.service.serving.question import Asked, Question, TooLong
 
 DEFAULT_NEW_TOKENS = 1024
 """The longest answer where a caller names no limit. An answer that reaches it says so (`finish_reason` "length")."""
@@ -29,69 +29,79 @@ class WeightsSpeaker:
 
     name: str
     base: str
-    engine: Callable[[], Engine]
+    engine: Callable[[], ServingEngine]
     adapter: Path | None = None
 
     @property
     def key(self) -> Hashable:
-        return (self.base, self.adapter)
+        return (WeightsSpeaker, self.base)
 
-    def answer(self, questions: Sequence[Question], on_answer: OnAnswer) -> None:
-        """As `Speaker.answer`. Prompts of one kind of decoding are asked at once, equal ones that draw lots one by one."""
+    def answer(self, asked: Sequence[Asked], on_answer: OnAnswer) -> None:
+        """As `Speaker.answer`: the base and its adapters side by side. What fails together is asked again one by one."""
         engine = self.engine()
-        groups: dict[Hashable, tuple[Decoding, list[int]]] = {}
-        for index, question in enumerate(questions):
+        ready: list[tuple[int, Request]] = []
+        for index, item in enumerate(asked):
+            assert isinstance(item.speaker, WeightsSpeaker)
             try:
-                decoding = self._decoding(engine, question)
+                decoding = _decoding(engine, item.question)
             except StepladderError as error:
                 on_answer(index, error)
-                continue
-            twin = 0
-            if question.temperature > 0 and question.seed is None:  # equal prompts under one seed would draw equal answers
-                earlier = questions[:index]
-                twin = sum(other.prompt.messages == question.prompt.messages and other.seed is None for other in earlier)
-            key = (decoding if question.seed is not None or question.temperature == 0 else _unseeded(decoding), twin)
-            groups.setdefault(key, (decoding, []))[1].append(index)
-        for decoding, indices in groups.values():
-            self._ask(engine, decoding, [(index, questions[index].prompt) for index in indices], on_answer)
-
-    def _decoding(self, engine: Engine, question: Question) -> Decoding:
-        """Room for the answer: what was asked for, what the context leaves, or the default, whichever is least.
-
-        Raises:
-            TooLong: The context leaves none.
-            ModelError: The template cannot render the conversation.
-        """
-        wanted = question.max_new_tokens or DEFAULT_NEW_TOKENS
-        context = engine.identity.context_tokens
-        if context and "count" in engine.can:
-            (used,) = engine.count_tokens([question.prompt])
-            if used >= context:
-                raise TooLong(
-                    f"This model's maximum context length is {context} tokens, but the messages have {used} tokens.",
-                    "Shorten the messages.",
-                )
-            wanted = min(wanted, context - used)
-        return question.decoding(wanted, random.randrange(_SEEDS) if question.seed is None else question.seed)
-
-    def _ask(self, engine: Engine, decoding: Decoding, prompts: Sequence[tuple[int, Prompt]], on_answer: OnAnswer) -> None:
-        asked = [prompt for _, prompt in prompts]
-        done: set[int] = set()
-
-        def hand_over(place: int, generation: Generation) -> None:
-            done.add(place)
-            on_answer(prompts[place][0], generation)
-
-        try:
-            engine.generate(asked, decoding, adapter=self.adapter, on_answer=hand_over)
-        except StepladderError as error:
-            for place, (index, _) in enumerate(prompts):
-                if place not in done:
-                    on_answer(index, error)
+            else:
+                ready.append((index, Request(item.question.prompt, decoding, item.speaker.adapter)))
+        _ask(engine, ready, {index: asked[index].on_text for index, _ in ready}, on_answer)
 
 
-def _unseeded(decoding: Decoding) -> Decoding:
-    return replace(decoding, seed=0)
+def _decoding(engine: Engine, question: Question) -> Decoding:
+    """Room for the answer: what was asked for, what the context leaves, or the default, whichever is least.
+
+    Raises:
+        TooLong: The context leaves none.
+        ModelError: The template cannot render the conversation.
+    """
+    wanted = question.max_new_tokens or DEFAULT_NEW_TOKENS
+    context = engine.identity.context_tokens
+    if context and "count" in engine.can:
+        (used,) = engine.count_tokens([question.prompt])
+        if used >= context:
+            raise TooLong(
+                f"This model's maximum context length is {context} tokens, but the messages have {used} tokens.",
+                "Shorten the messages.",
+            )
+        wanted = min(wanted, context - used)
+    return question.decoding(wanted, random.randrange(_SEEDS) if question.seed is None else question.seed)
+
+
+def _ask(
+    engine: Serving,
+    requests: Sequence[tuple[int, Request]],
+    listeners: Mapping[int, Callable[[str], None] | None],
+    on_answer: OnAnswer,
+) -> None:
+    """Answer numbered requests. An answer that somebody has heard the beginning of is not begun anew."""
+    done: set[int] = set()
+    begun: set[int] = set()
+
+    def hear(place: int, piece: str) -> None:
+        number = requests[place][0]
+        listener = listeners[number]
+        if listener is not None:
+            begun.add(number)
+            listener(piece)
+
+    def hand_over(place: int, generation: Generation) -> None:
+        done.add(requests[place][0])
+        on_answer(requests[place][0], generation)
+
+    heard = any(listeners[number] is not None for number, _ in requests)
+    try:
+        engine.answer([request for _, request in requests], on_text=hear if heard else None, on_answer=hand_over)
+    except StepladderError as error:
+        left = [(number, request) for number, request in requests if number not in done]
+        for number, request in left:
+            if len(left) == 1 or number in begun:
+                on_answer(number, error)
+            else:
+                _ask(engine, [(number, request)], listeners, on_answer)
 
 
 @dataclass(frozen=True)
@@ -106,9 +116,10 @@ class RungSpeaker:
     def key(self) -> Hashable:
         return (self.run, self.name)
 
-    def answer(self, questions: Sequence[Question], on_answer: OnAnswer) -> None:
+    def answer(self, asked: Sequence[Asked], on_answer: OnAnswer) -> None:
         """As `Speaker.answer`; questions that fail together are asked again one by one, so that each bears its own fault."""
-        inputs = [Input(f"chat-{place}", one.prompt.messages, one.prompt.tools) for place, one in enumerate(questions)]
+        prompts = [item.question.prompt for item in asked]
+        inputs = [Input(f"chat-{place}", prompt.messages, prompt.tools) for place, prompt in enumerate(prompts)]
         predictor = self.predictor()
         try:
             predictions = predictor.predict(inputs)
@@ -116,8 +127,8 @@ class RungSpeaker:
             if len(inputs) == 1:
                 on_answer(0, error)
                 return
-            for place, question in enumerate(questions):
-                self.answer([question], lambda _, outcome, place=place: on_answer(place, outcome))  # type: ignore[misc]
+            for place, item in enumerate(asked):
+                self.answer([item], lambda _, outcome, place=place: on_answer(place, outcome))  # type: ignore[misc]
             return
         for place, prediction in enumerate(predictions):
             on_answer(place, _as_generation(prediction))
