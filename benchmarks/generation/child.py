@@ -44,9 +44,15 @@ class Recording(TransformersEngine):
         return super()._generation(ask, prompt)
 
 
-def measure_ours(loaded: LoadedModel, rung: Rung) -> dict[str, Any]:
-    """All rows in one call, the shared beginning computed within the time."""
+def measure_ours(loaded: LoadedModel, rung: Rung, *, rounded_head: bool = False) -> dict[str, Any]:
+    """All rows in one call, the shared beginning computed within the time.
+
+    Args:
+        rounded_head: Choose by logits rounded to the model's own type, as `generate()` does.
+    """
     engine = Recording(loaded)
+    if rounded_head and engine._answering.writer is not None:
+        engine._answering.writer.chooser._rounding = 0.0  # as if the type were exact
     adapter = Path(rung.adapter) if rung.adapter else None
     engine.generate(rung.prompts[:1], Decoding(2), adapter=adapter)  # lays out the weights, reads the adapter
     forget_peak()
@@ -207,6 +213,8 @@ def main() -> None:
                 if system == OURS
                 else measure_generate(loaded, rung, PADDED_ROWS if system == BATCHED else 1)
             )
+        case "rounded head":
+            result = measure_ours(loaded, rung, rounded_head=True)
         case "margins":
             result = {"margins": margins(loaded, rung, order["pairs"])}
         case "latency":

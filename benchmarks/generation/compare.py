@@ -100,8 +100,9 @@ class Comparison:
             })  # fmt: skip
             self._say(self.results.content["rows"][-1])
         there = all(self._answers(rung, one).is_file() for one in SYSTEMS)
-        if there and self.results.find("same_answers", rung=rung) is None:
-            self.results.add("same_answers", self._same(rung))
+        for head in ("fp32", "rounded"):
+            if there and self.results.find("same_answers", rung=rung, head=head) is None:
+                self.results.add("same_answers", {**self._same(rung, rounded_head=head == "rounded"), "head": head})
 
     def extras(self, rung: str) -> None:
         """Latency of single answers, and what a grammar costs."""
@@ -130,10 +131,16 @@ class Comparison:
         lines += [f"A grammar adds {entry['cost']:.1%} to a batch." for entry in self.results.content["grammar"]]
         return "\n".join(lines)
 
-    def _same(self, rung: str) -> dict[str, Any]:
-        """How many rows differ from generate() one by one, ours and its own batches, and where the first differences lie."""
+    def _same(self, rung: str, *, rounded_head: bool = False) -> dict[str, Any]:
+        """How many rows differ from generate() one by one, ours and its own batches, and where the first differences lie.
+
+        `generate()` chooses by logits rounded to the model's type, we by fp32; with `rounded_head` ours are asked again, choosing
+        as it does: what differs then comes from everything before the head.
+        """
         answers = {system: json.loads(self._answers(rung, system).read_text(encoding="utf-8")) for system in SYSTEMS}
         plain = answers[ONE_BY_ONE]
+        if rounded_head:
+            answers[OURS] = self._child("rounded head", rung)["answers"]
 
         def differing(system: str) -> list[tuple[int, list[int], list[int]]]:
             pairs = enumerate(zip(plain, answers[system], strict=True))
@@ -181,6 +188,12 @@ class Comparison:
 
 def same_text(entry: Mapping[str, Any]) -> str:
     """One line on whether answers are the same."""
+    if entry.get("head") == "rounded":
+        kept = "as the rule wants" if entry["holds"] else "the rule does NOT hold so either"
+        return (
+            f"choosing by rounded logits as generate() does, {entry['ours_differ']} of our answers differ "
+            f"(largest margin {entry['largest_margin']:.2f}): {kept}."
+        )
     verdict = "the same but for rounding." if entry["holds"] else "NOT the same by the rule."
     return (
         f"{entry['ours_differ']} of {entry['rows']} answers differ from generate() one by one (of its own batches' "

@@ -96,6 +96,10 @@ def test_the_rule_of_same_answers_is_said_in_words():
     assert "2 of 105 answers differ" in same_text(SAME)
     assert same_text(SAME).endswith("the same but for rounding.")
     assert "NOT the same" in same_text({**SAME, "holds": False})
+    rounded = {**SAME, "head": "rounded"}
+    assert "2 of our answers differ" in same_text(rounded)
+    assert same_text(rounded).endswith("as the rule wants.")
+    assert "does NOT hold" in same_text({**rounded, "holds": False})
 
 
 def test_the_table_shows_medians_ratios_and_what_was_wanted():
