@@ -119,7 +119,7 @@ def estimate_rungs(work: Workload, choices: Choices, speeds: Speeds, *, rungs: t
 
 def confirmation_effort(work: Workload, choices: Choices, *, tuned: bool) -> Effort:
     """The contenders' test answers, the replay at batch 1 and, before them, the retention probes."""
-    contenders = 4 if tuned else 3
+    contenders = 3 if tuned else 2  # zero-shot, the best untuned rung, the tuned one; the nominee is mostly one of them
     few_shot = _answers(work, work.test_rows, own=3 * work.demonstration_tokens, tuned=False)
     plain = _answers(work, work.test_rows, own=0, tuned=True)
     seeds = plain * ((choices.seeds - 1) if tuned else 0)
