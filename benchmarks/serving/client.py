@@ -15,6 +15,8 @@ from serving.server import Served
 from stepladder.domain.errors import EngineError
 
 PATIENCE_SECONDS = 300.0
+KEPT_SECONDS = 2.0
+"""A line that was not used for longer is not used again: a server closes lines on which nothing comes."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +51,29 @@ class Client:
 
     def __init__(self, served: Served) -> None:
         self._served = served
-        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._free: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []  # since when each is free
 
     async def ask(self, ask: Ask) -> tuple[int, bytes]:
         """Status and body."""
         async with asyncio.timeout(PATIENCE_SECONDS):
-            reader, writer = self._free.pop() if self._free else await self.line()
+            reader, writer = await self._kept_line() or await self.line()
             writer.write(ask.as_bytes(self._served.host))
             status, headers = await read_head(reader)
             body = await reader.readexactly(int(headers["content-length"]))
         if headers.get("connection") == "close":
             await hang_up(writer)
         else:
-            self._free.append((reader, writer))
+            self._free.append((time.monotonic(), reader, writer))
         return status, body
+
+    async def _kept_line(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """The line that was used last, unless that is too long ago."""
+        while self._free:
+            since, reader, writer = self._free.pop()
+            if time.monotonic() - since < KEPT_SECONDS:
+                return reader, writer
+            await hang_up(writer)
+        return None
 
     async def json(self, ask: Ask) -> Any:
         """The body of a reply that has to be a good one.
@@ -97,7 +108,7 @@ class Client:
 
     async def close(self) -> None:
         while self._free:
-            await hang_up(self._free.pop()[1])
+            await hang_up(self._free.pop()[2])
 
 
 async def hang_up(writer: asyncio.StreamWriter) -> None:
