@@ -60,7 +60,8 @@ print(*sorted(name for name in sys.modules if name.startswith("stepladder.")))
     models = "torch transformers peft accelerate bitsandbytes tokenizers safetensors llguidance openai fastapi uvicorn"
     sums_and_texts = "numpy scipy sacrebleu bm25s rapidfuzz jinja2 jsonschema_rs pypdf pyarrow rich"
     assert not packages & {*models.split(), *sums_and_texts.split()}
-    assert ours == {"stepladder.interfaces", "stepladder.interfaces.cli", "stepladder.interfaces.cli.main"}
+    described = {f"stepladder.interfaces.cli.{name}" for name in ("main", "options", "service_commands")}
+    assert ours == {"stepladder.interfaces", "stepladder.interfaces.cli", *described}
 
 
 def test_help_and_version_say_what_there_is() -> None:

@@ -21,8 +21,8 @@ PROBED_READ, PROBED_WRITTEN = 14_000, 3_000
 SLOWER_THAN_THE_PROBE = 1.6
 """How many times longer answers take than the probe's short prompts suggest (longer contexts, batches that empty, less shared).
 
-`benchmarks/plan_accuracy.py` compares finished climbs with their plans and prints the factor that would have fitted the rungs that
-only answer. It would be higher; what is foreseen for the test rows and the replay is as much too long, so that whole climbs fit.
+`benchmarks/plan_accuracy.py` compares finished climbs with their plans, and prints the factor that would have fitted the rungs
+that only answer. It would be higher; what is foreseen for test rows and replay is as much too long, so that whole climbs fit.
 """
 
 
