@@ -201,7 +201,7 @@ def test_the_plan_counts_the_replay() -> None:
     )
     read = 213 + 45 + 1.5 * work.demonstration_tokens  # between a plain prompt and a few-shot one
     alone = SLOWER_THAN_THE_PROBE * read / 1500 + 42 * 32 / 400  # seconds an answer
-    assert strict - plain == pytest.approx((4 * 30 - 4 * 8) * alone)
+    assert strict - plain == pytest.approx((3 * 30 - 3 * 10) * alone)
 
 
 def test_the_climb_tells_the_noise_in_its_record_and_its_lines(tmp_path: Path) -> None:
