@@ -206,13 +206,28 @@ def test_added_rows_can_be_climbed_again_and_train_rows_never_become_test_rows(t
     assert finished.record.split_sizes["test"] > sum(place["split"] == "test" for place in before.values())
 
 
-def test_a_one_off_job_is_not_tuned_for(tmp_path: Path) -> None:
-    world = write_task(tmp_path / "task", 160, use="calls_total = 10")
+def remember_slow_training(folder: Path, world: World, *, tokens_a_second: float = 100.0) -> None:
+    """Of a machine that reads very fast."""
     identity = world.tools.engine.identity
     key = f"{identity.name} {identity.base_sha256[:12]} {identity.dtype}"
-    speeds = {key: {"prompt": 1e6, "completion": 1e6, "training": 100.0}}  # a training of minutes on a very fast reader
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "speeds.json").write_text(json.dumps(speeds), encoding="utf-8")
+    speeds = {key: {"prompt": 1e6, "completion": 1e6, "training": tokens_a_second}}
+    (folder / "cache").mkdir()
+    (folder / "cache" / "speeds.json").write_text(json.dumps(speeds), encoding="utf-8")
+
+
+def test_a_verdict_names_the_tuned_rungs_that_the_budget_did_not_hold(tmp_path: Path) -> None:
+    world = write_task(tmp_path / "task", 160)
+    remember_slow_training(tmp_path, world, tokens_a_second=0.1)
+    finished = climb_small(tmp_path / "task", world)
+    assert statuses(finished)["lora"] is RungStatus.OVER_BUDGET
+    assert finished.verdict.confidence == "indicative"
+    assert any(line.startswith("No tuned rung was climbed") and "lora" in line for line in finished.verdict.reasons)
+    assert any("lora" in line for line in finished.verdict.would_change if line.startswith("A larger `[budget]`"))
+
+
+def test_a_one_off_job_is_not_tuned_for(tmp_path: Path) -> None:
+    world = write_task(tmp_path / "task", 160, use="calls_total = 10")
+    remember_slow_training(tmp_path, world)
     finished = climb_small(tmp_path / "task", world)
     assert statuses(finished)["lora"] is RungStatus.REFUSED
     assert "one-off" in next(rung.reason for rung in finished.rungs if rung.name == "lora")

@@ -21,7 +21,7 @@ class VerdictInputs:
         base_parameters: Size of the base model; None = unknown.
         larger_models_compared: Whether prompted models of `[model] compare` were climbed too.
         why_nothing_tuned: Where no contender is tuned, the reason in a sentence.
-        left_out: Tuned rungs that the budget did not hold, where no tuned rung answered the test rows.
+        left_out: Tuned rungs that the budget did not hold, where no tuned rung was climbed.
         data_may_leave: Whether a rung on a hosted model may be recommended.
         growth: What learning curves forecast for twice the training rows, in sentences.
         not_comparable: Compared models whose scores may not stand beside the base's, and why, in sentences.

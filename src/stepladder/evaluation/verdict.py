@@ -245,7 +245,7 @@ def _doubts(inputs: VerdictInputs, ruling: Ruling, eligible: Sequence[Contender]
             doubts.append(f"{rung.rung} was trained with one seed; another seed may score differently.")
     if inputs.left_out and ruling.route is not Route.TARGET:
         doubts.append(
-            f"No tuned rung was climbed, for want of time ({', '.join(inputs.left_out)}): "
+            f"No tuned rung was climbed, as the budget did not hold them ({', '.join(inputs.left_out)}): "
             "what a fine-tune would bring remains open."
         )
     if inputs.openings >= NEVER_CONFIRMED_FROM_OPENINGS:

@@ -195,7 +195,7 @@ def _calls(ruling: Ruling, eligible: Sequence[Contender]) -> tuple[str, ...]:
 def _budget(inputs: VerdictInputs) -> tuple[str, ...]:
     if not inputs.left_out:
         return ()
-    return (f"More time: `[budget] minutes` did not hold {', '.join(inputs.left_out)}.",)
+    return (f"A larger `[budget]`: it did not hold {', '.join(inputs.left_out)}.",)
 
 
 def _models(inputs: VerdictInputs) -> tuple[str, ...]:

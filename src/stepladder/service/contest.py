@@ -103,7 +103,7 @@ def hold_contest(
         why_nothing_tuned=_why_nothing_tuned(runs, contenders),
         data_may_leave=settings.use.data_may_leave,
         growth=growth,
-        left_out=_left_out(runs, contenders),
+        left_out=_left_out(runs),
         not_comparable=tuple(dict.fromkeys(_said_apart(ran) for ran in runs if ran.status is RungStatus.NOT_COMPARABLE)),
     )
     return Contest(
@@ -264,10 +264,12 @@ def _why_nothing_tuned(runs: Sequence[RungRun], contenders: Sequence[Contender])
     return f"{absent.name}: {absent.status.value}. {first_sentence}.".removesuffix(" .")
 
 
-def _left_out(runs: Sequence[RungRun], contenders: Sequence[Contender]) -> tuple[str, ...]:
-    if any(contender.tuned for contender in contenders):
+def _left_out(runs: Sequence[RungRun]) -> tuple[str, ...]:
+    """Tuned rungs that the budget did not hold, where none was climbed; one that was and may not be used is another matter."""
+    tuned = [ran for ran in runs if ran.technique.tuned]
+    if any(ran.status is RungStatus.RAN for ran in tuned):
         return ()
-    return tuple(dict.fromkeys(ran.name for ran in runs if ran.technique.tuned and ran.status is RungStatus.OVER_BUDGET))
+    return tuple(dict.fromkeys(ran.name for ran in tuned if ran.status is RungStatus.OVER_BUDGET))
 
 
 def measured_cost(base: Base, ran: RungRun, rows: Sequence[GradedRow], seconds: float | None = None) -> Cost:

@@ -22,7 +22,7 @@ SLOWER_THAN_THE_PROBE = 1.6
 """How many times longer answers take than the probe's short prompts suggest (longer contexts, batches that empty, less shared).
 
 `benchmarks/plan_accuracy.py` compares finished climbs with their plans, and prints the factor that would have fitted the rungs
-that only answer. It would be higher; what is foreseen for test rows and replay is as much too long, so that whole climbs fit.
+that only answer. It would be higher; what is foreseen for test rows and replay is too long, so that whole climbs lie closer.
 """
 
 

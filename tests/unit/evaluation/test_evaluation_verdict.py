@@ -231,9 +231,10 @@ def test_tuned_rungs_that_the_budget_left_out_leave_the_question_open() -> None:
     found = verdict(rung("prompt", 60), UNTUNED, left_out=("lora", "lora+constrained"))
     assert found.confidence == "indicative"
     assert found.reasons[0] == (
-        "No tuned rung was climbed, for want of time (lora, lora+constrained): what a fine-tune would bring remains open."
+        "No tuned rung was climbed, as the budget did not hold them (lora, lora+constrained): "
+        "what a fine-tune would bring remains open."
     )
-    assert "More time: `[budget] minutes` did not hold lora, lora+constrained." in found.would_change
+    assert "A larger `[budget]`: it did not hold lora, lora+constrained." in found.would_change
     cheapest = rung("prompt", 100), rung("few-shot", 100, per_call=5)
     assert "Nothing dearer that was climbed earned its price" in verdict(*cheapest, left_out=("lora",)).sentence
     assert "Nothing dearer earned its price" in verdict(*cheapest).sentence

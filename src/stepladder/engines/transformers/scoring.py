@@ -21,7 +21,7 @@ from stepladder.models.prefix.rows import EncodedRow
 LOGIT_FLOATS = 64 * 1024 * 1024  # most logits (4 bytes each) at once: 256 MiB
 
 TRIE_TOKENS = 2_048
-"""Tokens of one pass over the trie: a longer one is hardly faster on a CPU, and holds more."""
+"""Tokens of one pass over the trie: what is held at once."""
 
 Options = Sequence[Sequence[int]]  # completions of one prompt as token ids, the end-of-turn last
 
