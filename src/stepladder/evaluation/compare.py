@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stepladder.domain.errors import EvaluationError
 from stepladder.domain.verdict import Cost, Gain, Interval
-from stepladder.evaluation.cost import order_for_adoption
+from stepladder.evaluation.cost import order_for_adoption, without_once
 from stepladder.evaluation.gains import gain
 from stepladder.evaluation.statistics import graded, mean_interval
 
@@ -92,12 +92,15 @@ def name_contenders(
 
     The nominee is the cheapest untuned rung whose score reaches the target, or without a target lies within `minimum_gain` of
     the best untuned. Of equal scores the cheaper is best. Rungs that are blocked or too slow hold no part but zero-shot's.
+    What it took to choose an untuned rung's settings is left out of "cheaper": a climb that reads its answers back spends next
+    to nothing on it, and shall name the same rungs.
 
     Args:
         validation: All rungs in ladder order, with their scores on the validation split.
         zero_shot: Name of the rung that stands for the plain prompt; without part when it is not among them.
     """
-    eligible = order_for_adoption([rung for rung in validation if why_not_eligible(rung, max_latency_seconds) is None])
+    open_to = [rung for rung in validation if why_not_eligible(rung, max_latency_seconds) is None]
+    eligible = order_for_adoption([rung if rung.tuned else replace(rung, cost=without_once(rung.cost)) for rung in open_to])
     untuned = [rung for rung in eligible if not rung.tuned]
     best = _best(untuned)
     enough = target if target is not None else (best.mean - minimum_gain if best else 0.0)

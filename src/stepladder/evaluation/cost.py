@@ -124,6 +124,11 @@ def order_for_adoption(rungs: Sequence[AnyAdoptable]) -> list[AnyAdoptable]:
     return sorted(rungs, key=lambda rung: (rung.tuned, _total(rung.cost, priced)))
 
 
+def without_once(cost: Cost) -> Cost:
+    """The calls and the labels alone."""
+    return replace(cost, seconds_once=0.0, usd_once=None if cost.usd_once is None else 0.0)
+
+
 def costs_less(cost: Cost, than: Cost) -> bool:
     """Whether the total over the horizon is lower, training included."""
     priced = in_money([cost, than])

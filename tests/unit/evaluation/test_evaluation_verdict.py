@@ -9,7 +9,7 @@ import pytest
 
 from stepladder.domain.errors import EvaluationError, RunError
 from stepladder.domain.verdict import Cost, Outcome, Route, Verdict
-from stepladder.evaluation.compare import Contender, name_contenders
+from stepladder.evaluation.compare import Contender, Contenders, name_contenders
 from stepladder.evaluation.planning import pass_mark
 from stepladder.evaluation.records import inputs_from_json, inputs_to_json, rederive, verdict_from_json, verdict_to_json
 from stepladder.evaluation.ruling import VerdictInputs
@@ -414,6 +414,18 @@ def test_at_most_four_rungs_become_contenders_and_each_once() -> None:
 def test_of_equal_scores_the_cheaper_rung_is_named() -> None:
     named = name_contenders([rung("dear", 90, per_call=5), rung("cheap", 90)], target=None, minimum_gain=0.03)
     assert (named.best_untuned, named.nominee, named.tuned, named.zero_shot) == ("cheap", "cheap", None, None)
+
+
+def test_what_choosing_took_does_not_decide_who_is_named() -> None:
+    """A climb whose answers are read back spends nothing on choosing, and shall ask for no new answer."""
+
+    def named(once: float) -> Contenders:
+        ladder = [rung("prompt", 90, per_call=2, once=once), rung("few-shot", 90), rung("lora", 90, tuned=True, per_call=3)]
+        dear = rung("lora+nearest", 90, tuned=True, per_call=2, once=20_000)
+        return name_contenders([*ladder, dear], target=None, minimum_gain=0.03)
+
+    assert named(0) == named(1_000_000)
+    assert named(0).names == ("prompt", "few-shot", "lora")  # what training took does
 
 
 def test_too_slow_rungs_hold_no_part() -> None:
