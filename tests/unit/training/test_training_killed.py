@@ -109,7 +109,7 @@ def interrupted_after(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-# Python prints and drops an interruption that strikes inside a garbage collector's callback (hypothesis installs one) or a `__del__`.
+# Python drops an interruption that strikes inside a garbage collector's callback (hypothesis installs one) or a `__del__`.
 @pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("trials", [8, pytest.param(80, marks=pytest.mark.long)])
 def test_an_interruption_at_any_instant_saves_no_wrong_state(tmp_path: Path, whole: Tuned, trials: int) -> None:
