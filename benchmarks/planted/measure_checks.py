@@ -15,7 +15,7 @@ import json
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -37,8 +37,9 @@ from planted_variants import add_variants  # noqa: E402
 from task_folder import DATASETS, WORK  # noqa: E402
 
 import stepladder  # noqa: E402
+from stepladder.data import bundled  # noqa: E402
 from stepladder.data.checks import CheckReport, Severity  # noqa: E402
-from stepladder.domain.protocols import Embedder  # noqa: E402
+from stepladder.domain.protocols import Embedder, Engine  # noqa: E402
 from stepladder.domain.task import Task  # noqa: E402
 from stepladder.files import write_text  # noqa: E402
 from stepladder.service import wiring  # noqa: E402
@@ -87,19 +88,21 @@ def is_found(kind: Kind, spot: Spot, report: Marks, clean: Marks) -> bool:
 class Bench:
     """Checks copies of task folders in a folder of its own."""
 
-    def __init__(self, copies: Mapping[str, Copy], folder: Path, embedder: Embedder) -> None:
-        self.copies, self.folder, self.embedder = copies, folder, embedder
-        self._clean: dict[tuple[str, str], Marks] = {}
+    def __init__(self, copies: Mapping[str, Copy], folder: Path, embedder: Embedder, engine: Engine) -> None:
+        self.copies, self.folder, self.embedder, self.engine = copies, folder, embedder, engine
+        self._clean: dict[tuple[str, str, bool], Marks] = {}
         self._count = 0
 
-    def check(self, copy: Copy) -> CheckReport:
+    def check(self, copy: Copy, *, ask: Collection[str] = ()) -> CheckReport:
+        """As `stepladder check` does; the model is asked for what `ask` names."""
         self._count += 1
-        return run_on(Task.load(copy.write(self.folder / f"{self._count:04}")), self.embedder)
+        folder = copy.write(self.folder / f"{self._count:04}")
+        return run_on(Task.load(folder), self.embedder, engine=self.engine if ask else None, ask=ask)
 
-    def clean(self, name: str, shape: str) -> Marks:
-        key = name, "split" if "split" in shape else "chat" if shape == "chat" else "plain"
+    def clean(self, name: str, shape: str, ask: Collection[str]) -> Marks:
+        key = name, "split" if "split" in shape else "chat" if shape == "chat" else "plain", bool(ask)
         if key not in self._clean:
-            self._clean[key] = marks(self.check(shaped(plain(self.copies, name), key[1])))
+            self._clean[key] = marks(self.check(shaped(plain(self.copies, name), key[1]), ask=ask))
         return self._clean[key]
 
     def outcomes(self, kinds: Sequence[Kind], *, seed: int) -> Iterator[Outcome]:
@@ -117,7 +120,8 @@ class Bench:
                 planted.append((kind, kind.plant(copy, chance)))
             except LookupError:
                 continue  # no row of this copy fits any more; the others of the round make up for it
-        clean, found = self.clean(name, shape), marks(self.check(copy))
+        ask = {thing for kind in batch for thing in kind.ask}
+        clean, found = self.clean(name, shape, ask), marks(self.check(copy, ask=ask))
         for kind, spot in planted:
             rows = [copy.files[file][line - 1] for file, line in sorted(spot)]
             yield Outcome(kind.name, name, is_found(kind, spot, found, clean), spot, str(rows)[:600])
@@ -166,6 +170,12 @@ def recall_rows(outcomes: Sequence[Outcome], kinds: Sequence[Kind] = KINDS) -> l
     return rows
 
 
+def build_base() -> Engine:
+    """The starter model, for the kinds that only a model can tell."""
+    task = Task.load(Path(bundled.__file__).parent / "tickets")
+    return wiring.build_engine(task.settings.model.base, task, device="cpu")
+
+
 def precision_row(name: str, report: CheckReport) -> dict[str, Any]:
     """What was said about a clean set: findings by severity, each with its number of rows."""
     by_severity = {
@@ -194,8 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = describe_machine(REPOSITORY)
     sets = load_sets(None if options.bundled else options.datasets, WORK)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(add_variants(sets), Path(folder), wiring.build_embedder())
-        precision = [precision_row(name, bench.check(plain(sets, name))) for name in sets]
+        bench = Bench(add_variants(sets), Path(folder), wiring.build_embedder(), build_base())
+        precision = [precision_row(name, bench.check(plain(sets, name), ask=("likeness",))) for name in sets]
         outcomes = [one for seed in range(options.rounds) for one in bench.outcomes(KINDS, seed=seed)]
     recall = recall_rows(outcomes)
     for row in recall:

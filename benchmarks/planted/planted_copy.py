@@ -83,7 +83,7 @@ class Kind:
     """One kind of fault: how to plant one, and which codes of the reference page say that it is there.
 
     `exact` faults can be seen without judgement, and all must be found. `hard` ones are reported but held to no bound, for the
-    reason given.
+    reason given. `ask` names what the base model is asked for (`service/check.py`).
     """
 
     name: str
@@ -93,6 +93,7 @@ class Kind:
     exact: bool = False
     shape: str = "plain"  # "split": a train and a test file; "chat": messages; "whole": one fault is a whole set
     hard: str = ""
+    ask: tuple[str, ...] = ()
 
 
 def load_copy(folder: Path, name: str, answers: str) -> Copy:

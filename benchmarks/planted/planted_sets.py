@@ -315,8 +315,9 @@ def _kind(
     exact: bool = True,
     shape: str = "plain",
     hard: str = "",
+    ask: tuple[str, ...] = (),
 ) -> Kind:
-    return Kind(name, frozenset(codes.split()), plant, sets, exact, shape, hard)
+    return Kind(name, frozenset(codes.split()), plant, sets, exact, shape, hard, ask)
 
 
 KINDS = (
@@ -341,7 +342,7 @@ KINDS = (
     _kind("label of two rows", "label-balance", rare_label, LABELS, shape="whole"),
     _kind("label only the test file has", "label-balance", only_tested, LABELS, shape="whole split"),
     _kind("fewer than fifty rows", "too-few-rows", too_few, shape="whole"),
-    _kind("test row unlike any training row", "coverage", uncovered, shape="split", exact=False),
+    _kind("test row unlike any training row", "coverage", uncovered, shape="split", exact=False, ask=("likeness",)),
     _kind("turns out of order", "turns", turned(disordered), TURNED, shape="chat"),
     _kind("unknown role", "broken-row", turned(unknown_role), TURNED, shape="chat"),
     _kind("conversation without an answer", "broken-row", turned(unanswered), TURNED, shape="chat"),

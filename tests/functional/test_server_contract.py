@@ -214,7 +214,11 @@ def spoil(body: dict[str, Any], dice: random.Random) -> dict[str, Any]:
     """One or two places changed, taken away or added to."""
     spoiled = copy.deepcopy(body)
     for _ in range(dice.choice((1, 1, 2))):
-        place = dice.choice(paths_in(spoiled) or [("model",)])
+        places = paths_in(spoiled)
+        if not places:
+            spoiled["model"] = copy.deepcopy(dice.choice(JUNK))
+            continue
+        place = dice.choice(places)
         inside = spoiled
         for key in place[:-1]:
             inside = inside[key]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from stepladder.data.checks.tokens import lengths_of, template_facts
 from stepladder.data.documents import load_documents
 from stepladder.domain.errors import DataError, ModelError, UsageError
 from stepladder.domain.messages import Chunk, Message
-from stepladder.domain.protocols import CompletionScore, Decoding, Embedder, Engine, Progress, Prompt, SilentProgress
+from stepladder.domain.protocols import Decoding, Embedder, Engine, Progress, Prompt, SilentProgress
 from stepladder.domain.task import Task
 from stepladder.evaluation.facts import Haystack, find_facts, report_facts
 from stepladder.models.catalog import is_remote
@@ -25,6 +25,7 @@ from stepladder.models.manifest import read_json
 from stepladder.models.pull import list_models
 from stepladder.models.tokenizer import Tokenizer
 from stepladder.service import wiring
+from stepladder.service.likeness import measure_likeness
 
 SHOWN_ROWS = 5
 SHOWN_REPAIRS = 10
@@ -74,7 +75,7 @@ def check(
     """Run every data check on a task; nothing but corrected copies is written, and those only with `fix`.
 
     Args:
-        with_model: Also ask the base model: loss outliers, facts it does not know.
+        with_model: Also ask the base model: loss outliers, foreign test rows, facts it does not know.
         embedder, engine: Instead of the starter embedder and the engine that task.toml names.
     Raises:
         DataError: task.toml, `[output]`, a prompt file or a document cannot be read.
@@ -84,22 +85,28 @@ def check(
     check_accepted(task)
     if with_model and engine is None:
         engine = wiring.build_engine(task.settings.model.base, task, device=device)
-    report = run_on(task, embedder or wiring.build_embedder(), engine=engine, ask=with_model, progress=progress)
+    report = run_on(task, embedder or wiring.build_embedder(), engine=engine, ask=ASKED if with_model else (), progress=progress)
     checked = Checked(task, report)
     return replace(checked, fixed=write_fixed(task, report)) if fix else checked
 
 
 def run_on(
-    task: Task, embedder: Embedder, *, engine: Engine | None = None, ask: bool = False, progress: Progress | None = None
+    task: Task,
+    embedder: Embedder,
+    *,
+    engine: Engine | None = None,
+    ask: Collection[str] = (),
+    progress: Progress | None = None,
 ) -> CheckReport:
-    """The checks on a task's files as they are. `engine` counts tokens; with `ask` it also scores and answers."""
+    """The checks on a task's files as they are. `engine` counts tokens; what `ask` names of `ASKED` it is asked for, too."""
     read = read_rows(task)
     chunks = load_documents(task)
     context = build_context(task, read, chunks=chunks, prompts=_prompts(task, read), embedder=embedder)
     context = replace(context, lacking=_lacking(context, chunks))
     context = _with_tokens(context, engine)
-    if ask and engine is not None:
-        context = _with_model(context, engine, progress or SilentProgress())
+    if engine is not None:
+        for name in ask:
+            context = ASKED[name](context, engine, progress or SilentProgress())
     return run_checks(context)
 
 
@@ -204,15 +211,26 @@ def _row_prompts(context: CheckContext) -> list[Prompt]:
     return prompts
 
 
-def _with_model(context: CheckContext, engine: Engine, progress: Progress) -> CheckContext:
-    prompts = _row_prompts(context)
-    if "score" in engine.can:
-        progress.start("scoring the answers")
-        scores = engine.score(prompts, [[row.reference] for row in context.rows])
-        progress.finish()
-        losses: Mapping[str, CompletionScore] = {row.id: own[0] for row, own in zip(context.rows, scores, strict=True)}
-        context = replace(context, losses=losses)
-    asked = [prompt for prompt in prompts if prompt.id in (context.lacking or {})][:ASKED_ROWS]
+def _ask_for_losses(context: CheckContext, engine: Engine, progress: Progress) -> CheckContext:
+    if "score" not in engine.can:
+        return context
+    progress.start("scoring the answers")
+    scores = engine.score(_row_prompts(context), [[row.reference] for row in context.rows])
+    progress.finish()
+    return replace(context, losses={row.id: own[0] for row, own in zip(context.rows, scores, strict=True)})
+
+
+def _ask_for_likeness(context: CheckContext, engine: Engine, progress: Progress) -> CheckContext:
+    if "score" not in engine.can:
+        return context
+    progress.start("comparing test inputs with training")
+    likeness = measure_likeness(context, engine)
+    progress.finish()
+    return replace(context, likeness=likeness)
+
+
+def _ask_for_facts(context: CheckContext, engine: Engine, progress: Progress) -> CheckContext:
+    asked = [prompt for prompt in _row_prompts(context) if prompt.id in (context.lacking or {})][:ASKED_ROWS]
     draws: dict[str, list[str]] = {prompt.id: [] for prompt in asked}
     progress.start("asking for facts", 1 + DRAWS)
     for draw in range(1 + DRAWS if asked else 0):
@@ -223,6 +241,14 @@ def _with_model(context: CheckContext, engine: Engine, progress: Progress) -> Ch
     progress.finish()
     lacking = {id: spans for id, spans in (context.lacking or {}).items() if id in draws}
     return replace(context, unknown=report_facts(lacking, draws, len(context.rows)).facts)
+
+
+ASKED: Mapping[str, Callable[[CheckContext, Engine, Progress], CheckContext]] = {
+    "losses": _ask_for_losses,
+    "likeness": _ask_for_likeness,
+    "facts": _ask_for_facts,
+}
+"""What the base model can be asked for."""
 
 
 # What is shown --------------------------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ SAFE_LIBRARY = 3051003  # 3.51.3: the first in which a reset of the log cannot l
 BUSY_SECONDS = 30.0
 LONGEST_NAP_SECONDS = 0.01
 WAL_BYTES_KEPT = 64 * 2**20
+SHORTENING_SECONDS = 0.5  # a commit waits so long for others to let it empty the log
+SHORTENING_PAUSE_SECONDS = 5.0  # then it is not tried for so long
 PAGES_PER_BACKUP_STEP = 256
 MOUNTS = Path("/proc/mounts")
 NETWORK_DISKS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "fuse.sshfs", "ceph", "glusterfs", "lustre"})
@@ -42,6 +44,8 @@ class Database:
             RunError: It is damaged, a newer version wrote it, or the SQLite library is not to be trusted with it.
         """
         self.path = path
+        self._log = path.with_name(f"{path.name}-wal")
+        self._shorten_from = 0.0  # of time.monotonic
         self.clock = clock or Clock()
         self._local = threading.local()
         self._readers: list[apsw.Connection] = []
@@ -71,6 +75,7 @@ class Database:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
                 raise
+            self._shorten_log()
 
     def read(self, sql: str, bindings: tuple[Any, ...] | dict[str, Any] = ()) -> list[Row]:
         """All rows of one query, as they were at one moment; waits for no writer."""
@@ -111,6 +116,21 @@ class Database:
         with self._turn:
             for connection in (*self._readers, self._writer):
                 connection.close()
+
+    def _shorten_log(self) -> None:
+        """Empty a log that has grown: where some reader is always at work, SQLite alone never begins it anew.
+
+        Waits a moment for the readers; where one of them takes long, a commit some seconds later does it.
+        """
+        if time.monotonic() < self._shorten_from or not self._log.exists() or self._log.stat().st_size <= WAL_BYTES_KEPT:
+            return
+        self._shorten_from = time.monotonic() + SHORTENING_PAUSE_SECONDS
+        self._writer.set_busy_handler(_Nap(SHORTENING_SECONDS))
+        try:
+            with suppress(apsw.BusyError, apsw.LockedError):
+                list(self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)"))
+        finally:
+            self._writer.set_busy_handler(_Nap(BUSY_SECONDS))
 
     def _reader(self) -> apsw.Connection:
         connection: apsw.Connection | None = getattr(self._local, "connection", None)
@@ -190,7 +210,7 @@ def suppress_close(connection: apsw.Connection) -> Iterator[apsw.Connection]:
 
 def _connect(path: Path) -> apsw.Connection:
     connection = apsw.Connection(str(path))
-    connection.set_busy_handler(_Nap())
+    connection.set_busy_handler(_Nap(BUSY_SECONDS))
     connection.row_trace = _as_dict
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
@@ -207,14 +227,15 @@ def _as_dict(cursor: apsw.Cursor, row: tuple[Any, ...]) -> Row:
 class _Nap:
     """Short waits of random length while another process writes: waits of equal length would let the same one win again."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest_seconds: float) -> None:
+        self._longest_seconds = longest_seconds
         self._since = 0.0
 
     def __call__(self, tried: int) -> bool:
         if tried == 0:
             self._since = time.monotonic()
         time.sleep(random.uniform(0.0005, LONGEST_NAP_SECONDS))
-        return time.monotonic() - self._since < BUSY_SECONDS
+        return time.monotonic() - self._since < self._longest_seconds
 
 
 def _patiently(act: Callable[[], Result]) -> Result:

@@ -6,7 +6,19 @@ from collections import Counter
 from random import Random
 
 import pytest
-from measure_checks import BUNDLED, KINDS, PLANTINGS, Bench, is_found, is_noisy, is_short, load_sets, precision_row, recall_rows
+from measure_checks import (
+    BUNDLED,
+    KINDS,
+    PLANTINGS,
+    Bench,
+    build_base,
+    is_found,
+    is_noisy,
+    is_short,
+    load_sets,
+    precision_row,
+    recall_rows,
+)
 from planted_copy import Kind, Row, load_copy, plain, rewriting, shaped
 from planted_private import iban, luhn
 from planted_variants import add_variants
@@ -18,9 +30,8 @@ pytestmark = pytest.mark.starter
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
-    return Bench(
-        add_variants(load_sets(None, tmp_path_factory.mktemp("work"))), tmp_path_factory.mktemp("copies"), wiring.build_embedder()
-    )
+    sets = add_variants(load_sets(None, tmp_path_factory.mktemp("work")))
+    return Bench(sets, tmp_path_factory.mktemp("copies"), wiring.build_embedder(), build_base())
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +39,7 @@ def recall(bench):
     return {row["kind"]: row for row in recall_rows(list(bench.outcomes(KINDS, seed=0)))}
 
 
-SHORT = {"test row unlike any training row"}
-"""Recall under 95 %: of sixty clean test rows some are as unlike as a foreign one (docs/log.md). A shortfall, no promise."""
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [pytest.param(kind, marks=[pytest.mark.xfail(reason="recall under 95 %")] if kind.name in SHORT else []) for kind in KINDS],
-    ids=lambda kind: kind.name,
-)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_planted_faults_are_found(kind, recall):
     row = recall[kind.name]
     assert not is_short(row), f"{row['found']} of {row['planted']}"
@@ -50,7 +53,7 @@ def test_there_are_more_than_25_kinds_each_planted_at_least_ten_times(recall):
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_a_clean_task_gets_no_block_and_at_most_two_warnings(name, bench):
-    row = precision_row(name, bench.check(plain(bench.copies, name)))
+    row = precision_row(name, bench.check(plain(bench.copies, name), ask=("likeness",)))
     assert not is_noisy(row), row
 
 

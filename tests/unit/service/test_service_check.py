@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from planted import Folder, answer, bundled_folder, context_of, plant, prompt, report_of
 from small_tasks import write_task
+from stepladder.data.checks import Mark
 from stepladder.data.checks.rows import read_rows
 from stepladder.data.checks.tokens import lengths_of, template_facts
 from stepladder.domain.errors import DataError, UsageError
+from stepladder.domain.protocols import CompletionScore, Prompt
 from stepladder.engines.fake import FakeEngine
 from stepladder.models.chat_template import ChatTemplate
 from stepladder.models.tokenizer import Tokenizer
@@ -123,6 +126,36 @@ def test_facts_are_looked_for_in_documents_and_asked_of_the_model(handbook: Fold
     (facts,) = [one for one in asked.report.findings if one.code == "unknown-fact"]
     assert {(mark.file, mark.line) for mark in facts.rows} == unknown
     assert "unknown-fact" not in {one.code for one in asked.report.not_run}
+
+
+class WordsRead(FakeEngine):
+    """Finds a word that stands in its prompt two nats likelier than any other."""
+
+    def score(
+        self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]], *, adapter: Path | None = None
+    ) -> list[list[CompletionScore]]:
+        def nats(prompt: Prompt, text: str) -> float:
+            read = set(prompt.messages[-1].content.lower().split())
+            return sum(-1.0 if word in read else -3.0 for word in text.lower().split())
+
+        return [
+            [CompletionScore(nats(prompt, text), len(text.split())) for text in options]
+            for prompt, options in zip(prompts, completions, strict=True)
+        ]
+
+
+def test_a_foreign_test_row_that_the_embedder_alone_does_not_tell_is_named_with_the_model(handbook: Folder) -> None:
+    def coverage(result: Checked) -> list[Mark]:
+        return [mark for one in result.report.findings if one.code == "coverage" for mark in one.rows]
+
+    handbook.split_in_two()
+    foreign = plant(handbook, lambda row, n: row.update(prompt="pinned knights sacrifice bishops"), file="test", every=9, count=1)
+    assert coverage(checked(handbook)) == []
+    asked = checked(handbook, engine=WordsRead(lambda prompt, decoding, adapter: "so"), with_model=True)
+    named = coverage(asked)
+    assert foreign <= {(mark.file, mark.line) for mark in named}
+    assert len(named) <= 0.25 * len(handbook.rows["test"])  # two words in a row are known by chance
+    assert "likelier by" in next(mark.seen for mark in named if (mark.file, mark.line) in foreign)
 
 
 def chat_model() -> tuple[ChatTemplate, Tokenizer]:

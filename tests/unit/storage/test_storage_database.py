@@ -80,6 +80,35 @@ def test_a_reader_sees_the_last_commit_while_another_writes(tmp_path):
     reader.close()
 
 
+def test_a_log_that_has_grown_is_emptied_as_soon_as_no_reader_needs_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("stepladder.storage.database.WAL_BYTES_KEPT", 100_000)
+    monkeypatch.setattr("stepladder.storage.database.SHORTENING_SECONDS", 0.05)
+    monkeypatch.setattr("stepladder.storage.database.SHORTENING_PAUSE_SECONDS", 0.0)
+    database = Database(tmp_path / "store.sqlite3")
+    log = tmp_path / "store.sqlite3-wal"
+
+    def fill(rows: int) -> None:
+        for _ in range(rows):
+            with database.write() as connection:
+                connection.execute("INSERT INTO numbers VALUES (zeroblob(20000))")
+
+    with database.write() as connection:
+        connection.execute("CREATE TABLE numbers (n)")
+    reader = apsw.Connection(str(database.path))
+    rows = reader.execute("SELECT n FROM numbers UNION ALL VALUES (1), (2)")
+    next(rows)  # a reader that takes its time
+    fill(20)
+    assert log.stat().st_size > 400_000
+    rows.close()
+    fill(1)
+    assert log.stat().st_size == 0
+    fill(20)
+    assert log.stat().st_size <= 200_000
+    assert len(database.read("SELECT n FROM numbers")) == 41
+    reader.close()
+    database.close()
+
+
 def test_threads_of_one_process_write_one_after_the_other(tmp_path):
     database = Database(tmp_path / "store.sqlite3")
 

@@ -71,6 +71,7 @@ class CheckContext:
     lacking: Names, numbers, dates, codes of a row's reference, or a short one as a whole, that input, instruction and other rows
         do not hold, by row id.
     unknown: Those of `lacking` that the model did not say when it was asked, by row id.
+    likeness: By how many nats a token training inputs make a test row's input likelier than other texts do, by row id.
     """
 
     task: Task
@@ -91,6 +92,7 @@ class CheckContext:
     losses: Mapping[str, CompletionScore] | None = None
     lacking: Mapping[str, tuple[str, ...]] | None = None
     unknown: Mapping[str, tuple[str, ...]] | None = None
+    likeness: Mapping[str, float] | None = None
 
     @cached_property
     def plain_inputs(self) -> tuple[str, ...]:

@@ -1,0 +1,74 @@
+"""How much training inputs tell the base model about a test input: the log-likelihood ratio of two backgrounds.
+
+The model reads training inputs and scores a test input as one more of them; then it reads as many texts of no task (the built-in
+probes) and scores the same input again. A row that belongs to the task becomes likelier by half a nat a token and more, a foreign
+one does not. The likelihood ratio against a background model is how texts of another domain are told apart in Ren et al. 2019,
+"Likelihood Ratios for Out-of-Distribution Detection" (NeurIPS); here the background is a prompt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import accumulate
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepladder.data.checks import CheckContext
+from stepladder.data.checks.coverage import thinly_covered
+from stepladder.data.probes import load_probes
+from stepladder.domain.messages import Message
+from stepladder.domain.probes import Probes
+from stepladder.domain.protocols import Engine, Prompt
+
+DRAWS = 2  # of each background; their mean is steadier than one
+SHOWN = 32  # texts of a draw
+LONGEST = 400  # characters of an input that are shown or scored
+MOST_ROWS = 300
+CHARACTERS_A_TOKEN = 3  # a cautious guess, to stay within the context
+
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+
+
+def measure_likeness(context: CheckContext, engine: Engine) -> dict[str, float]:
+    """By id of a test row that is not clearly near a training row: ln p(after training inputs) − ln p(after others), per token.
+
+    Rows that cannot be scored are absent.
+    """
+    rows = [context.rows[place] for place in thinly_covered(context)][:MOST_ROWS]
+    if not rows:
+        return {}
+    train = [row.input_text for row in context.rows if context.part_of.get(row.id) == "train"]
+    texts = [_cut(row.input_text) for row in rows]
+    room = (engine.identity.context_tokens or 2_048) * CHARACTERS_A_TOKEN // 2
+    nats = np.zeros(len(rows))
+    for sign, background in ((1, train), (-1, _texts_of_no_task(load_probes(context.task)))):
+        for shown in _draws(background, room):
+            nats += sign * _nats_a_token(engine, shown, texts) / DRAWS
+    return {row.id: float(likeness) for row, likeness in zip(rows, nats, strict=True) if np.isfinite(likeness)}
+
+
+def _nats_a_token(engine: Engine, shown: Sequence[str], texts: Sequence[str]) -> NDArray[np.float64]:
+    """Shape (texts,); nan for a text without tokens."""
+    asked = "Write one more message like these:\n\n" + "\n\n".join(shown)
+    prompts = [Prompt(str(number), (Message("user", asked),)) for number in range(len(texts))]
+    scores = [score for (score,) in engine.score(prompts, [[text] for text in texts])]
+    return np.array([score.log_probability / score.tokens if score.tokens else np.nan for score in scores])
+
+
+def _draws(texts: Sequence[str], room: int) -> list[list[str]]:
+    """Two samples without a text in common, each of at most 32 texts and `room` characters."""
+    mixed = [_cut(text) for text in Random(0).sample(list(texts), len(texts))]
+    size = min(SHOWN, len(mixed) // DRAWS)
+    drawn = [mixed[start : start + size] for start in range(0, DRAWS * size, size)]
+    return [[text for text, used in zip(part, accumulate(map(len, part)), strict=True) if used <= room] for part in drawn]
+
+
+def _texts_of_no_task(probes: Probes) -> list[str]:
+    return [*(sentence for text in probes.texts for sentence in _SENTENCE.split(text)), *probes.replay]
+
+
+def _cut(text: str) -> str:
+    return " ".join(text.split())[:LONGEST]
