@@ -9,7 +9,7 @@ from pathlib import Path
 from stepladder.domain.answer import expected_answer, wants_tool_calls
 from stepladder.domain.messages import Message
 from stepladder.domain.protocols import Choices, Comparing, Prompt
-from stepladder.domain.task import Task
+from stepladder.domain.task import OutputSettings, Task
 from stepladder.models.hardware import memory_available_bytes
 from stepladder.service import wiring
 from stepladder.service.judging import plan_remark
@@ -187,6 +187,7 @@ def _workload(base: Base, worlds: Sequence[World]) -> Workload:
         latency_decides=settings.use.max_latency_seconds is not None,
         graded_rows=0 if world.chooses_on_train else untuned_answers(base.marker, world),  # else `prompt` asks for them anyway
         compares=isinstance(base.engine, Comparing),
+        free_text=settings.output == OutputSettings(style=settings.output.style) and not wants_tool_calls(base.data.examples),
         tested=tuple(len(each.test) for each in worlds),
     )
 

@@ -15,7 +15,7 @@ from stepladder.domain.protocols import Decoding, Engine, Prompt
 PROBE_PROMPTS = 32
 PROBE_WORDS = 30
 PROBE_TOKENS = 24
-TRAINING_SLOWDOWN = 3.0
+TRAINING_SLOWDOWN = 4.0
 """Until a training of the task has been timed: a token costs a forward, two backward products and an adapter's overhead."""
 
 

@@ -96,6 +96,7 @@ class Workload:
     latency_decides: bool = False  # `[use] max_latency_seconds` is given
     graded_rows: int = 0  # training rows answered zero-shot for a grader that learns from them
     compares: bool = False  # the engine can lay tuned weights beside their base, so retention is measured
+    free_text: bool = False  # no schema, labels or pattern bound the answer
     tested: tuple[int, ...] = ()  # test rows of each world, where they differ: rows are not always a multiple of the folds
 
     def all_test_rows(self, folds: int) -> int:
@@ -120,15 +121,17 @@ def estimate_rungs(work: Workload, choices: Choices, speeds: Speeds, *, rungs: t
 def confirmation_effort(work: Workload, choices: Choices, *, tuned: bool) -> Effort:
     """The contenders' test answers, the replay at batch 1 and, before them, the retention probes."""
     contenders = 3 if tuned else 2  # zero-shot, the best untuned rung, the tuned one; the nominee is mostly one of them
-    few_shot = _answers(work, work.test_rows, own=3 * work.demonstration_tokens, tuned=False)
-    plain = _answers(work, work.test_rows, own=0, tuned=True)
+    zero_shot = _answers(work, work.test_rows, own=0, rambles=True)
+    few_shot = _answers(work, work.test_rows, own=3 * work.demonstration_tokens, rambles=work.free_text)
+    plain = _answers(work, work.test_rows, own=0)
+    answers = zero_shot + few_shot + (plain if tuned else Effort())
     seeds = plain * ((choices.seeds - 1) if tuned else 0)
     share = replay_share(contenders, latency_decides=work.latency_decides)
     replayed = contenders * min(share, work.worlds * work.test_rows)
     prompt = work.shared_tokens + work.input_tokens + 1.5 * work.demonstration_tokens  # between a plain and a few-shot one
     replay = Effort(sent=replayed * prompt, read=replayed * prompt, alone=replayed * work.answer_tokens)
     probed = _retention(work) if tuned and work.compares else Effort()
-    return ((few_shot + plain) * (contenders / 2) + seeds) * work.worlds + replay + probed
+    return (answers + seeds) * work.worlds + replay + probed
 
 
 def estimate_confirmation(work: Workload, choices: Choices, speeds: Speeds, *, tuned: bool) -> float:
@@ -153,9 +156,12 @@ def trainings(choices: Choices, rungs: tuple[str, ...]) -> dict[str, int]:
     return {rung: count for rung, count in counts.items() if rung in rungs}
 
 
-def _answers(work: Workload, rows: float, *, own: float, tuned: bool, shared: float = 0.0) -> Effort:
-    """`rows` answers with `own` tokens each beside the input. Untuned zero-shot answers tend to ramble."""
-    written = work.answer_tokens if tuned else (work.answer_tokens + work.max_new_tokens) / 2
+def _answers(work: Workload, rows: float, *, own: float, rambles: bool = False, shared: float = 0.0) -> Effort:
+    """`rows` answers with `own` tokens each beside the input.
+
+    Untuned answers tend to ramble: without examples always, after examples where the answer is free text.
+    """
+    written = (work.answer_tokens + work.max_new_tokens) / 2 if rambles else work.answer_tokens
     common = work.shared_tokens + shared
     each = work.input_tokens + own
     return Effort(sent=rows * (common + each), read=common + rows * each, written=rows * written)
@@ -165,22 +171,23 @@ def _prompt(work: Workload, choices: Choices) -> Effort:
     rounds = max(1, ceil(log2(max(2, work.validation_rows / FIRST_RACE_ROWS))))
     raced = min(choices.forms * min(FIRST_RACE_ROWS, work.validation_rows) * rounds, choices.forms * work.validation_rows)
     scored = Effort(scored=work.validation_rows * work.labels * 3)  # a label is a few tokens
-    return _answers(work, raced + work.validation_rows + work.graded_rows, own=0, tuned=False) + scored
+    return _answers(work, raced + work.validation_rows + work.graded_rows, own=0, rambles=True) + scored
 
 
 def _constrained(work: Workload, choices: Choices) -> Effort:
-    return _answers(work, work.validation_rows, own=0, tuned=True)
+    return _answers(work, work.validation_rows, own=0)
 
 
 def _few_shot(work: Workload, choices: Choices) -> Effort:
     variants = len(choices.shots) + choices.orders - 1
     shared = max(choices.shots) * work.demonstration_tokens
-    return _answers(work, work.validation_rows, own=0, tuned=True, shared=shared) * variants
+    return _answers(work, work.validation_rows, own=0, rambles=work.free_text, shared=shared) * variants
 
 
 def _nearest(work: Workload, choices: Choices) -> Effort:
     return _sum(
-        _answers(work, work.validation_rows, own=shots * work.demonstration_tokens, tuned=True) for shots in choices.shots
+        _answers(work, work.validation_rows, own=shots * work.demonstration_tokens, rambles=work.free_text)
+        for shots in choices.shots
     )
 
 
@@ -188,11 +195,11 @@ def _rag(work: Workload, choices: Choices) -> Effort:
     """Every number of passages on all rows, the plain form beside the chosen one on the first few, and two controls."""
     controls = 2  # oracle context and gold passages removed
     passages = [*choices.passages, *[max(choices.passages)] * controls]
-    whole = _sum(_answers(work, work.validation_rows, own=count * PASSAGE_TOKENS, tuned=True) for count in passages)
+    whole = _sum(_answers(work, work.validation_rows, own=count * PASSAGE_TOKENS, rambles=work.free_text) for count in passages)
     if choices.forms < 2:
         return whole
     rows = min(FIRST_RACE_ROWS, work.validation_rows)
-    return whole + _sum(_answers(work, rows, own=count * PASSAGE_TOKENS, tuned=True) for count in choices.passages)
+    return whole + _sum(_answers(work, rows, own=count * PASSAGE_TOKENS, rambles=work.free_text) for count in choices.passages)
 
 
 def epoch_tokens(work: Workload, *, own: float = 0.0) -> float:
@@ -212,7 +219,7 @@ def _lora(work: Workload, choices: Choices) -> Effort:
 
 
 def _tuned_answers(work: Workload, choices: Choices) -> Effort:
-    return _answers(work, work.held_out_rows, own=0, tuned=True)
+    return _answers(work, work.held_out_rows, own=0)
 
 
 def _lora_nearest(work: Workload, choices: Choices) -> Effort:

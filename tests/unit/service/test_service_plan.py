@@ -127,6 +127,16 @@ def test_the_work_that_a_plan_counts_in_seconds_and_in_tokens_is_the_same() -> N
     assert efforts["constrained"].answered == 3 * 96 * 42
 
 
+def test_free_text_is_expected_to_ramble_and_a_bounded_answer_is_not() -> None:
+    bound = rung_efforts(work(), Choices(), rungs=RUNGS)
+    free = rung_efforts(replace(work(), free_text=True), Choices(), rungs=RUNGS)
+    longer = {rung for rung in RUNGS if free[rung].written > bound[rung].written}
+    assert longer == {"few-shot", "nearest"}  # zero-shot answers ramble anyway, tuned ones do not
+    assert free["nearest"].written == pytest.approx(bound["nearest"].written * (42 + 88) / 2 / 42)
+    written = [confirmation_effort(one, Choices(), tuned=True).written for one in (work(), replace(work(), free_text=True))]
+    assert written[1] - written[0] == pytest.approx(64 * (88 - 42) / 2)
+
+
 def money(hosted: list[tuple[str, tuple[str, ...]]], seconds: float = 1_800, **use: object) -> tuple[Money, list[str]]:
     found = predict_money(settings(**use), work(), Choices(), hosted, seconds=seconds)
     return found, list(money_lines(settings(**use), found))
