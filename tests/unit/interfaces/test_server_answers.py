@@ -247,7 +247,12 @@ def test_what_the_engine_cannot_follow_is_refused_by_name(server: LiveServer, ch
 
 
 def test_what_changes_nothing_is_taken(client: OpenAI) -> None:
-    client.chat.completions.create(
+    plain = client.chat.completions.create(
+        model=BASE,
+        messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}],
+        temperature=0,
+    )
+    decorated = client.chat.completions.create(
         model=BASE,
         messages=[
             {"role": "developer", "content": "Be brief."},
@@ -265,6 +270,8 @@ def test_what_changes_nothing_is_taken(client: OpenAI) -> None:
         top_p=1,
         temperature=0,
     )
+    assert decorated.choices == plain.choices
+    assert decorated.usage == plain.usage
 
 
 def test_a_tuned_model_and_a_checkpoint_answer_with_their_own_weights_and_the_base_as_itself(

@@ -207,11 +207,10 @@ class ChatRequest(Strict):
         tools = tuple(tool.as_tool() for tool in self.tools or ()) if self.offers_tools else ()
         prompt = Prompt("chat", tuple(message.as_message() for message in self.messages), tools)
         limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
-        temperature = drawn_at(self.temperature)
+        temperature, top_p = drawn_at(self.temperature, self.top_p)
         grammar = self.response_format.grammar() if self.response_format else None
         seeds = [None if self.seed is None else self.seed + number for number in range(self.n or 1)]
         likeliest = (self.top_logprobs or 0) if self.logprobs else None
-        top_p = 1.0 if self.top_p is None else self.top_p
         return [Question(prompt, limit, temperature, seed, grammar, likeliest, top_p) for seed in seeds]
 
     def _refuse_unknown_ways(self) -> None:
@@ -227,11 +226,10 @@ class ChatRequest(Strict):
             raise invalid("'stream_options' is only allowed when 'stream' is true.", "stream_options")
 
 
-def drawn_at(temperature: float | None) -> float:
-    """The temperature that is used: OpenAI's default where none is given."""
-    if temperature is None:
-        return 1.0
-    return temperature if temperature >= COLDEST else 0.0
+def drawn_at(temperature: float | None, top_p: float | None) -> tuple[float, float]:
+    """The temperature and the nucleus that are used: OpenAI's defaults where none are given."""
+    warmth = 1.0 if temperature is None else temperature
+    return warmth if warmth >= COLDEST else 0.0, 1.0 if top_p is None else top_p
 
 
 def refuse_other_sampling(

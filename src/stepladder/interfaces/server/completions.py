@@ -131,7 +131,7 @@ def _write(house: House, speaker: WeightsSpeaker, asked: CompletionRequest, prom
     written = Continuation("", 0, cut=True)
     if wanted:
         seed = random.randrange(2**31) if asked.seed is None else asked.seed + number
-        temperature, top_p = drawn_at(asked.temperature), 1.0 if asked.top_p is None else asked.top_p
+        temperature, top_p = drawn_at(asked.temperature, asked.top_p)
         written = texts.continue_text(ids, wanted, temperature=temperature, top_p=top_p, seed=seed, adapter=speaker.adapter)
     text, stopped = stopped_at(written.text, asked.stops)
     shown = (texts.decode(ids) if asked.echo else "") + text
