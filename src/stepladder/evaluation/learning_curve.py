@@ -20,7 +20,9 @@ each point's own. Eighteen points so correlated are worth fewer, and the forecas
 Given c, ρ and τ everything is linear in a and b with one unknown variance, so that each has an exact Student-t forecast
 (generalised least squares, the noise of the new point forecast from those of the old). Forms are weighted by AICc over all (size,
 draw) points at their best c, ρ and τ; within a form these are weighted by their likelihood. The forecast is the mixture of all
-these t distributions, and its interval is read off its distribution function, without any drawing of lots.
+these t distributions given that a score lies in [0, 1]: each is cut there, and a shape whose curve leaves the range loses weight
+by what is cut away (Bayes' rule). Near the ceiling that decides between a curve that goes on rising and one that levels off. The
+interval is read off the distribution function, without any drawing of lots.
 
 A curve that rises by g from the largest part to the new size makes g·v of v validation rows newly right: that is a count, which
 falls out otherwise each time. Its variance g·(1 − g) / v comes on top.
@@ -103,8 +105,11 @@ class Shape:
 
     def change(self, rows: float, more_rows: float) -> float:
         """How far the curve moves between two sizes; a score moves by 1 at most."""
-        ends = [min(1.0, max(0.0, float(self.features(size) @ self.beta))) for size in (rows, more_rows)]
-        return abs(ends[1] - ends[0])
+        return abs(self.score_at(more_rows) - self.score_at(rows))
+
+    def score_at(self, rows: float) -> float:
+        """Of the curve itself, within [0, 1]."""
+        return min(1.0, max(0.0, float(self.features(rows) @ self.beta)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +127,7 @@ class CurveFit:
 
     def score_at(self, rows: float, *, level: float = LEVEL) -> Interval:
         """Forecast of the score that all rows there are and others, `rows` in all, would be given on the same validation rows."""
-        forecast = self._forecast(rows, None)
-        value, low, high = (min(1.0, max(0.0, forecast.quantile(tail))) for tail in _tails(level))
+        value, low, high = map(self._forecast(rows, None).quantile, _tails(level))
         return Interval(value, low, high, level, "aicc-average")
 
     def gain_between(self, rows: float, more_rows: float, *, level: float = LEVEL) -> Interval:
@@ -138,11 +142,14 @@ class CurveFit:
     def _forecast(self, rows: float, against: float | None) -> Mixture:
         """Of a score at `rows`, or of what it differs from the one expected at `against`."""
         moments = [self._moments(shape, rows, against) for shape in self.shapes]
+        before = np.array([0.0 if against is None else shape.score_at(against) for shape in self.shapes])
         return Mixture(
             np.array([shape.weight for shape in self.shapes]),
             np.array([place for place, _ in moments]),
             np.sqrt([variance for _, variance in moments]),
             np.array([float(shape.freedom) for shape in self.shapes]),
+            -before,
+            1.0 - before,
         )
 
     def _moments(self, shape: Shape, rows: float, against: float | None) -> tuple[float, float]:
@@ -163,22 +170,38 @@ class CurveFit:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mixture:
-    """Student-t distributions with their weights; all of shape (shapes,)."""
+    """Student-t distributions with their weights, given that each lies between its bounds; all of shape (shapes,)."""
 
     weights: Floats
     places: Floats
     scales: Floats
     freedoms: Floats
+    lows: Floats
+    highs: Floats
 
     def below(self, value: float) -> float:
         """The distribution function."""
-        return float(self.weights @ stdtr(self.freedoms, (value - self.places) / self.scales))
+        whole = float(self.weights @ self._between(self.highs))
+        if whole > 0.0:
+            return min(1.0, float(self.weights @ self._between(np.clip(value, self.lows, self.highs))) / whole)
+        return float(self.weights @ (np.clip(self.places, self.lows, self.highs) <= value))  # every shape is far outside
 
     def quantile(self, tail: float) -> float:
-        edge = 1.0
-        while self.below(-edge) > tail or self.below(edge) < tail:
-            edge *= 4.0  # a steep and badly known curve may forecast more than a score can hold
-        return float(brentq(lambda value: self.below(value) - tail, -edge, edge, xtol=1e-6))
+        low, high = float(self.lows.min()), float(self.highs.max())
+        if self.below(low) >= tail:
+            return low
+        return float(brentq(lambda value: self.below(value) - tail, low, high, xtol=1e-6))
+
+    def _between(self, values: Floats) -> Floats:
+        """Probability from the lower bound to each value, exact in both tails."""
+        start, end = (self.lows - self.places) / self.scales, (values - self.places) / self.scales
+        right = start > 0
+        inside: Floats = np.where(
+            right,
+            stdtr(self.freedoms, -start) - stdtr(self.freedoms, -end),
+            stdtr(self.freedoms, end) - stdtr(self.freedoms, start),
+        )
+        return inside
 
 
 def fit_curve(rows: ArrayLike, scores: ArrayLike, draws: ArrayLike, *, all_rows: int, scored_rows: int) -> CurveFit:

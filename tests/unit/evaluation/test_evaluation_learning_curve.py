@@ -142,12 +142,19 @@ def test_a_curve_that_levels_off_is_not_continued_as_a_line():
     assert curve.score.value == pytest.approx(0.8 - 20.0 * 200**-1.5, abs=0.005)
 
 
+def test_near_the_ceiling_a_steep_curve_is_not_believed_to_go_on():
+    """A line through these points would pass 1 well before twice the rows."""
+    curve = forecast_of(0.98 - 0.5 * np.exp(-SIZES / 30), scored_rows=200)
+    assert curve.score.low < 0.985
+    assert curve.gain.value < 0.05
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(0, 1), min_size=18, max_size=18), st.integers(1, 500))
 def test_whatever_the_scores_the_forecast_is_ordered_and_the_shares_add_up(scores, scored):
     forecast = forecast_of(scores, scored_rows=scored)
     assert 0 <= forecast.score.low <= forecast.score.value <= forecast.score.high <= 1
-    assert forecast.gain.low <= forecast.gain.value <= forecast.gain.high
+    assert -1 <= forecast.gain.low <= forecast.gain.value <= forecast.gain.high <= 1
     assert sum(forecast.weights.values()) == pytest.approx(1.0)
     assert 0 <= forecast.probability_minimum <= 1
 
@@ -176,6 +183,7 @@ CURVES = {
     "log-linear": lambda n: 0.1 + 0.1 * np.log(n),
     "power law": lambda n: 0.9 - 2.0 * n**-0.5,
     "levelled off": lambda n: 0.8 - 10.0 * n**-1.2,
+    "up to the ceiling": lambda n: 0.98 - 0.5 * np.exp(-n / 40),
 }
 
 
