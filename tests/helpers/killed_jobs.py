@@ -24,6 +24,7 @@ from stepladder.storage.store import Store
 
 HYPERPARAMETERS = {**QUICK, "n_epochs": 15}
 VICTIMS = ("server", "worker", "trainer")
+JOBS_AT_ONCE = 3  # so that a strike mostly finds work under way, and not a process that starts
 
 
 def serve(folder: Path, model: str, jobs: int) -> None:
@@ -66,7 +67,7 @@ class Chaos:
     def run(self, *, seconds: float) -> None:
         until = time.monotonic() + seconds
         while sum(self.struck.values()) < self.kills:
-            self.jobs += 1  # all that were there are over, and there are kills left
+            self.jobs += JOBS_AT_ONCE  # all that were there are over, and there are kills left
             while self._serve_and_kill(until):
                 pass
         process = self._start()
