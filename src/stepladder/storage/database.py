@@ -120,14 +120,16 @@ class Database:
     def _shorten_log(self) -> None:
         """Empty a log that has grown: where some reader is always at work, SQLite alone never begins it anew.
 
-        Waits a moment for the readers; where one of them takes long, a commit some seconds later does it.
+        Waits a moment for the readers; where one of them takes long, a commit some seconds later does it. The commit before it
+        holds in any case, so nothing is raised.
         """
-        if time.monotonic() < self._shorten_from or not self._log.exists() or self._log.stat().st_size <= WAL_BYTES_KEPT:
+        now = time.monotonic()
+        if now < self._shorten_from or _size(self._log) <= WAL_BYTES_KEPT:
             return
-        self._shorten_from = time.monotonic() + SHORTENING_PAUSE_SECONDS
+        self._shorten_from = now + SHORTENING_PAUSE_SECONDS
         self._writer.set_busy_handler(_Nap(SHORTENING_SECONDS))
         try:
-            with suppress(apsw.BusyError, apsw.LockedError):
+            with suppress(apsw.Error):
                 list(self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)"))
         finally:
             self._writer.set_busy_handler(_Nap(BUSY_SECONDS))
@@ -206,6 +208,14 @@ def suppress_close(connection: apsw.Connection) -> Iterator[apsw.Connection]:
         yield connection
     finally:
         connection.close()
+
+
+def _size(path: Path) -> int:
+    """Bytes; 0 where there is no such file (any more)."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _connect(path: Path) -> apsw.Connection:
