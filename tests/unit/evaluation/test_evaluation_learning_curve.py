@@ -197,6 +197,7 @@ def test_the_80_percent_interval_holds_the_doubled_score_in_at_least_70_percent(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", CURVES)
 def test_over_a_thousand_trials_the_interval_neither_misses_nor_says_nothing(name):
     assert 0.72 <= coverage(CURVES[name], 1000) <= 0.95
