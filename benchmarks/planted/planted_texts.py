@@ -136,7 +136,7 @@ KINDS = (
     _kind("wrong encoding in an answer", "mojibake", in_answer(misread), PROSE),
     _kind("replacement character", "mojibake", in_prompt(unreadable)),
     _kind("zero-width or direction character", "invisible", in_prompt(_insert(ZERO_WIDTH))),
-    _kind("control or private-use character", "invisible", in_prompt(_insert(CONTROL))),
+    _kind("control or private-use character", "invisible broken-row", in_prompt(_insert(CONTROL))),  # NUL breaks a row
     _kind("HTML tag", "markup", in_prompt(tagged)),
     _kind("HTML entity", "markup", in_prompt(escaped_html)),
     _kind("written-out escape", "markup", in_prompt(escaped_text)),

@@ -101,7 +101,7 @@ def kinds(text: str) -> Iterator[str]:
     accounts = [match.group() for match in _IBAN.finditer(text)]
     if any(is_iban(account) for account in accounts):
         yield "a bank account (IBAN)"
-    if any(is_card(match.group()) for match in _CARD.finditer(text)):
+    if any(is_card(number) for match in _CARD.finditer(text) for number in _runs(match.group())):
         yield "a payment card"
     if any(_is_phone(match.group()) for match in _PHONE.finditer(text)):
         yield "a phone number"
@@ -109,6 +109,14 @@ def kinds(text: str) -> Iterator[str]:
         yield "a social security number"
     if any(_is_public(match.group()) for match in _ADDRESS.finditer(text)):
         yield "an IP address"
+
+
+def _runs(number: str) -> Iterator[str]:
+    """A number and its parts between spaces and dashes: another number may stand right before a card's."""
+    groups = re.split("[ -]", number)
+    for start in range(len(groups)):
+        for end in range(start + 1, len(groups) + 1):
+            yield "".join(groups[start:end])
 
 
 def _is_phone(number: str) -> bool:
