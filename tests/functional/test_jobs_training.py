@@ -169,10 +169,11 @@ def test_files_that_cannot_be_used_fail_with_openais_codes(store: Store, model: 
     assert 'method dpo needs "input"' in failed_validation(store, model, chat_rows(), method="dpo").message
 
 
-def test_a_file_deleted_before_the_job_runs_fails_it(store: Store, model: Path) -> None:
+def test_a_file_that_is_gone_before_the_job_runs_fails_it(store: Store, model: Path) -> None:
     job = create(store, model)
     attempt(store, validating=True)
-    store.files(LOCAL_PROJECT).delete(job.request.training_file)
+    with store.database.write() as connection:  # nobody can delete it: the job is not over
+        connection.execute("DELETE FROM files WHERE id = ?", (job.request.training_file,))
     attempt(store, validating=False)
     error = known(store, job).error
     assert error == JobError("file_not_found", f"The file {job.request.training_file} does not exist any more.", "training_file")

@@ -20,9 +20,9 @@ each point's own. Eighteen points so correlated are worth fewer, and the forecas
 Given c, ρ and τ everything is linear in a and b with one unknown variance, so that each has an exact Student-t forecast
 (generalised least squares, the noise of the new point forecast from those of the old). Forms are weighted by AICc over all (size,
 draw) points at their best c, ρ and τ; within a form these are weighted by their likelihood. The forecast is the mixture of all
-these t distributions given that a score lies in [0, 1]: each is cut there, and a shape whose curve leaves the range loses weight
-by what is cut away (Bayes' rule). Near the ceiling that decides between a curve that goes on rising and one that levels off. The
-interval is read off the distribution function, without any drawing of lots.
+these t distributions given that a score lies in [0, 1]: each is cut half a validation row outside, and a shape whose curve leaves
+the range loses weight by what is cut away (Bayes' rule). Near the ceiling that decides between a curve that goes on rising and one
+that levels off. The interval is read off the distribution function, without any drawing of lots, and ends at whole rows.
 
 A curve that rises by g from the largest part to the new size makes g·v of v validation rows newly right: that is a count, which
 falls out otherwise each time. Its variance g·(1 − g) / v comes on top.
@@ -127,29 +127,38 @@ class CurveFit:
 
     def score_at(self, rows: float, *, level: float = LEVEL) -> Interval:
         """Forecast of the score that all rows there are and others, `rows` in all, would be given on the same validation rows."""
-        value, low, high = map(self._forecast(rows, None).quantile, _tails(level))
+        value, low, high = self._read_off(self._forecast(rows, None), level, 0.0)
         return Interval(value, low, high, level, "aicc-average")
 
     def gain_between(self, rows: float, more_rows: float, *, level: float = LEVEL) -> Interval:
         """Forecast of what going from `rows` to `more_rows` changes the score by; the new score with its noise."""
-        value, low, high = map(self._forecast(more_rows, rows).quantile, _tails(level))
+        value, low, high = self._read_off(self._forecast(more_rows, rows), level, -1.0)
         return Interval(value, low, high, level, "aicc-average")
 
     def probability_of_gain(self, rows: float, more_rows: float, at_least: float) -> float:
         """P(score at `more_rows` − score expected at `rows` ≥ `at_least`)."""
         return 1.0 - self._forecast(more_rows, rows).below(at_least)
 
+    def _read_off(self, forecast: Mixture, level: float, least: float) -> tuple[float, float, float]:
+        """Median and ends, these at whole rows outwards: a score is a count, and all rows right is one that is often reached."""
+        value, low, high = map(forecast.quantile, _tails(level))
+        rows = float(max(1, self.points.scored_rows))
+        ends = np.floor(low * rows + 1e-9) / rows, np.ceil(high * rows - 1e-9) / rows
+        value, low, high = np.clip([value, *ends], least, 1.0).tolist()
+        return value, low, high
+
     def _forecast(self, rows: float, against: float | None) -> Mixture:
         """Of a score at `rows`, or of what it differs from the one expected at `against`."""
         moments = [self._moments(shape, rows, against) for shape in self.shapes]
         before = np.array([0.0 if against is None else shape.score_at(against) for shape in self.shapes])
+        half = 0.5 / max(1, self.points.scored_rows)  # a count stands for half a row to either side
         return Mixture(
             np.array([shape.weight for shape in self.shapes]),
             np.array([place for place, _ in moments]),
             np.sqrt([variance for _, variance in moments]),
             np.array([float(shape.freedom) for shape in self.shapes]),
-            -before,
-            1.0 - before,
+            -before - half,
+            1.0 - before + half,
         )
 
     def _moments(self, shape: Shape, rows: float, against: float | None) -> tuple[float, float]:
@@ -214,12 +223,15 @@ def fit_curve(rows: ArrayLike, scores: ArrayLike, draws: ArrayLike, *, all_rows:
         all_rows: Training rows there are.
         scored_rows: Validation rows behind each score; a score cannot be known finer than one of them.
     Raises:
-        EvaluationError: Fewer than `FEWEST_POINTS` points or `FEWEST_SIZES` sizes, or the shapes of the lists differ.
+        EvaluationError: Fewer than `FEWEST_POINTS` points or `FEWEST_SIZES` sizes, the shapes of the lists differ, or a score is
+            outside [0, 1].
     """
     sizes, values = np.asarray(rows, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     names = np.asarray(draws, dtype=np.int64)
     if sizes.ndim != 1 or not sizes.shape == values.shape == names.shape:
         raise EvaluationError("sizes, draws and scores of a learning curve do not belong together.")
+    if not ((values >= 0.0) & (values <= 1.0)).all():
+        raise EvaluationError("scores of a learning curve lie between 0 and 1.")
     if len(sizes) < FEWEST_POINTS or len(np.unique(sizes)) < FEWEST_SIZES:
         raise EvaluationError(
             f"a learning curve needs {FEWEST_POINTS} points at {FEWEST_SIZES} sizes; there are {len(sizes)} "

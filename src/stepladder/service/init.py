@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from stepladder import files
 from stepladder.data.guess.answers import AnswerGuess, guess_answers
 from stepladder.data.guess.columns import ColumnGuess, guess_columns
 from stepladder.data.guess.wording import guess_instruction
 from stepladder.data.readers import ReadResult, read_examples, read_file
-from stepladder.data.readers.raw import RawFile, given_splits, open_rows
+from stepladder.data.readers.raw import given_splits, open_rows
 from stepladder.data.readers.shapes import shape_of_itself
 from stepladder.domain.errors import DataError, UsageError
 from stepladder.domain.task import DataSettings, Task
@@ -122,7 +123,7 @@ def _guess_data(
     _check_named(source, names, input, reference)
     guess = guess_columns(names, [row.values for row in rows], input=input, reference=reference)
     if guess is None:
-        raise _no_columns(raw, names)
+        raise _no_columns(raw.path, names, rows[0].values)
     settings = DataSettings(**_files(source, test), input=guess.input, reference=guess.reference, id=guess.id)
     return guess, settings, _column_doubts(guess)
 
@@ -164,13 +165,20 @@ def _check_named(source: Path, names: Sequence[str], input: str | None, referenc
         raise UsageError(f"input and reference are the same column '{input}'.", "Name two.")
 
 
-def _no_columns(raw: RawFile, names: Sequence[str]) -> DataError:
+def _no_columns(path: Path, names: Sequence[str], first: Mapping[str, Any]) -> DataError:
+    """Why no column is an input beside its expected answer; `first` is the first row."""
     found = ", ".join(f"'{name}'" for name in names[:12])
+    if len(names) == 1 and isinstance(first.get(names[0]), list):
+        problem = f"the rows lie in a list under the key {found}."
+        return DataError(path, 1, problem, "Make that list the whole file: it begins with [ and ends with ].")
     if len(names) < 2:
         hint = "Rows need an input and an expected answer; `stepladder label` makes answers for inputs that have none."
-        return DataError(raw.path, 1, f"there is only one column: {found}.", hint)
+        return DataError(path, 1, f"there is only one column: {found}.", hint)
     problem = f"no two of the columns look like an input and its expected answer: {found}."
-    return DataError(raw.path, 1, problem, "Name them: --input COLUMN --reference COLUMN.")
+    objects = [f"'{name}'" for name in names if isinstance(first.get(name), dict)]
+    if objects:
+        return DataError(path, 1, problem, f"Objects stand in {' and '.join(objects)}: write them as text (JSON in quotes).")
+    return DataError(path, 1, problem, "Name them: --input COLUMN --reference COLUMN.")
 
 
 def _column_doubts(guess: ColumnGuess) -> list[str]:

@@ -60,14 +60,14 @@ def fetch_files(store: Store, job: Job, folder: Path) -> None:
     """Lay the job's files into `folder` under plain names.
 
     Raises:
-        JobRefused: One was deleted or has expired meanwhile.
+        JobRefused: One is gone.
     """
     folder.mkdir(parents=True, exist_ok=True)
     wanted = {TRAINING: job.request.training_file, VALIDATION: job.request.validation_file}
     for name, id in wanted.items():
         if id is None or (folder / name).exists():
             continue
-        found = store.files(job.project).get(id)
+        found = store.files(job.project).held(id)
         param = name.removesuffix(".jsonl")
         if found is None:
             raise JobRefused(JobError("file_not_found", f"The file {id} does not exist any more.", param))

@@ -23,6 +23,7 @@ from stepladder.domain.verdict import Interval
 from stepladder.evaluation.graders import Grader, build_graders, metrics
 from stepladder.evaluation.graders.style import Style
 from stepladder.evaluation.statistics import Floats, mean_interval, probability_at_least
+from stepladder.evaluation.verdict import MOST_UNGRADED
 from stepladder.evaluation.worsening import Comparison
 from stepladder.service import wiring
 from stepladder.service.figures import counted, interval_text, probability_text, rate_text, setting_text
@@ -84,6 +85,9 @@ class Scored:
         if self.interval is None:
             return (f"No row could be graded: {self.rows[0].ungraded}.",)
         found = []
+        ungraded = [row.ungraded for row in self.rows if row.score is None]
+        if len(ungraded) > MOST_UNGRADED * len(self.rows):
+            found.append(f"{len(ungraded):,} of {len(self.rows):,} rows could not be graded: {ungraded[0]}.")
         if self.target is not None and self.interval.value < self.target:
             found.append(f"The score, {rate_text(self.interval.value)}, is below the target of {setting_text(self.target)}.")
         if self.against is not None and self.against.comparison.worse:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -48,7 +49,7 @@ class Database:
         self._shorten_from = 0.0  # of time.monotonic
         self.clock = clock or Clock()
         self._local = threading.local()
-        self._readers: list[apsw.Connection] = []
+        self._readers: weakref.WeakSet[apsw.Connection] = weakref.WeakSet()  # one a thread; its end closes it
         self._turn = threading.RLock()
         refuse_library(apsw.sqlite_lib_version())
         refuse_network(path)
@@ -138,7 +139,8 @@ class Database:
         connection: apsw.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = _connect(self.path)
-            self._readers.append(connection)
+            with self._turn:
+                self._readers.add(connection)
         return connection
 
     def _migrate(self) -> None:

@@ -70,7 +70,9 @@ class Store:
         return self.folder / "work" / project / job
 
     def sweep(self) -> int:
-        """Remove what no row names any more; how many files and folders that was."""
+        """Remove what has expired and what no row names any more; how many files and folders the latter was."""
+        for row in self.database.read("SELECT id FROM projects"):
+            self.files(row["id"]).forget_expired()
         return sweep(self.database, self.blobs)
 
     def close(self) -> None:

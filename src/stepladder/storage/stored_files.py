@@ -21,9 +21,19 @@ PART_COLUMNS = "id, project, upload, bytes, sha256, created_at"
 UPLOAD_SECONDS = 3600
 CHUNK_BYTES = 2**20
 
+_NEEDS_FILE = (
+    "status NOT IN ('succeeded', 'failed', 'cancelled') "
+    "AND {file} IN (json_extract(request, '$.training_file'), json_extract(request, '$.validation_file'))"
+)
+_EXPIRED_FILES = (
+    "project = :project AND expires_at <= :now AND NOT EXISTS "
+    f"(SELECT 1 FROM jobs WHERE jobs.project = :project AND {_NEEDS_FILE.format(file='files.id')})"
+)
+_LATE = "project = :project AND status = 'pending' AND expires_at <= :now"
+
 
 class StoredFiles:
-    """The files of one project. An expired file is as good as deleted."""
+    """The files of one project. An expired file is as good as deleted, except to an unfinished job that names it."""
 
     def __init__(self, database: Database, blobs: Blobs, project: str) -> None:
         self._database = database
@@ -95,13 +105,43 @@ class StoredFiles:
         """The content, for reading. A file deleted meanwhile can still be read to its end."""
         return self._blobs.path(self.project, file.sha256).open("rb")
 
+    def held(self, file: str) -> StoredFile | None:
+        """As `get`, for the job that was given the file before it expired."""
+        rows = self._database.read(f"SELECT {COLUMNS} FROM files WHERE project = ? AND id = ?", (self.project, file))
+        return StoredFile(**rows[0]) if rows else None
+
     def delete(self, file: str) -> bool:
-        """Forget a file; its bytes go when nothing else of the project has the same. Whether there was one."""
+        """Forget a file; its bytes go when nothing else of the project has the same. Whether there was one.
+
+        Raises:
+            UsageError: A job that is not over needs it: it could not be resumed, nor begin anew after a crash.
+        """
         with self._database.write() as connection:
+            sql = f"SELECT id FROM jobs WHERE project = ?1 AND {_NEEDS_FILE.format(file='?2')}"
+            jobs = list(connection.execute(sql, (self.project, file)))
+            if jobs:
+                raise UsageError(f"{file} is a file of the job {jobs[0]['id']}, which is not over.", "Cancel the job first.")
             found = list(connection.execute("SELECT sha256 FROM files WHERE project = ? AND id = ?", (self.project, file)))
             connection.execute("DELETE FROM files WHERE project = ? AND id = ?", (self.project, file))
         discard(self._database, self._blobs, self.project, [row["sha256"] for row in found])
         return bool(found)
+
+    def forget_expired(self) -> None:
+        """Remove what has expired: files that no unfinished job names, and the parts of uploads nobody completed in time."""
+        at = {"project": self.project, "now": self._database.now()}
+        if not self._database.read(
+            f"SELECT 1 FROM files WHERE {_EXPIRED_FILES} UNION ALL SELECT 1 FROM uploads WHERE {_LATE}", at
+        ):
+            return
+        with self._database.write() as connection:
+            gone = list(connection.execute(f"DELETE FROM files WHERE {_EXPIRED_FILES} RETURNING sha256", at))
+            connection.execute(f"UPDATE uploads SET status = 'expired' WHERE {_LATE}", at)
+            gone += connection.execute(
+                "DELETE FROM upload_parts WHERE project = :project AND upload IN "
+                "(SELECT id FROM uploads WHERE project = :project AND status = 'expired') RETURNING sha256",
+                at,
+            )
+        discard(self._database, self._blobs, self.project, [row["sha256"] for row in gone])
 
     def bytes_used(self) -> int:
         """Bytes of all files and of the parts of open uploads, for quotas; equal contents count each time."""

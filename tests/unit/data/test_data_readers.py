@@ -165,7 +165,7 @@ def test_a_table_guesses_obvious_columns_and_says_so_and_keeps_the_rest(tmp_path
     assert any("metadata" in note and "team" in note for note in result.notes)
 
 
-@pytest.mark.parametrize(("name", "separator"), [("rows.tsv", "\t"), ("rows.csv", ";"), ("rows.csv", ",")])
+@pytest.mark.parametrize(("name", "separator"), [("rows.tsv", "\t"), ("rows.csv", ";"), ("rows.csv", ","), ("rows.csv", "|")])
 def test_a_table_is_read_with_its_own_separator_and_mapped_columns(tmp_path: Path, name: str, separator: str) -> None:
     path = tmp_path / name
     rows = [["key", "said", "wanted", "old"], ["r1", "Q1", "A1", "B1"], ["r2", "Q2", "A2", "B2"]]
@@ -454,6 +454,12 @@ def test_a_table_behind_a_byte_order_mark_is_read_and_that_is_said(tmp_path: Pat
     result = read_file(path, SETTINGS)
     assert result.examples[0].input.text == "Q"
     assert any("byte order mark" in note for note in result.notes)
+
+
+def test_a_table_with_the_line_ends_of_old_macs_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes(b"input,reference\ra,b\rc,d\r")
+    with pytest.raises(DataError, match="carriage return alone"):
+        read_file(tmp_path / "rows.csv", SETTINGS)
 
 
 def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:

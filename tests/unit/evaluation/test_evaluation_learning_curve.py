@@ -149,6 +149,19 @@ def test_near_the_ceiling_a_steep_curve_is_not_believed_to_go_on():
     assert curve.gain.value < 0.05
 
 
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_scores_that_never_left_an_end_promise_no_gain_and_no_loss(score):
+    forecast = forecast_of([score] * 18, scored_rows=50)
+    assert forecast.gain.low <= 0.0 <= forecast.gain.high
+    assert forecast.score.low <= score <= forecast.score.high
+
+
+def test_scores_out_of_range_are_refused():
+    for wrong in (1.2, -0.1, float("nan")):
+        with pytest.raises(EvaluationError, match="between 0 and 1"):
+            forecast_of([wrong] * 18)
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(0, 1), min_size=18, max_size=18), st.integers(1, 500))
 def test_whatever_the_scores_the_forecast_is_ordered_and_the_shares_add_up(scores, scored):
@@ -184,6 +197,7 @@ CURVES = {
     "power law": lambda n: 0.9 - 2.0 * n**-0.5,
     "levelled off": lambda n: 0.8 - 10.0 * n**-1.2,
     "up to the ceiling": lambda n: 0.98 - 0.5 * np.exp(-n / 40),
+    "through the ceiling": lambda n: 1.1 - 0.5 * np.exp(-n / 40),
 }
 
 

@@ -79,6 +79,23 @@ def test_an_own_test_file_stands_beside_the_training_file(tmp_path: Path) -> Non
         init_task(tmp_path / "other", tmp_path / "rows.jsonl", test=tmp_path / "nowhere.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("rows.json", '{"data": [{"prompt": "Q", "completion": "A"}]}', "the rows lie in a list under the key 'data'"),
+        ("rows.jsonl", '{"inputs": {"a": 1}, "result": {"b": 2}}', "Objects stand in 'inputs' and 'result': write them as text"),
+        ("rows.csv", "note\nx\n", "there is only one column: 'note'"),
+    ],
+)
+def test_a_file_without_an_input_and_an_answer_says_what_stands_there_instead(
+    tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        init_task(tmp_path / "task", tmp_path / name)
+    assert said in str(caught.value)
+
+
 def test_a_file_that_lies_in_the_folder_already_is_used_where_it_lies(tmp_path: Path) -> None:
     (tmp_path / "task").mkdir()
     source = write_rows(tmp_path / "task" / "rows.jsonl", [{"prompt": "Q", "completion": "A"}])

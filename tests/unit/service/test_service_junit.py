@@ -39,6 +39,22 @@ SCORED = Scored(
     against=Against("run-1", "prompt", Comparison(Interval(0.5, 0.4, 0.6, items=60), Interval(-0.15, -0.4, 0.1), 0.9, True, 4)),
     metrics={"chrf": 0.62},
 )
+
+
+def test_the_gate_closes_when_more_than_two_rows_in_a_hundred_have_no_score() -> None:
+    right = ScoredRow("a", "Q", "yes", "yes", 1.0)
+    mute = ScoredRow("b", "Q", "yes", "yes", None, "the judge was silent")
+
+    def scored(without: int) -> Scored:
+        return replace(
+            SCORED, rows=(right,) * (100 - without) + (mute,) * without, interval=Interval(1.0, 0.9, 1.0), against=None
+        )
+
+    assert scored(2).passed
+    assert scored(3).failures == ("3 of 100 rows could not be graded: the judge was silent.",)
+    assert not scored(99).passed
+
+
 any_text = st.text(alphabet=st.characters(exclude_categories=[]))
 
 
@@ -57,7 +73,7 @@ def test_every_row_is_a_case_zero_fails_ungraded_is_an_error_and_the_aggregate_s
     assert cases["c"][0].get("message") == "cut at the token limit"
     assert cases["e"][0].get("message") == "the judge was silent"
     properties = {one.get("name"): one.get("value") for one in suite.iter("property")}
-    assert properties["passed"] == "true"
+    assert properties["passed"] == "false"  # one row of five could not be graded
     assert [properties[name] for name in ("score", "score_low", "score_high", "target")] == ["0.3500", "0.1000", "0.7000", "0.3"]
     assert properties["probability_worse"] == "0.9000"
     assert properties["against"] == "run-1 prompt"
@@ -92,16 +108,18 @@ def test_the_lines_show_score_interval_target_and_comparison() -> None:
     assert "P(reached) 60 %" in text
     assert "−15 points" in text
     assert "the same 4 rows, pair by pair" in text
-    assert "Passed." in text
+    assert "1 of 5 rows could not be graded: the judge was silent." in text
+    assert "Passed." in "\n".join(score_lines(replace(SCORED, rows=ROWS[:4])))
 
 
 def test_a_low_score_a_worse_one_and_none_at_all_say_why_the_gate_closes() -> None:
-    low = replace(SCORED, target=0.9)
+    graded = replace(SCORED, rows=ROWS[:4])
+    low = replace(graded, target=0.9)
     assert not low.passed
     assert "below the target of 90 %" in low.failures[0]
-    assert SCORED.against is not None
+    assert graded.against is not None
     worse = replace(
-        SCORED, against=replace(SCORED.against, comparison=replace(SCORED.against.comparison, probability_worse=0.95))
+        graded, against=replace(graded.against, comparison=replace(graded.against.comparison, probability_worse=0.95))
     )
     assert "It is worse than 'prompt' of run-1: P(worse) 95 %." in score_lines(worse)[-1]
     none = replace(SCORED, interval=None, rows=ROWS[4:])

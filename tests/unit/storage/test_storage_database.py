@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -106,6 +107,19 @@ def test_a_log_that_has_grown_is_emptied_as_soon_as_no_reader_needs_it(tmp_path,
     assert log.stat().st_size <= 200_000
     assert len(database.read("SELECT n FROM numbers")) == 41
     reader.close()
+    database.close()
+
+
+def test_a_thread_that_ends_takes_its_connection_with_it(tmp_path):
+    database = Database(tmp_path / "store.sqlite3")
+    for _ in range(20):
+        thread = threading.Thread(target=database.version)
+        thread.start()
+        thread.join()
+    database.version()
+    gc.collect()
+    open_files = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert sum(name.startswith(str(database.path)) for name in open_files) <= 6  # writer and reader: file, log, shared memory
     database.close()
 
 

@@ -222,6 +222,51 @@ def test_an_expired_file_and_an_expired_upload_are_gone(tmp_path):
             files.add_part(upload.id, incoming)
 
 
+def test_what_has_expired_takes_no_room_and_leaves_the_disk(tmp_path):
+    now = [1_800_000_000.0]
+    with Store(tmp_path, clock=Clock(wall=lambda: now[0])) as store:
+        files = store.files(LOCAL_PROJECT)
+
+        def put(content, **more):
+            with store.blobs.receive(LOCAL_PROJECT) as incoming:
+                incoming.write(content)
+                return files.add(incoming, filename="a", purpose="fine-tune", **more)
+
+        kept, needed = put(b"kept"), put(b"needed", lifetime_seconds=3600)
+        gone = put(b"expires", lifetime_seconds=3600)
+        upload = files.create_upload(filename="a", purpose="fine-tune", bytes=6, mime_type="text/plain")
+        with store.blobs.receive(LOCAL_PROJECT) as incoming:
+            incoming.write(b"part")
+            part = files.add_part(upload.id, incoming)
+        job = store.jobs(LOCAL_PROJECT).create(JobRequest("tiny", needed.id))
+        files.forget_expired()
+        assert files.bytes_used() == 21
+        now[0] += 3601
+        files.forget_expired()
+        assert files.bytes_used() == len(b"kept") + len(b"needed")
+        assert not any(store.blobs.path(LOCAL_PROJECT, one.sha256).exists() for one in (gone, part))
+        assert files.held(needed.id) == needed  # its job is not over
+        store.jobs(LOCAL_PROJECT).cancel(job.id)
+        store.sweep()
+        assert files.held(needed.id) is None
+        assert [file.id for file in files.list()] == [kept.id]
+
+
+@pytest.mark.parametrize("kind", ["training_file", "validation_file"])
+def test_a_file_is_not_deleted_under_a_job_that_is_not_over(store, kind):
+    files, jobs = store.files(LOCAL_PROJECT), store.jobs(LOCAL_PROJECT)
+    ids = {}
+    for name in ("training_file", "validation_file"):
+        with store.blobs.receive(LOCAL_PROJECT) as incoming:
+            incoming.write(name.encode())
+            ids[name] = files.add(incoming, filename="a", purpose="fine-tune").id
+    job = jobs.create(JobRequest("tiny", **ids))
+    with pytest.raises(UsageError, match=f"is a file of the job {job.id}, which is not over"):
+        files.delete(ids[kind])
+    jobs.cancel(job.id)
+    assert files.delete(ids[kind])
+
+
 class Tenants(RuleBasedStateMachine):
     """Three projects do everything they can; none ever sees or changes what is another's."""
 

@@ -34,7 +34,8 @@ def look_at(path: Path, *, may_be_marked: bool = False) -> tuple[str, ...]:
         with path.open("rb") as file:
             head = file.read(4)
     except FileNotFoundError as error:
-        raise DataError(path, None, "there is no such file.", "Check the name in `[data]` of task.toml.") from error
+        hint = "Check the name in `[data]` of task.toml; `stepladder label` makes the first examples."
+        raise DataError(path, None, "there is no such file.", hint) from error
     except OSError as error:
         raise DataError(path, None, f"cannot be read ({error.strerror}).", "Check its permissions.") from error
     for mark, encoding in _FOREIGN_MARKS:

@@ -39,6 +39,9 @@ def read_rows(path: Path, notes: list[str]) -> tuple[list[str], list[Row]]:
     lines = _Lines(path)
     with _long_cells():
         header_line = next(lines, "")
+        if "\r" in header_line.rstrip("\r\n"):
+            problem = "the lines end in a carriage return alone, as on old Macs."
+            raise DataError(path, 1, problem, "Save it again as CSV UTF-8, with the line ends of today.")
         separator = _separator(path, header_line)
         if separator != "," and path.suffix.lower() == ".csv":
             notes.append(f"{path.name}: columns are separated by {'a tab' if separator == chr(9) else repr(separator)}.")
@@ -119,7 +122,7 @@ def _long_cells() -> Iterator[None]:
 def _separator(path: Path, header: str) -> str:
     if path.suffix.lower() in (".tsv", ".tab"):
         return "\t"
-    return max(",;\t", key=header.count)  # the first of equals, so a comma when in doubt
+    return max(",;\t|", key=header.count)  # the first of equals, so a comma when in doubt
 
 
 def _header(path: Path, line: str, separator: str) -> list[str]:

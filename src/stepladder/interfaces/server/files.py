@@ -33,12 +33,18 @@ async def create_file(request: Request, project: ProjectId, house: TheHouse, lim
     """Take in a file while it arrives: hashed and written as it comes, never whole in memory."""
     files = house.files(project)
     with house.blobs.receive(project) as incoming:
-        sink = Metered(incoming, limits.file_bytes, limits.project_bytes - files.bytes_used())
+        sink = Metered(incoming, limits.file_bytes, await run_in_threadpool(room_left, files, limits))
         content_type = request.headers.get("content-type", "")
         form = await read_form(content_type, request.stream(), file_field="file", sink=sink)
         key = request.headers.get("idempotency-key")
         stored = await run_in_threadpool(_keep, files, incoming, form, limits, key)
     return file_object(stored)
+
+
+def room_left(files: StoredFiles, limits: Limits) -> int:
+    """Bytes that the project may still store; what has expired makes room first."""
+    files.forget_expired()
+    return limits.project_bytes - files.bytes_used()
 
 
 def _keep(files: StoredFiles, incoming: Incoming, form: Form, limits: Limits, idempotency_key: str | None) -> StoredFile:
@@ -47,7 +53,7 @@ def _keep(files: StoredFiles, incoming: Incoming, form: Form, limits: Limits, id
     if purpose == "fine-tune":
         with incoming.path.open("rb") as file:
             refuse_other_than_jsonl(file, limits)
-    refuse_beyond_quota(incoming.bytes, limits.project_bytes - files.bytes_used())  # others may have come in meanwhile
+    refuse_beyond_quota(incoming.bytes, room_left(files, limits))  # others may have come in meanwhile
     return files.add(
         incoming,
         filename=plain_name(form.filename),

@@ -19,6 +19,7 @@ from stepladder.interfaces.server.files import (
     file_object,
     refuse_beyond_quota,
     refuse_other_than_jsonl,
+    room_left,
 )
 from stepladder.interfaces.server.limits import Limits, read_body
 from stepladder.interfaces.server.multipart import read_form
@@ -57,8 +58,9 @@ async def create_upload(request: Request, project: ProjectId, house: TheHouse, l
     check_purpose(asked.purpose)
     life = None if asked.expires_after is None else checked_life(asked.expires_after.seconds)
     files = house.files(project)
-    refuse_beyond_quota(asked.bytes, limits.project_bytes - files.bytes_used())
-    made = files.create_upload(
+    refuse_beyond_quota(asked.bytes, await run_in_threadpool(room_left, files, limits))
+    made = await run_in_threadpool(
+        files.create_upload,
         filename=plain_name(asked.filename),
         purpose=asked.purpose,
         bytes=asked.bytes,
@@ -78,7 +80,7 @@ async def add_part(upload_id: str, request: Request, project: ProjectId, house: 
         raise invalid(f"An upload has at most {MOST_PARTS} parts.", "data")
     missing = upload.bytes - sum(part.bytes for part in parts)
     with house.blobs.receive(project) as incoming:
-        sink = Metered(incoming, min(limits.part_bytes, missing), limits.project_bytes - files.bytes_used())
+        sink = Metered(incoming, min(limits.part_bytes, missing), await run_in_threadpool(room_left, files, limits))
         content_type = request.headers.get("content-type", "")
         form = await read_form(content_type, request.stream(), file_field="data", sink=sink)
         if not form.has_file:
