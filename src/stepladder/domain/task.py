@@ -208,6 +208,8 @@ class ModelSettings(Settings):
 class UseSettings(Settings):
     """`[use]`: how the winner will be used; drives cost, break-even, warnings and refusals."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     calls_per_month: float | None = Field(None, gt=0, description="Expected calls a month (1,000 when nothing is said).")
     calls_total: float | None = Field(None, gt=0, description="Calls in all, for a one-off job.")
     horizon_months: float = Field(12, gt=0, description="Months over which costs are added up.")

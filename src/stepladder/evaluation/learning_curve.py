@@ -20,9 +20,9 @@ each point's own. Eighteen points so correlated are worth fewer, and the forecas
 Given c, ρ and τ everything is linear in a and b with one unknown variance, so that each has an exact Student-t forecast
 (generalised least squares, the noise of the new point forecast from those of the old). Forms are weighted by AICc over all (size,
 draw) points at their best c, ρ and τ; within a form these are weighted by their likelihood. The forecast is the mixture of all
-these t distributions given that a score lies in [0, 1]: each is cut half a validation row outside, and a shape whose curve leaves
-the range loses weight by what is cut away (Bayes' rule). Near the ceiling that decides between a curve that goes on rising and one
-that levels off. The interval is read off the distribution function, without any drawing of lots, and ends at whole rows.
+these t distributions given that a score lies in [0, 1]: each is cut half a validation row outside, and a shape whose curve
+leaves the range loses weight by what is cut away (Bayes' rule). Near the ceiling that decides between a curve that goes on rising
+and one that levels off. The interval is read off the distribution function, without any drawing of lots, and ends at whole rows.
 
 A curve that rises by g from the largest part to the new size makes g·v of v validation rows newly right: that is a count, which
 falls out otherwise each time. Its variance g·(1 − g) / v comes on top.

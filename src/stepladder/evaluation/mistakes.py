@@ -85,18 +85,11 @@ class MistakeFinder:
         kinds: dict[MistakeKind, list[str]] = {}
         for row in wrong:
             kinds.setdefault(self.kind(row), []).append(row.id)
-        found = [
-            Mistakes(
-                rung=row_rung(rows),
-                kind=kind,
-                rows=tuple(ids),
-                wrong=len(wrong),
-                asked=len(graded),
-                remedy=REMEDIES[kind],
-                right_elsewhere={rung: hits for rung, theirs in right.items() if (hits := len(theirs.intersection(ids)))},
-            )
-            for kind, ids in kinds.items()
-        ]
+        found = []
+        for kind, ids in kinds.items():
+            elsewhere = {rung: hits for rung, theirs in right.items() if (hits := len(theirs.intersection(ids)))}
+            remedy = _remedy(kind, len(ids), elsewhere)
+            found.append(Mistakes(row_rung(rows), kind, tuple(ids), len(wrong), len(graded), remedy, elsewhere))
         return tuple(sorted(found, key=lambda one: (-len(one.rows), list(MistakeKind).index(one.kind))))
 
     def _right_from(self, rows: Sequence[GradedRow]) -> float:
@@ -152,6 +145,15 @@ class MistakeFinder:
         if output.style:
             return bool(said.words)
         return bool(words) and len(words & said.words) >= SAME_CONTENT * len(words)
+
+
+def _remedy(kind: MistakeKind, rows: int, right_elsewhere: Mapping[str, int]) -> str:
+    """What helps; no larger model where a rung that was climbed has most of these rows right."""
+    rung, hits = max(right_elsewhere.items(), key=lambda item: item[1], default=("", 0))
+    if kind is MistakeKind.REASONING and 2 * hits >= rows:
+        sentence = "the shape is right and the content is wrong"
+        return f"{sentence}: {rung} has {hits:,} of these {rows:,} right, so no larger model is needed"
+    return REMEDIES[kind]
 
 
 def row_rung(rows: Sequence[GradedRow]) -> str:

@@ -211,13 +211,26 @@ def _row_prompts(context: CheckContext) -> list[Prompt]:
     return prompts
 
 
+def _rows_that_fit(context: CheckContext, engine: Engine) -> set[str]:
+    """Rows the model can be asked about; the others are `too-long`, which is a finding of its own."""
+    lengths = context.lengths
+    if lengths is None and "count" in engine.can:
+        lengths = _count(context, engine)
+    if lengths is None or not lengths.context_tokens:
+        return {row.id for row in context.rows}
+    room = lengths.context_tokens
+    return {id for id, (prompt, answer) in lengths.tokens.items() if prompt + max(answer, ANSWER_TOKENS) < room}
+
+
 def _ask_for_losses(context: CheckContext, engine: Engine, progress: Progress) -> CheckContext:
     if "score" not in engine.can:
         return context
+    fitting = _rows_that_fit(context, engine)
+    prompts = [prompt for prompt in _row_prompts(context) if prompt.id in fitting]
     progress.start("scoring the answers")
-    scores = engine.score(_row_prompts(context), [[row.reference] for row in context.rows])
+    scores = engine.score(prompts, [[row.reference] for row in context.rows if row.id in fitting])
     progress.finish()
-    return replace(context, losses={row.id: own[0] for row, own in zip(context.rows, scores, strict=True)})
+    return replace(context, losses={prompt.id: own[0] for prompt, own in zip(prompts, scores, strict=True)})
 
 
 def _ask_for_likeness(context: CheckContext, engine: Engine, progress: Progress) -> CheckContext:
@@ -230,7 +243,8 @@ def _ask_for_likeness(context: CheckContext, engine: Engine, progress: Progress)
 
 
 def _ask_for_facts(context: CheckContext, engine: Engine, progress: Progress) -> CheckContext:
-    asked = [prompt for prompt in _row_prompts(context) if prompt.id in (context.lacking or {})][:ASKED_ROWS]
+    wanted = _rows_that_fit(context, engine).intersection(context.lacking or {})
+    asked = [prompt for prompt in _row_prompts(context) if prompt.id in wanted][:ASKED_ROWS]
     draws: dict[str, list[str]] = {prompt.id: [] for prompt in asked}
     progress.start("asking for facts", 1 + DRAWS)
     for draw in range(1 + DRAWS if asked else 0):

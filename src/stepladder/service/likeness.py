@@ -27,7 +27,8 @@ DRAWS = 2  # of each background; their mean is steadier than one
 SHOWN = 32  # texts of a draw
 LONGEST = 400  # characters of an input that are shown or scored
 MOST_ROWS = 300
-CHARACTERS_A_TOKEN = 3  # a cautious guess, to stay within the context
+PARTS_OF_CONTEXT = 3  # one for what is shown, one for the text that is scored; the template has the rest
+TOKENS_BETWEEN = 2  # of the empty line between two texts
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
@@ -35,17 +36,19 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 def measure_likeness(context: CheckContext, engine: Engine) -> dict[str, float]:
     """By id of a test row that is not clearly near a training row: ln p(after training inputs) − ln p(after others), per token.
 
-    Rows that cannot be scored are absent.
+    Rows that are empty or do not fit are absent.
     """
-    rows = [context.rows[place] for place in thinly_covered(context)][:MOST_ROWS]
+    room = engine.identity.context_tokens // PARTS_OF_CONTEXT
+    thin = [context.rows[place] for place in thinly_covered(context)][:MOST_ROWS]
+    counts = _count(engine, [_cut(row.input_text) for row in thin])
+    rows = [row for row, tokens in zip(thin, counts, strict=True) if 0 < tokens <= room]
     if not rows:
         return {}
     train = [row.input_text for row in context.rows if context.part_of.get(row.id) == "train"]
     texts = [_cut(row.input_text) for row in rows]
-    room = (engine.identity.context_tokens or 2_048) * CHARACTERS_A_TOKEN // 2
     nats = np.zeros(len(rows))
     for sign, background in ((1, train), (-1, _texts_of_no_task(load_probes(context.task)))):
-        for shown in _draws(background, room):
+        for shown in _draws(engine, background, room):
             nats += sign * _nats_a_token(engine, shown, texts) / DRAWS
     return {row.id: float(likeness) for row, likeness in zip(rows, nats, strict=True) if np.isfinite(likeness)}
 
@@ -58,12 +61,19 @@ def _nats_a_token(engine: Engine, shown: Sequence[str], texts: Sequence[str]) ->
     return np.array([score.log_probability / score.tokens if score.tokens else np.nan for score in scores])
 
 
-def _draws(texts: Sequence[str], room: int) -> list[list[str]]:
-    """Two samples without a text in common, each of at most 32 texts and `room` characters."""
+def _draws(engine: Engine, texts: Sequence[str], room: int) -> list[list[str]]:
+    """Two samples without a text in common, each of at most 32 texts and `room` tokens."""
     mixed = [_cut(text) for text in Random(0).sample(list(texts), len(texts))]
     size = min(SHOWN, len(mixed) // DRAWS)
     drawn = [mixed[start : start + size] for start in range(0, DRAWS * size, size)]
-    return [[text for text, used in zip(part, accumulate(map(len, part)), strict=True) if used <= room] for part in drawn]
+    return [[text for text, used in zip(part, accumulate(_count(engine, part)), strict=True) if used <= room] for part in drawn]
+
+
+def _count(engine: Engine, texts: Sequence[str]) -> list[int]:
+    """Tokens of each text and the line behind it; its bytes, which are never fewer, where the engine cannot count."""
+    if "count" not in engine.can:
+        return [len(text.encode()) for text in texts]
+    return [tokens + TOKENS_BETWEEN if tokens else 0 for tokens in engine.count_text_tokens(texts)]
 
 
 def _texts_of_no_task(probes: Probes) -> list[str]:

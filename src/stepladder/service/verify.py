@@ -1,7 +1,8 @@
 """`verify`: does a run folder still say what it said? Hashes compared, grades and verdict reckoned again from the rows.
 
 Nothing is asked of any model: grades of a model judge are reckoned from its judgements in the run folder, and where those are
-missing they are taken as recorded, which is said. The near-duplicate clusters, latencies and seconds are taken as recorded.
+missing they are taken as recorded, which is said. The near-duplicate clusters, latencies, seconds, openings
+of the test split, leaks, `[use]` and what general abilities were kept are taken as recorded: the rows cannot tell them.
 """
 
 from __future__ import annotations

@@ -158,6 +158,15 @@ def test_a_foreign_test_row_that_the_embedder_alone_does_not_tell_is_named_with_
     assert "likelier by" in next(mark.seen for mark in named if (mark.file, mark.line) in foreign)
 
 
+def test_a_row_over_the_context_is_found_and_the_model_is_asked_about_the_others(handbook: Folder) -> None:
+    long = plant(handbook, lambda row, n: row.update(prompt="is it far? " * 200, completion="It is Pellmouth 7."), every=31, count=1)
+    engine = FakeEngine(lambda prompt, decoding, adapter: "It is Pellmouth.", context_tokens=400)
+    result = checked(handbook, engine=engine, with_model=True)
+    assert {(mark.file, mark.line) for one in result.report.findings if one.code == "too-long" for mark in one.rows} == long
+    assert {one.code for one in result.report.not_run}.isdisjoint({"loss-outlier", "unknown-fact"})
+    assert max(len(call.prompt.messages[-1].content) for call in engine.calls) < 2_000
+
+
 def chat_model() -> tuple[ChatTemplate, Tokenizer]:
     special = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
     template = ChatTemplate(CHATML, special=special, model="tiny")
