@@ -127,8 +127,8 @@ def control(text: str, chance: Random) -> str:
     return " ".join(words)
 
 
-def _kind(name: str, code: str, plant: Plant, sets: tuple[str, ...] = EVERY, *, exact: bool = True) -> Kind:
-    return Kind(name, frozenset({code}), plant, sets, exact)
+def _kind(name: str, codes: str, plant: Plant, sets: tuple[str, ...] = EVERY, *, exact: bool = True) -> Kind:
+    return Kind(name, frozenset(codes.split()), plant, sets, exact)
 
 
 KINDS = (

@@ -159,7 +159,9 @@ def test_a_foreign_test_row_that_the_embedder_alone_does_not_tell_is_named_with_
 
 
 def test_a_row_over_the_context_is_found_and_the_model_is_asked_about_the_others(handbook: Folder) -> None:
-    long = plant(handbook, lambda row, n: row.update(prompt="is it far? " * 200, completion="It is Pellmouth 7."), every=31, count=1)
+    long = plant(
+        handbook, lambda row, n: row.update(prompt="is it far? " * 200, completion="It is Pellmouth 7."), every=31, count=1
+    )
     engine = FakeEngine(lambda prompt, decoding, adapter: "It is Pellmouth.", context_tokens=400)
     result = checked(handbook, engine=engine, with_model=True)
     assert {(mark.file, mark.line) for one in result.report.findings if one.code == "too-long" for mark in one.rows} == long
