@@ -126,6 +126,7 @@ def test_a_rung_that_validation_would_name_and_that_never_answered_the_test_is_s
         (Assumptions(calls_per_month=-1), "calls_per_month"),
         (Assumptions(facts_change="hourly"), "facts_change"),
         (Assumptions(calls_per_month=1, calls_total=1), "calls_total"),
+        (Assumptions(calls_per_month=float("inf")), "calls_per_month: Input should be a finite number"),
     ],
 )
 def test_assumptions_that_make_no_sense_are_refused(finished: Climb, assumptions: Assumptions, says: str) -> None:
@@ -140,7 +141,9 @@ def test_hosted_rungs_are_ruled_out_when_the_data_must_stay(finished: Climb, cop
         contender["hosted"] = contender["tuned"]
     path.write_text(json.dumps(content), encoding="utf-8")
     leaving = derive_verdict(copied, Assumptions(data_may_leave=True)).verdict
-    staying = derive_verdict(copied, Assumptions(data_may_leave=False)).verdict
+    derived = derive_verdict(copied, Assumptions(data_may_leave=False))
+    staying = derived.verdict
+    assert any("only a climb without them says" in note for note in derived.notes)
     assert leaving.rung == finished.verdict.rung
     assert not (staying.rung or "").startswith("lora")
     assert any("`[use] data_may_leave` is false" in reason for reason in staying.reasons)

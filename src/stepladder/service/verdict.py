@@ -147,7 +147,8 @@ def _one_off(contenders: Sequence[Contender], use: UseSettings) -> list[Contende
 
 
 def _changed(inputs: VerdictInputs, other: VerdictInputs, use: UseSettings, other_use: UseSettings) -> tuple[str, ...]:
-    before = {"target": inputs.target, "minimum_gain": inputs.minimum_gain, **use.model_dump()}
+    aims = {"target": inputs.target, "minimum_gain": inputs.minimum_gain}
+    before = {**aims, **use.model_dump(), "data_may_leave": inputs.data_may_leave}
     after = {"target": other.target, "minimum_gain": other.minimum_gain, **other_use.model_dump()}
     return tuple(
         f"{name} = {_said(after[name])} instead of {_said(before[name])}" for name in before if before[name] != after[name]
@@ -180,10 +181,13 @@ def _never_asked(record: ClimbRecord, inputs: VerdictInputs, rows: Sequence[Grad
         validated, target=inputs.target, minimum_gain=inputs.minimum_gain, max_latency_seconds=inputs.max_latency_seconds
     ).names
     absent = [name for name in named if name not in {one.rung for one in inputs.contenders}]
-    return tuple(
+    notes = [
         f"Under these assumptions validation would name {name} as well, which never answered the test rows. Climb again to know."
         for name in absent
-    )
+    ]
+    if not inputs.data_may_leave and any(one.hosted for one in inputs.contenders):
+        notes.append("Hosted rungs held a part; which local one validation would name instead, only a climb without them says.")
+    return tuple(notes)
 
 
 def _was_asked(rung: RungResult, by_rung: Mapping[str, Sequence[GradedRow]]) -> bool:
