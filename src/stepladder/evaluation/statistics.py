@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 CROSS_FIT_INFLATION = 1.25
 """Variance factor for scores of cross-fitted rungs: five models, trained on overlapping rows, answered the rows."""
 
+AT_AN_END = 0.1
 FEW_DIFFERENT_ROWS = 15
 """Below so many rows that differ from the commonest score, a bootstrap sees too few of them to be trusted."""
 
@@ -137,9 +138,13 @@ def design_effect(values: Floats, clusters: NDArray[np.int64]) -> float:
 
 
 def few_differ(values: Floats) -> bool:
-    """Whether too few rows differ from the commonest score for a bootstrap."""
+    """Whether too few rows differ from the commonest score, or from the end of the scale that most are at, for a bootstrap.
+
+    Of scores like 0.97, 0.93, 1.0 with a 0 in fifty, a sample often holds no 0 at all, and resampling it cannot know of any.
+    """
     commonest = int(np.unique(np.round(values, 9), return_counts=True)[1].max())
-    return len(values) - commonest < FEW_DIFFERENT_ROWS
+    at_an_end = max(int((values <= AT_AN_END).sum()), int((values >= 1 - AT_AN_END).sum()))
+    return len(values) - max(commonest, at_an_end) < FEW_DIFFERENT_ROWS
 
 
 def mean_interval(
