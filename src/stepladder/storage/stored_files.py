@@ -21,13 +21,11 @@ PART_COLUMNS = "id, project, upload, bytes, sha256, created_at"
 UPLOAD_SECONDS = 3600
 CHUNK_BYTES = 2**20
 
-_NEEDS_FILE = (
-    "status NOT IN ('succeeded', 'failed', 'cancelled') "
-    "AND {file} IN (json_extract(request, '$.training_file'), json_extract(request, '$.validation_file'))"
-)
+_UNFINISHED = "status NOT IN ('succeeded', 'failed', 'cancelled')"
+_AMONG_ITS_FILES = "IN (json_extract(request, '$.training_file'), json_extract(request, '$.validation_file'))"
 _EXPIRED_FILES = (
     "project = :project AND expires_at <= :now AND NOT EXISTS "
-    f"(SELECT 1 FROM jobs WHERE jobs.project = :project AND {_NEEDS_FILE.format(file='files.id')})"
+    f"(SELECT 1 FROM jobs WHERE jobs.project = :project AND {_UNFINISHED} AND files.id {_AMONG_ITS_FILES})"
 )
 _LATE = "project = :project AND status = 'pending' AND expires_at <= :now"
 
@@ -117,7 +115,7 @@ class StoredFiles:
             UsageError: A job that is not over needs it: it could not be resumed, nor begin anew after a crash.
         """
         with self._database.write() as connection:
-            sql = f"SELECT id FROM jobs WHERE project = ?1 AND {_NEEDS_FILE.format(file='?2')}"
+            sql = f"SELECT id FROM jobs WHERE project = ? AND {_UNFINISHED} AND ? {_AMONG_ITS_FILES}"
             jobs = list(connection.execute(sql, (self.project, file)))
             if jobs:
                 raise UsageError(f"{file} is a file of the job {jobs[0]['id']}, which is not over.", "Cancel the job first.")
