@@ -70,10 +70,10 @@ def follow(folder: Path, *more: str) -> tuple[str, dict[str, str]]:
 def test_whoever_follows_the_page_chats_with_a_model_of_their_own(tmp_path: Path) -> None:
     model = build_tiny_model(tmp_path / "tiny", hidden=32)
     said, _ = follow(tmp_path, "--model", f"{STARTER}={model}")  # the only word that is not on the page
-    assert "succeeded The job has successfully completed" in said
-    *told, answer = said.splitlines()
-    assert told[-1].startswith("succeeded ")
-    assert not answer.startswith("succeeded ")  # it is what the new model said
+    _, succeeded, answer = said.partition("succeeded The job has successfully completed\n")
+    assert succeeded
+    assert answer  # it is what the new model said, at random and in any number of lines
+    assert "The job has" not in answer
 
 
 @pytest.mark.long

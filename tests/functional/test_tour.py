@@ -79,7 +79,7 @@ def test_the_tour_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.Mo
     (shown,) = [cell for cell in notebook.cells if cell.get("id") == "show-climb"]
     assert "<table" in shown.outputs[0].data["text/html"]
     assert "only gains of about" in printed(notebook, "run-plan")
-    assert "152 rows" in printed(notebook, "run-check")
+    assert "200 rows" in printed(notebook, "run-check")
     assert "baseline: " in printed(notebook, "run-climb")
     assert re.search(r"lora +not applicable: ", printed(notebook, "show-rungs"))
     assert printed(notebook, "run-predict").count("→") == 2
