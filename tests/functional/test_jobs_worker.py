@@ -8,10 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import apsw
 import pytest
 
 from filled_store import messages
@@ -160,8 +161,7 @@ def test_a_worker_held_up_past_its_lease_writes_nothing_when_it_wakes(store: Sto
         wait_until(lambda: stepped(store, job))
         stopped = [zombie.pid or 0, *trainers(zombie.pid or 0)]
         assert len(stopped) == 2
-        for process in stopped:
-            os.kill(process, signal.SIGSTOP)
+        freeze(store, stopped)
         first = known(store, job).token
         heir = store.queue(lease_seconds=600.0)
         claims = []
@@ -180,6 +180,28 @@ def test_a_worker_held_up_past_its_lease_writes_nothing_when_it_wakes(store: Sto
         assert before == after
         assert claims[0].token == first + 1
         heir.check(claims[0])  # and it is still the heir's
+
+
+def freeze(store: Store, processes: Sequence[int]) -> None:
+    """Stop processes between their writes: one that is stopped inside a write holds every other writer up."""
+
+    def stopped_outside_a_write() -> bool:
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        probe = apsw.Connection(str(store.database.path))
+        probe.set_busy_timeout(1000)
+        try:
+            probe.execute("BEGIN IMMEDIATE")
+            probe.execute("ROLLBACK")
+        except apsw.BusyError:
+            for process in processes:
+                os.kill(process, signal.SIGCONT)
+            return False
+        finally:
+            probe.close()
+        return True
+
+    wait_until(stopped_outside_a_write)
 
 
 def test_a_trainer_that_dies_every_time_fails_its_job_and_not_the_worker(store: Store, model: Path) -> None:

@@ -23,6 +23,7 @@ def resident_pages():
 before = faults_of_twenty_large_tensors()
 resident_before = resident_pages()
 with reused_memory():
+    faults_of_twenty_large_tensors()  # until the free blocks lie where the next ones go
     inside = faults_of_twenty_large_tensors()
     kept = resident_pages() - resident_before
 print(json.dumps({"faults": [before, inside], "kept": kept, "left": resident_pages() - resident_before}))
@@ -35,5 +36,5 @@ def test_large_tensors_take_their_pages_once_inside_and_give_them_back_outside()
     child = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
     measured = json.loads(child.stdout)
     before, inside = measured["faults"]
-    assert inside < before / 2
+    assert inside < before / 100
     assert measured["kept"] > 10 * measured["left"]
