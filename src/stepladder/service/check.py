@@ -236,16 +236,17 @@ def _ask_for_losses(context: CheckContext, engine: Engine, progress: Progress) -
 def _ask_for_likeness(context: CheckContext, engine: Engine, progress: Progress) -> CheckContext:
     if "score" not in engine.can:
         return context
-    progress.start("comparing test inputs with training")
-    likeness = measure_likeness(context, engine)
-    progress.finish()
-    return replace(context, likeness=likeness)
+    return replace(context, likeness=measure_likeness(context, engine, progress))
 
 
 def _ask_for_facts(context: CheckContext, engine: Engine, progress: Progress) -> CheckContext:
     wanted = _rows_that_fit(context, engine).intersection(context.lacking or {})
     asked = [prompt for prompt in _row_prompts(context) if prompt.id in wanted][:ASKED_ROWS]
     draws: dict[str, list[str]] = {prompt.id: [] for prompt in asked}
+    if asked and is_remote(context.task.settings.model.base):
+        progress.note(
+            f"{engine.identity.name} is asked for facts: {len(asked) * (1 + DRAWS):,} answers, which its provider may bill."
+        )
     progress.start("asking for facts", 1 + DRAWS)
     for draw in range(1 + DRAWS if asked else 0):
         decoding = Decoding(ANSWER_TOKENS, temperature=DRAW_TEMPERATURE if draw else 0.0, seed=draw)
@@ -288,6 +289,8 @@ def report_lines(checked: Checked) -> list[str]:
             lines.append(f"  and {len(report.repair_first) - SHOWN_REPAIRS:,} more")
     if report.not_run:
         lines += ["", "Not run:", *(f"  {one.code}: {one.needs}" for one in report.not_run)]
+    if report.in_part:
+        lines += ["", "Run in part:", *(f"  {one.code}: {one.needs}" for one in report.in_part)]
     for copy in checked.fixed:
         lines += ["", f"{copy.path} written, {len(copy.changes):,} changes (the original is as it was; check the copy again):"]
         lines += [f"  line {change.line}: {change.what} ({change.code})" for change in copy.changes]
@@ -330,6 +333,7 @@ def to_json(checked: Checked) -> dict[str, Any]:
             for one in report.findings
         ],
         "not_run": [asdict(one) for one in report.not_run],
+        "in_part": [asdict(one) for one in report.in_part],
         "label_ceiling": {**asdict(report.ceiling), "sentence": report.ceiling.sentence},
         "advice": GOOD_ROWS,
         "repair_first": [asdict(row) for row in report.repair_first],

@@ -21,7 +21,7 @@ from stepladder.data.checks.coverage import thinly_covered
 from stepladder.data.probes import load_probes
 from stepladder.domain.messages import Message
 from stepladder.domain.probes import Probes
-from stepladder.domain.protocols import Engine, Prompt
+from stepladder.domain.protocols import Engine, Progress, Prompt
 
 DRAWS = 2  # of each background; their mean is steadier than one
 SHOWN = 32  # texts of a draw
@@ -33,7 +33,7 @@ TOKENS_BETWEEN = 2  # of the empty line between two texts
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 
-def measure_likeness(context: CheckContext, engine: Engine) -> dict[str, float]:
+def measure_likeness(context: CheckContext, engine: Engine, progress: Progress) -> dict[str, float]:
     """By id of a test row that is not clearly near a training row: ln p(after training inputs) − ln p(after others), per token.
 
     Rows that are empty or do not fit are absent.
@@ -47,9 +47,12 @@ def measure_likeness(context: CheckContext, engine: Engine) -> dict[str, float]:
     train = [row.input_text for row in context.rows if context.part_of.get(row.id) == "train"]
     texts = [_cut(row.input_text) for row in rows]
     nats = np.zeros(len(rows))
+    progress.start("comparing test inputs with training", 2 * DRAWS)
     for sign, background in ((1, train), (-1, _texts_of_no_task(load_probes(context.task)))):
         for shown in _draws(engine, background, room):
             nats += sign * _nats_a_token(engine, shown, texts) / DRAWS
+            progress.advance()
+    progress.finish()
     return {row.id: float(likeness) for row, likeness in zip(rows, nats, strict=True) if np.isfinite(likeness)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -266,6 +267,14 @@ def test_what_needs_a_model_is_not_run_and_never_passes_silently(handbook: Folde
     report = report_of(handbook)
     assert {"loss-outlier", "unknown-fact", "template", "too-long"} <= {one.code for one in report.not_run}
     assert all(one.needs for one in report.not_run)
+
+
+def test_coverage_without_the_model_is_said_to_have_run_in_part(handbook: Folder) -> None:
+    context = context_of(handbook.write())
+    (part,) = run_checks(context).in_part
+    assert part.code == "coverage"
+    assert "--with-model" in part.needs
+    assert not run_checks(replace(context, likeness={})).in_part
 
 
 def test_answers_with_a_strange_loss_are_to_be_read_and_never_dropped(handbook: Folder) -> None:

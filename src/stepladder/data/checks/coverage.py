@@ -104,4 +104,5 @@ CHECK = Check(
     "with the base model also those that training inputs make hardly likelier.",
     find,
     needs=("embedder",),
+    sharper_with=("likeness",),
 )

@@ -55,7 +55,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class NotRun:
-    """A check that could not look, and what it would need. It found nothing because it saw nothing."""
+    """A check that could not look, or not at everything, and what it would need."""
 
     code: str
     needs: str
@@ -65,10 +65,12 @@ class NotRun:
 class Check:
     """One kind of fault: its code, what it finds in a sentence (the reference page is made of these), and the search itself.
 
-    `needs` names optional parts of the context; where one is missing, the check is reported as not run.
+    `needs` names optional parts of the context; where one is missing, the check is reported as not run. Where a part that
+    `sharper_with` names is missing, it is reported as run in part.
     """
 
     code: str
     what: str
     find: Callable[[CheckContext], Sequence[Finding]]
     needs: tuple[str, ...] = ()
+    sharper_with: tuple[str, ...] = ()

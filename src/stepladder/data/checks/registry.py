@@ -102,6 +102,7 @@ NEEDS = {
     "embedder": "the embedder",
     "lacking": "the search for facts",
     "unknown": "the model (`--with-model`)",
+    "likeness": "the model's log-probabilities (`--with-model`)",
     "losses": "the model's log-probabilities (`--with-model`)",
     "template": "the model's tokenizer and chat template (`stepladder models pull`)",
     "lengths": "the model's tokenizer (`stepladder models pull`)",
@@ -126,11 +127,12 @@ class RowToRepair:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What the checks found, gravest first, and what they could not look at."""
+    """What the checks found, gravest first, and which of them could not look, or `in_part` only."""
 
     rows: int
     findings: tuple[Finding, ...]
     not_run: tuple[NotRun, ...]
+    in_part: tuple[NotRun, ...]
     ceiling: LabelCeiling
     repair_first: tuple[RowToRepair, ...]
 
@@ -143,14 +145,22 @@ def run_checks(context: CheckContext, checks: Sequence[Check] = CHECKS) -> Check
     """Run every check whose needs are met; the others are named in `not_run`."""
     findings: list[Finding] = []
     not_run: list[NotRun] = []
+    in_part: list[NotRun] = []
     for check in checks:
-        lacking = [need for need in check.needs if getattr(context, need) is None]
+        lacking = _lacking(context, check.needs)
         if lacking:
-            not_run.append(NotRun(check.code, f"needs {NEEDS[lacking[0]]}"))
-        else:
-            findings += check.find(context)
+            not_run.append(NotRun(check.code, f"needs {lacking[0]}"))
+            continue
+        findings += check.find(context)
+        in_part += [NotRun(check.code, f"would see more with {part}") for part in _lacking(context, check.sharper_with)[:1]]
     findings.sort(key=lambda one: _ORDER[one.severity])  # stable: checks stay in order within a severity
-    return CheckReport(len(context.rows), tuple(findings), tuple(not_run), label_ceiling(context), _rank(context, findings))
+    ranked = _rank(context, findings)
+    return CheckReport(len(context.rows), tuple(findings), tuple(not_run), tuple(in_part), label_ceiling(context), ranked)
+
+
+def _lacking(context: CheckContext, parts: Sequence[str]) -> list[str]:
+    """What to say about those of `parts` that the context does not have."""
+    return [NEEDS[part] for part in parts if getattr(context, part) is None]
 
 
 def _rank(context: CheckContext, findings: Sequence[Finding]) -> tuple[RowToRepair, ...]:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import typer
 from pydantic.fields import FieldInfo
 
+from stepladder.data.checks.finding import Check
 from stepladder.data.checks.registry import CHECKS, NEEDS
 from stepladder.domain import errors
 from stepladder.domain.grader_settings import JudgeMessage, SamplingParams
@@ -260,7 +261,7 @@ def _default_grader(output: OutputSettings) -> str:
 
 def checks_page() -> str:
     """Every data check: its code, what it finds, what it needs."""
-    rows = [[_code(check.code), _cell(check.what), _cell(", ".join(NEEDS[need] for need in check.needs))] for check in CHECKS]
+    rows = [[_code(check.code), _cell(check.what), _cell(_parts(check))] for check in CHECKS]
     return _page(
         [
             "# Data checks",
@@ -270,6 +271,11 @@ def checks_page() -> str:
             _table(["code", "finds", "not run without"], rows),
         ]
     )
+
+
+def _parts(check: Check) -> str:
+    more = [f"sees more with {NEEDS[part]}" for part in check.sharper_with]
+    return "; ".join([*(NEEDS[part] for part in check.needs), *more])
 
 
 # Words and tables -----------------------------------------------------------------------------------------------------
