@@ -222,7 +222,9 @@ def test_a_moved_run_verifies(copied: Path) -> None:
     assert found.rows == len((copied / "rows.jsonl").read_text(encoding="utf-8").splitlines())
     shown = stepladder("verify", copied, "--json")
     assert shown.returncode == 0
-    assert json.loads(shown.stdout)["agrees"] is True
+    printed = json.loads(shown.stdout)
+    assert printed["agrees"] is True
+    assert "openings of the test split" in printed["taken_as_recorded"]
 
 
 def test_a_changed_byte_in_any_file_is_named(copied: Path) -> None:
@@ -299,7 +301,9 @@ def test_words_of_another_version_are_a_note_and_its_figures_are_not(copied: Pat
 
 def test_inputs_that_do_not_follow_from_the_rows_are_named(copied: Path) -> None:
     rewrite(copied / "verdict.json", lambda content: content["inputs"].update(target=0.1))
-    assert "`target` is None in the record, 0.1 in the inputs and None in the task." in problems(verify(copied))
+    assert "`target` is 0.1 in the inputs, None in the task and None in the record." in problems(verify(copied))
+    rewrite(copied / "verdict.json", lambda content: content["inputs"].update(max_latency_seconds=9.0))
+    assert "`max_latency_seconds` is 9.0 in the inputs, 30.0 in the task." in problems(verify(copied))
 
 
 def test_a_missing_file_and_a_missing_receipt_are_differences_and_a_later_file_is_not(copied: Path) -> None:

@@ -1,8 +1,7 @@
 """`verify`: does a run folder still say what it said? Hashes compared, grades and verdict reckoned again from the rows.
 
 Nothing is asked of any model: grades of a model judge are reckoned from its judgements in the run folder, and where those are
-missing they are taken as recorded, which is said. The near-duplicate clusters, latencies, seconds, openings
-of the test split, leaks, `[use]` and what general abilities were kept are taken as recorded: the rows cannot tell them.
+missing they are taken as recorded, which is said. So is what `TAKEN` names.
 """
 
 from __future__ import annotations
@@ -36,6 +35,10 @@ from stepladder.service.task_data import read_task_rows
 from stepladder.storage.receipt import Difference, compare_with_receipt
 from stepladder.storage.run_folder import RunFolder
 
+TAKEN = (
+    "Taken as recorded, for the rows cannot tell them: near-duplicate clusters, latencies and seconds, openings of the test "
+    "split, leaks, and which general abilities were kept."
+)
 NAMED = 20
 """Faults of one kind that are listed; the rest is counted."""
 SAME = 1e-9
@@ -192,10 +195,16 @@ def _asked_for(record: ClimbRecord, inputs: VerdictInputs, task: Task) -> Iterat
     wanted = {
         "target": (record.target, inputs.target, settings.target),
         "minimum_gain": (record.minimum_gain, inputs.minimum_gain, settings.minimum_gain),
+        "max_latency_seconds": (inputs.max_latency_seconds, settings.use.max_latency_seconds),
+        "data_may_leave": (inputs.data_may_leave, settings.use.data_may_leave),
     }
     for name, values in wanted.items():
         if len(set(values)) > 1:
-            yield f"`{name}` is {values[0]} in the record, {values[1]} in the inputs and {values[2]} in the task."
+            yield f"`{name}` is {values[-2]} in the inputs, {values[-1]} in the task{_recorded(values[:-2])}."
+
+
+def _recorded(values: Sequence[object]) -> str:
+    return "".join(f" and {value} in the record" for value in values)
 
 
 def _contender_faults(contender: Contender, rows: Sequence[GradedRow]) -> Iterator[str]:

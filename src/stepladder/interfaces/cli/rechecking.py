@@ -12,6 +12,7 @@ from stepladder.domain.verdict import Outcome
 from stepladder.interfaces.exit_codes import DATA, OK
 from stepladder.service.show import OUTCOMES, ladder_lines
 from stepladder.service.verdict import Assumptions, Derived, derive_verdict, derived_to_json
+from stepladder.service.verify import TAKEN
 from stepladder.service.verify import verify as verify_run
 from stepladder.storage.records import to_json
 
@@ -45,7 +46,7 @@ def verify(run: Path, *, as_json: bool) -> int:
     """Check a run, show what differs, and return the exit code."""
     found = verify_run(run)
     if as_json:
-        print(json.dumps({"agrees": found.agrees, **to_json(found)}, ensure_ascii=False, indent=2))
+        print(json.dumps({"agrees": found.agrees, **to_json(found), "taken_as_recorded": TAKEN}, ensure_ascii=False, indent=2))
         return OK if found.agrees else DATA
     for difference in found.differences:
         print(difference)
@@ -53,6 +54,7 @@ def verify(run: Path, *, as_json: bool) -> int:
         print(f"Note: {note}")
     if found.agrees:
         print(f"{found.run}: {found.files} files are as written; {found.rows:,} grades and the verdict follow from the rows.")
+        print(TAKEN)
     else:
         count = len(found.differences)
         print(
