@@ -25,7 +25,7 @@ from stepladder.service.contest import hold_contest
 from stepladder.service.curve import draw_curves
 from stepladder.service.figures import cache_line, usd_text
 from stepladder.service.judging import judge_remarks, keep_judgements
-from stepladder.service.plan import COMPARED, Plan
+from stepladder.service.plan import COMPARED, OVERRUN, Plan
 from stepladder.service.planning import plan_climb, reason_no_four_bits
 from stepladder.service.record import make_record
 from stepladder.service.refusal import tuning_refusals
@@ -56,9 +56,6 @@ from stepladder.service.style import check_decider, with_fitted_graders
 from stepladder.service.worlds import World, build_worlds
 from stepladder.storage.run_folder import RunFolder
 from stepladder.techniques.ladder import LADDER, technique
-
-OVERRUN = 1.25
-"""A climb may take a quarter longer than asked for, since a plan is an estimate; beyond that rungs are left out."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from stepladder.service.workload import Workload, epoch_tokens, estimate_confirm
 FREE_RUNGS = ("baseline", "recorded", "classifier")
 TUNED_RUNGS = ("lora", "lora+constrained", "lora+nearest", "lora+rag", "qlora", "dpo")
 KEPT_TO_THE_LAST = ("prompt", "constrained", "few-shot", "nearest", "rag", "lora", "lora+constrained")
-"""What a ladder is for; the dear combinations give way first."""
+"""What a ladder is for; the dear combinations give way first, and none of these for less than `OVERRUN`."""
+OVERRUN = 1.25
+"""A climb may take a quarter longer than asked for, since a plan is an estimate; beyond that rungs are left out."""
 COMPARED = ("prompt", "few-shot")
 """Rungs that models of `[model] compare` climb."""
 
@@ -93,8 +95,10 @@ def make_plan(
     while True:
         choices, dropped = _reduce(whole, kept, lambda chosen: seconds_of(chosen, kept) <= budget, cross=cross)  # noqa: B023
         sized = replace(work, worlds=choices.folds)
-        left_out = _next_to_leave_out(kept, estimate_rungs(sized, choices, speeds, rungs=kept))
-        if seconds_of(choices, kept) <= budget or left_out is None:
+        taken = estimate_rungs(sized, choices, speeds, rungs=kept)
+        left_out = _next_to_leave_out(kept, taken)
+        allowed = OVERRUN * budget if set(taken) <= set(KEPT_TO_THE_LAST) else budget
+        if seconds_of(choices, kept) <= allowed or left_out is None:
             break
         over.append(left_out)  # and begin anew: what is left may fit without dropping so much
         kept = tuple(rung for rung in kept if rung != left_out)
@@ -199,7 +203,8 @@ def _time_lines(seconds: float, budget_minutes: float, dropped: list[str], over:
     if seconds == 0:
         yield f"Time: cannot be told beforehand for this model; the budget is {budget_minutes:g} minutes."
     else:
-        yield f"Time: about {max(1, round(seconds / 60))} of {budget_minutes:g} minutes."
+        more = " It may take that much longer, for what is left is what a ladder is for." if seconds > 60 * budget_minutes else ""
+        yield f"Time: about {max(1, round(seconds / 60))} of {budget_minutes:g} minutes.{more}"
     if dropped:
         yield f"Left out to fit the budget: {'; '.join(dropped)}."
     if over:

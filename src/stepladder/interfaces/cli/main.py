@@ -49,7 +49,7 @@ def _root(
 def demo(
     name: Annotated[str, typer.Argument(help="Bundled task: tickets, handbook, voice, clinic or repairs.")] = "tickets",
     folder: Annotated[Path | None, typer.Option(help="Where to put the task's copy; ./demo/NAME by default.")] = None,
-    budget_minutes: Annotated[float, typer.Option(min=0.1, help="Minutes for the climb.")] = 8.0,
+    budget_minutes: Annotated[float, typer.Option(min=0.1, help="Minutes for the climb.")] = 5.5,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
