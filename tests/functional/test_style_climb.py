@@ -23,6 +23,7 @@ from stepladder.service.climb import Climb, climb
 from stepladder.service.rung_run import Marker
 from stepladder.service.setup import Tools
 from stepladder.service.style import fitted_marker, load_style
+from stepladder.service.verify import verify
 from stepladder.storage.run_folder import RunFolder
 from stepladder.techniques.fake import FakeEmbedder, FakeTuner
 
@@ -77,6 +78,7 @@ def test_the_style_grader_decides_is_kept_in_the_run_and_grades_again_without_a_
     assert [row.score for row in rows] == [score_again(marker, examples[row.id], row) for row in rows]
     assert "style auc" in run.report_path.read_text(encoding="utf-8")
     assert "References are told from its test answers with AUC" in str(finished)
+    assert verify(finished.folder).differences == ()
 
 
 def score_again(marker: Marker, example: Example, row: GradedRow) -> float | None:
@@ -90,6 +92,7 @@ def test_in_folds_each_fit_sees_its_own_training_part_only(tmp_path: Path) -> No
         file.write('\n[rungs]\nskip = ["nearest", "lora", "lora+nearest"]\n')
     finished = climb_with(tmp_path / "voice", wanted, zero_shot=0.0, shown=0.8, tuned=0.9)
     assert finished.record.regime == "cross"
+    assert verify(finished.folder).differences == ()
     run = RunFolder.open(finished.folder)
     rows = run.read_rows()
     for fold in range(finished.record.split_sizes["folds"]):

@@ -30,7 +30,8 @@ from stepladder.service import wiring
 from stepladder.service.contest import answered
 from stepladder.service.figures import counted
 from stepladder.service.open_run import find_run
-from stepladder.service.rung_run import validation_interval
+from stepladder.service.rung_run import Marker, validation_interval
+from stepladder.service.style import fitted_marker, load_style
 from stepladder.service.task_data import read_task_rows
 from stepladder.storage.receipt import Difference, compare_with_receipt
 from stepladder.storage.run_folder import RunFolder
@@ -107,7 +108,7 @@ def _grade_again(folder: RunFolder, rows: Sequence[GradedRow]) -> tuple[list[Dif
     graders = build_graders(task, wiring.recorded_judges(folder.path, lambda: missed.append(None)), examples=examples)
     settings = task.settings.decided_graders() if task.settings.graders else ()
     judged = [bool(list(judges_in(one))) for one in settings] or [False] * len(graders)
-    marker = _Regrading(graders, judged)
+    marker = _Regrading(_fitted(folder, Marker(tuple(graders)), rows), judged)
     faults = [
         f"line {number}: row '{row.id}' of {row.rung}: {fault}"
         for number, row in enumerate(rows, start=1)
@@ -121,10 +122,16 @@ def _grade_again(folder: RunFolder, rows: Sequence[GradedRow]) -> tuple[list[Dif
     return _listed("rows.jsonl", faults), notes
 
 
+def _fitted(folder: RunFolder, marker: Marker, rows: Sequence[GradedRow]) -> dict[int | None, Sequence[Grader]]:
+    """The graders of each fold; a style grader holds what it learned there, as the run keeps it."""
+    models = {fold: load_style(folder, fold) for fold in {row.fold for row in rows}}
+    return {fold: (marker if model is None else fitted_marker(marker, model)).graders for fold, model in models.items()}
+
+
 class _Regrading:
     """Grades rows again and says what differs; counts judged grades that were repeated or had to be taken on trust."""
 
-    def __init__(self, graders: Sequence[Grader], judged: Sequence[bool]) -> None:
+    def __init__(self, graders: Mapping[int | None, Sequence[Grader]], judged: Sequence[bool]) -> None:
         self._graders = graders
         self._judged = judged
         self.repeated = 0
@@ -135,11 +142,12 @@ class _Regrading:
             yield "the task's data has no such row."
             return
         recorded = [row.score, *row.others.values()]
-        names = [grader.name for grader in self._graders]
+        graders = self._graders[row.fold]
+        names = [grader.name for grader in graders]
         if list(row.others) != names[1:]:
             yield f"it was graded by {', '.join(row.others) or 'one grader'}, and the task names {', '.join(names)}."
             return
-        for grader, judged, before in zip(self._graders, self._judged, recorded, strict=True):
+        for grader, judged, before in zip(graders, self._judged, recorded, strict=True):
             now = _value(self._grade(grader, row, example))
             if judged and not (row.cut or row.unanswered):
                 if now is None and before is not None:
