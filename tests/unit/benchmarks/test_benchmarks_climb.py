@@ -84,6 +84,7 @@ CONTENT = {
         {
             "seconds": seconds,
             "rungs": {"prompt": 10.0, "lora": 30.0},
+            "budget_minutes": 10.0,
             "outcome": "sufficient",
             "commit": "abc",
             "machine": MACHINE,
