@@ -206,7 +206,10 @@ def lora_curves_table(result: Result) -> str:
             [curve["set"], f"{curve['rows']}", f"{curve['scored_rows']}", seen, *forecast, f"{curve['seconds'] / 60:.0f}"]
         )
     headers = ["set", "rows", "scored on", "score by rows learned", "at twice the rows [80 %]", "gain [80 %]", "P(enough)", "min"]
-    return "\n\n".join([_table(headers, rows), where_it_ran(result["machine"])])
+    again = (
+        f" Forecasts made again from these points at commit {result['forecast_commit']}." if "forecast_commit" in result else ""
+    )
+    return "\n\n".join([_table(headers, rows), where_it_ran(result["machine"]) + again])
 
 
 def where_it_ran(machine: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The learning curve of the fine-tune itself, on two tasks: nine trainings each, and what twice the rows would bring.
 
     .venv/bin/python benchmarks/curve/lora_curves.py [repairs tickets] [--minutes 20]
+    .venv/bin/python benchmarks/curve/lora_curves.py --forecast-again    # from the points on file, without any training
 
 Each task is climbed with the rungs `prompt` and `lora` alone and `[rungs] learning_curve = ["lora"]`: on a quarter, a half and
 seven eighths of the rows, three draws each. `--minutes` bounds each climb; where they do not hold nine trainings the climb says
@@ -13,6 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from run import TASKS, build_if_missing, climb, find_stepladder  # noqa: E402
 from task_folder import DATASETS, WORK  # noqa: E402
 
 from stepladder.domain.errors import EngineError, StepladderError  # noqa: E402
+from stepladder.evaluation.learning_curve import doubling  # noqa: E402
 from stepladder.files import write_text  # noqa: E402
 from stepladder.techniques.ladder import LADDER  # noqa: E402
 
@@ -55,6 +58,19 @@ def curve_of(record: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {"set": name, **found[0]}
 
 
+def forecast_again(content: Mapping[str, Any], commit: str) -> dict[str, Any]:
+    """The same points, and what today's code makes of them; `forecast_commit` says which code that was."""
+    return {**content, "curves": [_forecast(curve) for curve in content["curves"]], "forecast_commit": commit}
+
+
+def _forecast(curve: Mapping[str, Any]) -> dict[str, Any]:
+    if curve["doubling"] is None:
+        return dict(curve)
+    rows, scores, draws = ([point[key] for point in curve["points"]] for key in ("rows", "score", "draw"))
+    counts = {"all_rows": curve["rows"], "scored_rows": curve["scored_rows"]}
+    return {**curve, "doubling": asdict(doubling(rows, scores, draws, **counts, minimum_gain=curve["minimum_gain"]))}
+
+
 def main(
     arguments: Sequence[str] | None = None,
     *,
@@ -66,12 +82,18 @@ def main(
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"{', '.join(TASKS)} (default: {' '.join(DEFAULT)})")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="budget of each climb (%(default)s)")
+    parser.add_argument("--forecast-again", action="store_true", help="train nothing; forecast from the points on file")
     parser.add_argument("--datasets", type=Path, default=DATASETS, help="folder of the public data sets (%(default)s)")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.tasks if name not in TASKS]
     if unknown:
         parser.error(f"there is no task '{unknown[0]}'; choose from {', '.join(TASKS)}")
     machine, curves = describe_machine(REPOSITORY), []
+    if options.forecast_again:
+        again = forecast_again(json.loads(result.read_text(encoding="utf-8")), machine["commit"])
+        write_text(result, json.dumps(again, indent=1) + "\n")
+        print(f"{len(again['curves'])} curves forecast again from the points in {result.name}")
+        return 0
     for name in options.tasks or DEFAULT:
         try:
             folder = build(name, options.datasets, work)

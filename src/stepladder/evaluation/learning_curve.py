@@ -6,8 +6,9 @@ With n training rows the score is taken to be one of
     log-linear   s = a + b · ln n
     power law    s = a − b · n^(−c),  c on a grid
 
-plus noise of equal variance σ². The noises of two points are not independent: both are scores on the same validation rows,
-after training on rows drawn from the same heap. Their correlation is taken to be
+plus noise of variance σ² · (m / n)^γ, m the largest size: the fewer rows are drawn, the more hangs on which. γ is 1, the variance
+of a mean of n rows, or 0, noise of the validation rows alone. The noises of two points are not independent: both are scores on
+the same validation rows, after training on rows drawn from the same heap. Their correlation is taken to be
 
     ρ · overlap + τ · min(n, m) / max(n, m),  and 1 for a point with itself
 
@@ -17,9 +18,9 @@ much of the noise hangs on *which* rows were learned: the nearest neighbour is t
 τ says how much hangs on *how many* were: validation rows that are right from a certain size on, whatever the draw. The rest is
 each point's own. Eighteen points so correlated are worth fewer, and the forecast says so.
 
-Given c, ρ and τ everything is linear in a and b with one unknown variance, so that each has an exact Student-t forecast
+Given c, γ, ρ and τ everything is linear in a and b with one unknown variance, so that each has an exact Student-t forecast
 (generalised least squares, the noise of the new point forecast from those of the old). Forms are weighted by AICc over all (size,
-draw) points at their best c, ρ and τ; within a form these are weighted by their likelihood. The forecast is the mixture of all
+draw) points at their best c, γ, ρ and τ; within a form these are weighted by their likelihood. The forecast is the mixture of all
 these t distributions given that a score lies in [0, 1]: each is cut half a validation row outside, and a shape whose curve
 leaves the range loses weight by what is cut away (Bayes' rule). Near the ceiling that decides between a curve that goes on rising
 and one that levels off. The interval is read off the distribution function, without any drawing of lots, and ends at whole rows.
@@ -54,13 +55,29 @@ from stepladder.domain.verdict import Interval
 Floats = NDArray[np.float64]
 
 LEVEL = 0.8
-FEWEST_POINTS = 7  # AICc of the power law (a, b, c, the variance and its correlation) divides by points − 6
+FEWEST_POINTS = 7  # AICc of the power law (a, b, c, the variance and the kind of noise) divides by points − 6
 FEWEST_SIZES = 3
 EXPONENTS = tuple(np.geomspace(0.1, 2.0, 16))
 """From almost logarithmic to faster than any curve of classifiers in Viering and Loog's review."""
-INDEPENDENT = (0.0, 0.0)
-CORRELATIONS = (INDEPENDENT, (0.5, 0.0), (0.8, 0.0), (0.95, 0.0), (0.0, 0.5), (0.0, 0.8), (0.45, 0.45))
+CORRELATIONS = ((0.0, 0.0), (0.5, 0.0), (0.8, 0.0), (0.95, 0.0), (0.0, 0.5), (0.0, 0.8), (0.45, 0.45))
 """(ρ, τ), from each point for itself to almost all noise shared; never all of it, a fit has some luck of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """How the noises of points hang together and how they grow towards small sizes; see above for ρ, τ and γ."""
+
+    overlap: float = 0.0  # ρ
+    size: float = 0.0  # τ
+    growth: float = 0.0  # γ
+
+    @property
+    def shared(self) -> float:
+        """Correlation of two trainings on the same rows."""
+        return self.overlap + self.size
+
+
+NOISES = tuple(Noise(overlap, size, growth) for growth in (0.0, 1.0) for overlap, size in CORRELATIONS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,15 +89,31 @@ class Points:
     rows: float
     scored_rows: int
 
-    def correlations(self, correlation: tuple[float, float]) -> Floats:
-        """Between the noises of all points, shape (points, points)."""
-        same = self.draws[:, None] == self.draws[None, :]
-        shared = _shared(correlation, self.sizes[:, None], self.sizes[None, :], same, self.rows)
-        return shared + (1.0 - sum(correlation)) * np.eye(len(self.sizes))
+    def scales(self, noise: Noise, rows: ArrayLike) -> Floats:
+        """Standard deviation of the noise at so many rows, in those of the largest size; the shape of `rows`."""
+        scales: Floats = (self.sizes.max() / np.asarray(rows, dtype=np.float64)) ** (0.5 * noise.growth)
+        return scales
 
-    def correlations_with(self, correlation: tuple[float, float], rows: float) -> Floats:
+    def covariances(self, noise: Noise) -> Floats:
+        """Between the noises of all points, in variances at the largest size; shape (points, points)."""
+        same = self.draws[:, None] == self.draws[None, :]
+        shared = _shared(noise, self.sizes[:, None], self.sizes[None, :], same, self.rows)
+        scales = self.scales(noise, self.sizes)
+        return (shared + (1.0 - noise.shared) * np.eye(len(self.sizes))) * scales[:, None] * scales[None, :]
+
+    def covariances_with(self, noise: Noise, rows: float) -> Floats:
         """With the noise of a set of `rows` training rows that holds all of these; shape (points,)."""
-        return _shared(correlation, self.sizes, np.array(rows), np.array(True), self.rows)
+        shared = _shared(noise, self.sizes, np.array(rows), np.array(True), self.rows)
+        return shared * self.scales(noise, self.sizes) * self.scales(noise, rows)
+
+    def own_variance(self, noise: Noise, rows: float, against: float | None) -> float:
+        """Of the noise at `rows`, or of its difference from that at `against`, a part of the same rows or holding them."""
+        own = float(self.scales(noise, rows)) ** 2
+        if against is None:
+            return own
+        other = float(self.scales(noise, against)) ** 2
+        common = min(rows, against) / max(rows, against)
+        return own + noise.shared * (other - 2.0 * common * float(np.sqrt(own * other)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,14 +122,14 @@ class Shape:
 
     form: str
     exponent: float  # of the power law
-    correlation: tuple[float, float]
+    noise: Noise
     weight: float
     beta: Floats
-    spread: Floats  # (XᵀR⁻¹X)⁻¹, R the correlations
+    spread: Floats  # (XᵀR⁻¹X)⁻¹, R the covariances
     inverse: Floats  # R⁻¹
     basis: Floats  # R⁻¹X
     residual: Floats  # R⁻¹(y − Xβ)
-    variance: float  # of a point around the curve
+    variance: float  # of a point of the largest size around the curve
     freedom: int
 
     def features(self, rows: float) -> Floats:
@@ -163,13 +196,11 @@ class CurveFit:
 
     def _moments(self, shape: Shape, rows: float, against: float | None) -> tuple[float, float]:
         """Place and squared scale of one shape's forecast (Goldberger 1962)."""
-        features, known = shape.features(rows), self.points.correlations_with(shape.correlation, rows)
-        own = 1.0
+        features, known = shape.features(rows), self.points.covariances_with(shape.noise, rows)
+        own = self.points.own_variance(shape.noise, rows, against)
         if against is not None:
             features = features - shape.features(against)
-            known = known - self.points.correlations_with(shape.correlation, against)
-            shared = sum(shape.correlation)
-            own += shared - 2.0 * shared * min(rows, against) / max(rows, against)
+            known = known - self.points.covariances_with(shape.noise, against)
         left = features - shape.basis.T @ known
         place = float(features @ shape.beta + known @ shape.residual)
         variance = shape.variance * float(own - known @ shape.inverse @ known + left @ shape.spread @ left)
@@ -271,13 +302,11 @@ def _tails(level: float) -> tuple[float, float, float]:
     return 0.5, (1 - level) / 2, (1 + level) / 2
 
 
-def _shared(
-    correlation: tuple[float, float], sizes: Floats, others: Floats, nested: NDArray[np.bool_], all_rows: float
-) -> Floats:
-    """The part of the noise that two training sets share; drawn apart, they have sizes · others / rows rows in common."""
+def _shared(noise: Noise, sizes: Floats, others: Floats, nested: NDArray[np.bool_], all_rows: float) -> Floats:
+    """Correlation through what two training sets share; drawn apart, they have sizes · others / rows rows in common."""
     common = np.where(nested, np.minimum(sizes, others), sizes * others / all_rows)
     overlap = common / (sizes + others - common)
-    shared: Floats = correlation[0] * overlap + correlation[1] * np.minimum(sizes, others) / np.maximum(sizes, others)
+    shared: Floats = noise.overlap * overlap + noise.size * np.minimum(sizes, others) / np.maximum(sizes, others)
     return shared
 
 
@@ -290,18 +319,18 @@ def _features(form: str, exponent: float, sizes: Floats) -> Floats:
 
 
 def _fits(points: Points, values: Floats, form: str, exponents: Sequence[float]) -> Iterator[tuple[Shape, float]]:
-    """Every exponent under every correlation: the shape before it has its weight, and −2 · log-likelihood."""
-    for correlation in CORRELATIONS:
-        matrix = points.correlations(correlation)
+    """Every exponent under every kind of noise: the shape before it has its weight, and −2 · log-likelihood."""
+    for noise in NOISES:
+        matrix = points.covariances(noise)
         inverse: Floats = np.linalg.inv(matrix).astype(np.float64)
         determinant = float(np.linalg.slogdet(matrix)[1])
         for exponent in exponents:
-            shape, rss = _least_squares(points, values, form, exponent, correlation, inverse)
+            shape, rss = _least_squares(points, values, form, exponent, noise, inverse)
             yield shape, len(values) * float(np.log(rss / len(values))) + determinant
 
 
 def _least_squares(
-    points: Points, values: Floats, form: str, exponent: float, correlation: tuple[float, float], inverse: Floats
+    points: Points, values: Floats, form: str, exponent: float, noise: Noise, inverse: Floats
 ) -> tuple[Shape, float]:
     """Generalised least squares; the residual sum of squares is never below what rounding alone makes."""
     features = _features(form, exponent, points.sizes)
@@ -312,12 +341,12 @@ def _least_squares(
     rounding = (1.0 / max(1, points.scored_rows)) ** 2 / 12.0
     rss = max(float(left @ inverse @ left), rounding * len(values))
     freedom = len(values) - features.shape[1]
-    shape = Shape(form, exponent, correlation, 0.0, beta, spread, inverse, basis, inverse @ left, rss / freedom, freedom)
+    shape = Shape(form, exponent, noise, 0.0, beta, spread, inverse, basis, inverse @ left, rss / freedom, freedom)
     return shape, rss
 
 
 def _aicc(deviance: float, points: int, parameters: int) -> float:
-    """Hurvich and Tsai's corrected criterion; `parameters` counts the variance and its correlation."""
+    """Hurvich and Tsai's corrected criterion; `parameters` counts the variance and the kind of noise."""
     return deviance + 2 * parameters * points / (points - parameters - 1)
 
 

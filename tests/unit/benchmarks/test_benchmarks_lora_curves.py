@@ -8,6 +8,7 @@ import pytest
 
 from stepladder.domain.errors import EngineError
 from stepladder.domain.task import Task
+from stepladder.evaluation.learning_curve import doubling
 
 CURVE = {"rung": "lora", "rows": 91, "scored_rows": 18, "points": [], "minimum_gain": 0.03, "doubling": None, "seconds": 60.0}
 
@@ -34,3 +35,17 @@ def test_the_curves_that_could_be_had_are_written(tmp_path, capsys):
     assert "tickets: the climb drew no learning curve" in capsys.readouterr().err
     written = json.loads(result.read_text(encoding="utf-8"))
     assert [curve["set"] for curve in written["curves"]] == ["repairs"]
+
+
+def test_a_forecast_made_again_comes_from_the_same_points(tmp_path):
+    points = [{"rows": rows, "draw": draw, "score": rows / 100} for rows in (24, 48, 84) for draw in range(3)]
+    curves = [{**CURVE, "set": "boats", "points": points, "doubling": {"score": "of older code"}}, {**CURVE, "set": "ships"}]
+    result = tmp_path / "curve-lora.json"
+    result.write_text(json.dumps({"curves": curves, "machine": {"commit": "older"}}), encoding="utf-8")
+    assert lora_curves.main(["--forecast-again"], work=tmp_path, result=result) == 0
+    written = json.loads(result.read_text(encoding="utf-8"))
+    boats, ships = written["curves"]
+    assert (boats["points"], ships, written["machine"]) == (points, curves[1], {"commit": "older"})
+    columns = ([point[key] for point in points] for key in ("rows", "score", "draw"))
+    expected = doubling(*columns, all_rows=CURVE["rows"], scored_rows=CURVE["scored_rows"], minimum_gain=CURVE["minimum_gain"])
+    assert boats["doubling"]["score"]["value"] == expected.score.value

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from statsmodels.tools.eval_measures import aicc
 
 from stepladder.domain.errors import EvaluationError
-from stepladder.evaluation.learning_curve import INDEPENDENT, CurveFit, _aicc, doubling, fit_curve
+from stepladder.evaluation.learning_curve import CurveFit, Noise, _aicc, doubling, fit_curve
 
 SIZES = np.repeat([25, 38, 50, 62, 75, 88], 3)
 DRAWS = np.tile([0, 1, 2], 6)
 SCORED = 100
+INDEPENDENT = Noise()
 EVERYBODY = 10**9  # validation rows, so many that no count of them falls out otherwise
 
 
@@ -22,9 +23,9 @@ def noisy(curve, seed, *, spread=0.02):
     return curve(SIZES) + np.random.default_rng(seed).normal(0.0, spread, len(SIZES))
 
 
-def alone(fit, form, correlation=INDEPENDENT):
-    """The fit as if this form, and how its noise hangs together, were certain."""
-    shape = next(shape for shape in fit.shapes if (shape.form, shape.correlation) == (form, correlation))
+def alone(fit, form, noise=INDEPENDENT):
+    """The fit as if this form and this kind of noise were certain."""
+    shape = next(shape for shape in fit.shapes if (shape.form, shape.noise) == (form, noise))
     return CurveFit((replace(shape, weight=1.0),), fit.points)
 
 
@@ -71,17 +72,19 @@ def overlaps():
     return np.array([[overlap(one, other) for other in sets] for one in sets])
 
 
-@pytest.mark.parametrize("correlation", [(0.8, 0.0), (0.95, 0.0)])
-def test_correlated_noise_is_carried_on_as_by_conditioning_a_normal_distribution(correlation):
+@pytest.mark.parametrize("kind", [Noise(overlap=0.8), Noise(overlap=0.95), Noise(growth=1.0), Noise(overlap=0.8, growth=1.0)])
+def test_the_noise_is_carried_on_as_by_conditioning_a_normal_distribution(kind):
     """The oracle: all 19 scores as one normal distribution, the line's two coefficients all but free; then 18 are seen."""
     scores = noisy(lambda n: 0.2 + 0.1 * np.log(n), 5)
     columns = np.column_stack([np.ones(19), np.log([*SIZES, 200])])
-    noise = correlation[0] * overlaps()
+    noise = kind.overlap * overlaps()
     np.fill_diagonal(noise, 1.0)
+    if kind.growth:  # the variance of a mean of n rows, that at the largest size being the unit
+        noise *= 88 / np.sqrt(np.outer([*SIZES, 200], [*SIZES, 200]))
     joint = noise + columns @ (1e6 * np.eye(2)) @ columns.T
     weights = np.linalg.solve(joint[:18, :18], joint[:18, 18])
     place, scale = weights @ scores, joint[18, 18] - weights @ joint[:18, 18]
-    fit = alone(fitted(scores, scored=EVERYBODY), "log-linear", correlation)
+    fit = alone(fitted(scores, scored=EVERYBODY), "log-linear", kind)
     forecast = fit.score_at(200)
     assert forecast.value == pytest.approx(place, abs=1e-4)
     deviation = np.sqrt(fit.shapes[0].variance * scale)
@@ -94,8 +97,19 @@ def test_correlated_noise_is_carried_on_as_by_conditioning_a_normal_distribution
 def test_points_that_share_their_noise_are_worth_fewer():
     scores = noisy(lambda n: 0.2 + 0.1 * np.log(n), 6)
     fit = fitted(scores, scored=EVERYBODY)
-    spreads = [alone(fit, "log-linear", one).shapes[0].spread[1, 1] for one in (INDEPENDENT, (0.0, 0.8))]
+    spreads = [alone(fit, "log-linear", one).shapes[0].spread[1, 1] for one in (INDEPENDENT, Noise(size=0.8))]
     assert spreads[1] > spreads[0]
+
+
+def test_noise_that_falls_with_the_rows_is_told_from_noise_that_stays():
+    """Scattered where few rows were drawn and steady where many were: the new score is forecast the narrower."""
+    chance, shares = np.random.default_rng(8), np.zeros(2)
+    for scatter in chance.normal(0.0, 0.03, (12, len(SIZES))):
+        pair = [fitted(0.7 + scatter * scale, scored=EVERYBODY) for scale in (1.0, (25 / SIZES) ** 0.5)]
+        shares += [sum(shape.weight for shape in fit.shapes if shape.noise.growth) / 12 for fit in pair]
+    assert shares[1] > shares[0] + 0.1
+    widths = [alone(pair[1], "flat", Noise(growth=growth)).score_at(200) for growth in (0.0, 1.0)]
+    assert widths[1].high - widths[1].low < widths[0].high - widths[0].low
 
 
 def test_how_many_rows_will_be_newly_right_is_a_count_with_its_own_noise():
