@@ -51,12 +51,20 @@ class ModelError(StepladderError):
     """A model cannot be found, loaded, or used for what was asked."""
 
 
+class LackOfMemory(ModelError):
+    """A model needs more memory than this machine can give."""
+
+
 class EngineError(StepladderError):
     """A provider or a local engine failed to answer."""
 
 
 class NotOffered(EngineError):
     """An engine or its provider lacks what was asked for: a grammar, an adapter, log-probabilities."""
+
+
+class Unanswered(EngineError):
+    """A server gave no answer in spite of all attempts; it may give one later."""
 
 
 class EvaluationError(StepladderError):

@@ -13,6 +13,7 @@ from stepladder.domain.errors import (
     PrivacyError,
     RunError,
     StepladderError,
+    Unanswered,
     UsageError,
 )
 
@@ -54,6 +55,7 @@ HTTP_STATUSES: dict[type[StepladderError], int] = {
     RunError: 404,
     EvaluationError: 400,
     ModelError: 400,
+    Unanswered: 502,
     EngineError: 400,  # a local engine fails on what it is asked for; 5xx would be sent again and again
     BudgetError: 429,
 }
