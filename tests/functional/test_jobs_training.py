@@ -13,6 +13,7 @@ import pytest
 from filled_store import messages
 from service_jobs import QUICK, STEPS, attempt, chat_rows, create, finish, known, outcome, pair_rows, trainer, weights
 from stepladder.domain.jobs import LOCAL_PROJECT, Job, JobError, JobStatus
+from stepladder.models.prefix.paths import FusedPath
 from stepladder.service.job_attempt import DONE, LEFT, LOST
 from stepladder.service.job_watch import Leave
 from stepladder.storage.store import Store
@@ -96,6 +97,26 @@ def table(store: Store, id: str) -> list[dict[str, str]]:
     with store.files(LOCAL_PROJECT).open(file) as content:
         text = content.read().decode()
     return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_a_job_that_runs_out_of_memory_says_so_and_the_next_one_runs(
+    store: Store, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, following = create(store, model), create(store, model)
+    with monkeypatch.context() as patched:
+        patched.setattr(FusedPath, "backward_loss", no_memory)
+        failed = finish(store, job)
+    assert failed.status is JobStatus.FAILED
+    assert failed.error is not None
+    assert failed.error.code == "out_of_memory"
+    assert "lower [rungs.lora] rank" in failed.error.message
+    done = finish(store, following)
+    assert done.status is JobStatus.SUCCEEDED, done.error
+
+
+def no_memory(*arguments: object, **options: object) -> float:
+    """What torch raises on a CPU whose memory is used up."""
+    raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
 
 
 def test_without_a_validation_file_every_epoch_is_run_and_the_last_three_are_kept(store: Store, model: Path) -> None:

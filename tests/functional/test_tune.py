@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import stepladder
 from small_tasks import write_task
 from stepladder.domain.errors import DataError, ModelError, RunError, UsageError
+from stepladder.domain.prediction import Generation
 from stepladder.files import lock
 from stepladder.service.setup import ClimbOptions, Tools, Watcher, make_base
 from stepladder.service.task_data import load_task_data
@@ -60,6 +62,26 @@ def test_the_card_says_what_was_measured_and_how_to_ask(tmp_path: Path) -> None:
     assert f"| tuned | {100 * done.score.value:.0f} %" in card
     assert f"labels, {done.held_out_rows} held-out rows" in card
     assert "[system]\nSay what kind of thing it is.\n[user]\n{input}" in card
+
+
+@pytest.mark.parametrize(("untuned", "tuned", "alarmed"), [(0, 1, True), (0, 0, False), (1, 1, False), (1, 0, False)])
+def test_a_tuned_model_that_runs_on_is_named(tmp_path: Path, untuned: int, tuned: int, alarmed: bool) -> None:
+    """Whether all answers of the base, and all of the tuned model, reach the token limit."""
+    tools = write_task(tmp_path / "things", 130).tools
+    engine, answer = tools.engine, tools.engine.generate  # type: ignore[union-attr]
+
+    def run_on(prompts: Any, decoding: Any, *, adapter: Path | None = None, **options: Any) -> list[Generation]:
+        cut = bool(untuned if adapter is None else tuned)
+        found = answer(prompts, decoding, adapter=adapter, **options)
+        return [replace(one, cut=cut) for one in found]
+
+    engine.generate = run_on  # type: ignore[method-assign, union-attr, assignment]
+    done = stepladder.tune(tmp_path / "things", tools=tools)
+    assert (done.untuned_cut_share, done.cut_share, done.runs_on) == (untuned, tuned, alarmed)
+    assert ("It does not end its turn: 100% of its answers reach the token limit, untuned 0%." in str(done)) == alarmed
+    card = (done.folder / "README.md").read_text(encoding="utf-8")
+    assert f"| tuned | {100 * done.score.value:.0f} %" in card
+    assert f"| {tuned:.0%} |\n" in card
 
 
 def test_an_own_prompt_is_what_is_trained(tmp_path: Path) -> None:

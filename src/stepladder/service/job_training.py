@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stepladder.domain.errors import DiskError, MissingExtra, ModelError, StepladderError
+from stepladder.domain.errors import DiskError, LackOfMemory, MissingExtra, ModelError, StepladderError
 from stepladder.domain.jobs import Job, JobError, JobStatus, NewEvent
 from stepladder.domain.protocols import SilentProgress, Tuned
 from stepladder.service import wiring
@@ -226,6 +226,8 @@ def _link(source: str, target: str) -> None:
 def _code(error: StepladderError) -> str:
     if isinstance(error, MissingExtra):
         return "not_installed"
+    if isinstance(error, LackOfMemory):
+        return "out_of_memory"
     if isinstance(error, ModelError):
-        return "out_of_memory" if "out of memory" in error.problem else "training_failed"
+        return "training_failed"
     return "server_error"

@@ -11,10 +11,12 @@ from typing import Literal, get_args
 from stepladder import files
 from stepladder.domain.errors import DataError, ModelError, RunError, UsageError
 from stepladder.domain.messages import Example, Input
+from stepladder.domain.prediction import Prediction
 from stepladder.domain.protocols import Choices, Conversation, FitContext, Preference, Tuned
 from stepladder.domain.task import Task
 from stepladder.domain.verdict import Interval
 from stepladder.evaluation.statistics import mean_interval
+from stepladder.evaluation.verdict import MOST_CUT
 from stepladder.service.figures import interval_text
 from stepladder.service.setup import Base, ClimbOptions, Tools, Watcher, fit_context, make_base
 from stepladder.service.worlds import World, build_worlds, whole_world
@@ -31,7 +33,10 @@ CARD_SECTION = "## Measured on the task"
 
 @dataclass(frozen=True)
 class FineTune:
-    """A finished fine-tune. Scores are the deciding grader's on the held-out rows, which also stopped the training."""
+    """A finished fine-tune. Scores are the deciding grader's on the held-out rows, which also stopped the training.
+
+    Cut shares: of the answers to these rows that reached the token limit without ending by themselves.
+    """
 
     folder: Path
     task: str
@@ -46,8 +51,16 @@ class FineTune:
     seconds: float
     untuned_score: Interval
     score: Interval
+    untuned_cut_share: float
+    cut_share: float
+
+    @property
+    def runs_on(self) -> bool:
+        """Whether the tuned model has unlearned to end its turn: over 5 % of its answers are cut, and more than untuned."""
+        return self.cut_share > max(MOST_CUT, self.untuned_cut_share)
 
     def __str__(self) -> str:
+        alarm = [f"It does not end its turn: {self._cut_text()}. Look at how the training rows end."] if self.runs_on else []
         return "\n".join(
             [
                 f"Adapter: {self.folder}",
@@ -55,8 +68,12 @@ class FineTune:
                 f"{self.held_out_loss:.4f}.",
                 f"Score on {self.held_out_rows} held-out rows: {interval_text(self.untuned_score)} untuned, "
                 f"{interval_text(self.score)} tuned. These rows stopped the training; `stepladder climb` confirms on test rows.",
+                *alarm,
             ]
         )
+
+    def _cut_text(self) -> str:
+        return f"{self.cut_share:.0%} of its answers reach the token limit, untuned {self.untuned_cut_share:.0%}"
 
 
 def tune(
@@ -214,6 +231,7 @@ def _rows(context: FitContext, form: Form, examples: Sequence[Example]) -> list[
 def _report(base: Base, context: FitContext, form: Form, method: Method, tuned: Tuned) -> FineTune:
     """The held-out rows answered by the base model, and by the adapter as it lies in its folder; the card says so, too."""
     losses = tuned.held_out_nll
+    untuned_answers, answers = (_answers(context, form, adapter) for adapter in (None, tuned.folder))
     done = FineTune(
         folder=tuned.folder,
         task=base.task.settings.name,
@@ -226,18 +244,27 @@ def _report(base: Base, context: FitContext, form: Form, method: Method, tuned: 
         best_step=tuned.best_step,
         steps=tuned.steps,
         seconds=tuned.seconds,
-        untuned_score=_score(base, context, form, None),
-        score=_score(base, context, form, tuned.folder),
+        untuned_score=_score(base, context, untuned_answers),
+        score=_score(base, context, answers),
+        untuned_cut_share=_cut_share(untuned_answers),
+        cut_share=_cut_share(answers),
     )
     _complete_card(base, context, form, done)
     return done
 
 
-def _score(base: Base, context: FitContext, form: Form, adapter: Path | None) -> Interval:
+def _answers(context: FitContext, form: Form, adapter: Path | None) -> list[Prediction]:
     asked = ZeroShot(context, form)([example.input for example in context.held_out])
-    predictions = generate(context, asked, adapter=adapter)
-    rows = base.marker.rows("tuned", "held-out", context.held_out, predictions, fold=None)
+    return generate(context, asked, adapter=adapter)
+
+
+def _score(base: Base, context: FitContext, answers: Sequence[Prediction]) -> Interval:
+    rows = base.marker.rows("tuned", "held-out", context.held_out, answers, fold=None)
     return mean_interval([float("nan") if row.score is None else row.score for row in rows], seed=context.seed)
+
+
+def _cut_share(answers: Sequence[Prediction]) -> float:
+    return sum(answer.cut for answer in answers) / len(answers)
 
 
 def _complete_card(base: Base, context: FitContext, form: Form, done: FineTune) -> None:
@@ -254,10 +281,10 @@ def _complete_card(base: Base, context: FitContext, form: Form, done: FineTune) 
         "",
         f"Task: {done.task}. Trained on {done.rows} rows in {done.seconds:.0f} s ({base.engine.identity.dtype}).",
         "",
-        f"| {grader}, {done.held_out_rows} held-out rows | 95 % interval |",
-        "|---|---|",
-        f"| untuned | {interval_text(done.untuned_score)} |",
-        f"| tuned | {interval_text(done.score)} |",
+        f"| {grader}, {done.held_out_rows} held-out rows | 95 % interval | answers cut at the token limit |",
+        "|---|---|---|",
+        f"| untuned | {interval_text(done.untuned_score)} | {done.untuned_cut_share:.0%} |",
+        f"| tuned | {interval_text(done.score)} | {done.cut_share:.0%} |",
         "",
         "The held-out rows also stopped the training, so the tuned score is a little too good; no test row was looked at.",
         "",

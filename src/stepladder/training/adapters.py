@@ -21,6 +21,7 @@ from stepladder.training.presets import TrainSettings
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+SILENCED = "stepladder_silenced"
 SCORE_BYTES = 8  # of one attention score in an eager pass: kept in bf16 and in fp32, and a mask
 SCORE_BUDGET_BYTES = 2**30
 
@@ -145,6 +146,15 @@ def adapter_tensors(wrapped: Any) -> dict[str, Tensor]:
     return {name: parameter for name, parameter in wrapped.named_parameters() if parameter.requires_grad}
 
 
+def tensors_read_back(loaded: Any) -> dict[str, Tensor]:
+    """The LoRA matrices of a base that `reloaded` has put them into, by their names in the file of weights."""
+    return {
+        f"base_model.model.{name.replace('.default.weight', '.weight')}": parameter.detach()
+        for name, parameter in loaded.named_parameters()
+        if ".lora_" in name
+    }
+
+
 def set_adapter_tensors(wrapped: Any, tensors: Mapping[str, Tensor]) -> None:
     """Put saved values into the trained parameters.
 
@@ -165,17 +175,27 @@ def set_adapter_tensors(wrapped: Any, tensors: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def silenced(wrapped: Any) -> Iterator[None]:
-    """The base as it is without its adapter, for the time of the block: every B is zero."""
+    """The base as it is without its adapter, for the time of the block: every B is zero.
+
+    `is_silenced` until each has its value back, also when an interruption comes in between.
+    """
     matrices = [value for name, value in adapter_tensors(wrapped).items() if ".lora_B." in name]
     before = [value.detach().clone() for value in matrices]
+    setattr(wrapped, SILENCED, True)
     with torch.no_grad():
-        for value in matrices:
-            value.zero_()
         try:
+            for value in matrices:
+                value.zero_()
             yield
         finally:
             for value, kept in zip(matrices, before, strict=True):
                 value.copy_(kept)
+            setattr(wrapped, SILENCED, False)
+
+
+def is_silenced(wrapped: Any) -> bool:
+    """Whether some B may be zero that was trained: such an adapter is not to be saved."""
+    return bool(getattr(wrapped, SILENCED, False))
 
 
 def adapter_files(wrapped: Any, base_name: str) -> dict[str, bytes]:

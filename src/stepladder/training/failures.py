@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from stepladder.domain.errors import DiskError, ModelError
+from stepladder.domain.errors import DiskError, LackOfMemory
 from stepladder.files import disk
 
 OUT_OF_MEMORY_WORDS = ("DefaultCPUAllocator", "out of memory", "not enough memory", "can't allocate memory")
@@ -31,7 +31,7 @@ def memory_named(what: str, advice: str) -> Iterator[None]:
     """Turn a lack of memory into an error that says what to change.
 
     Raises:
-        ModelError: The memory was used up in the block.
+        LackOfMemory: The memory was used up in the block.
     """
     try:
         yield
@@ -39,7 +39,7 @@ def memory_named(what: str, advice: str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise ModelError(f"out of memory: {what} needs more than this machine can give ({said}).", advice) from error
+        raise LackOfMemory(f"out of memory: {what} needs more than this machine can give ({said}).", advice) from error
 
 
 @contextmanager

@@ -323,7 +323,7 @@ def _publish(base: Base, kept: _Kept, probe: Sequence[EncodedRow], folder: Path,
     with disk_named("the adapter", folder), new_folder(folder) as fresh:
         for name, content in kept.files.items():
             write_bytes(fresh / name, content)
-        proof = Proof(*check_saved(base.model, fresh, probe, kept.logits), kept.stopping)
+        proof = Proof(*check_saved(base.model, fresh, probe, kept.logits, kept.files[WEIGHTS]), kept.stopping)
         side, card = side_file(binding, tuned, proof), model_card(binding.pins, tuned, proof)
         write_papers(fresh, tokenizer_folder=base.tokenizer_folder, side=side, card=card)
     return tuned

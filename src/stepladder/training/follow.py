@@ -17,7 +17,7 @@ from stepladder.domain.errors import StepladderError
 from stepladder.domain.protocols import UNWATCHED, Progress, TrainPlan, TrainPoint, TrainWatch
 from stepladder.models.prefix.paths import Path as ComputePath
 from stepladder.models.prefix.rows import EncodedRow
-from stepladder.training.adapters import adapter_files, adapter_tensors, set_adapter_tensors, silenced
+from stepladder.training.adapters import adapter_files, adapter_tensors, is_silenced, set_adapter_tensors, silenced
 from stepladder.training.binding import Binding, changed_versions, write_binding
 from stepladder.training.checkpoint import (
     Progressed,
@@ -79,8 +79,9 @@ class LiveTraining:
         prune(self.checkpoints, progressed.step)
 
     def save_before_leaving(self, progressed: Progressed, note: Callable[[str], None]) -> None:
-        """Save, unless the interruption came in the middle of an update: then the newest checkpoint has to do."""
-        if not progressed.step or steps_taken(self.optimizer) != progressed.step:
+        """Save, unless the interruption came in the middle of an update or of a look at the base without its adapter: then the
+        newest checkpoint has to do."""
+        if not progressed.step or steps_taken(self.optimizer) != progressed.step or is_silenced(self.wrapped):
             return
         try:
             self.save(progressed)

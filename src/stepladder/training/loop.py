@@ -60,7 +60,8 @@ def train(
     Args:
         evaluated: Whether the evaluation due after `after_step`, if any, is done; if not, it comes first.
     Raises:
-        ModelError: The loss or its gradient is not a number, or the first two steps do not reach a part of the adapter.
+        ModelError: A loss, also of a held-out row, or its gradient is not a number, or the first two steps do not reach a
+            part of the adapter.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     together = objective.loss.together
@@ -87,8 +88,21 @@ def train(
 
 
 def evaluate(path: Path, held_out: Sequence[EncodedRow], settings: TrainSettings, step: int, objective: Objective) -> Evaluation:
-    """The held-out losses after `step`."""
-    return Evaluation(step, tuple(objective.judge(path, held_out, tokens_per_pass=settings.tokens_per_pass)))
+    """The held-out losses after `step`.
+
+    Raises:
+        Diverged: One is not a number; its row is named.
+    """
+    losses = tuple(objective.judge(path, held_out, tokens_per_pass=settings.tokens_per_pass))
+    broken = [row.id for row, nats in zip(held_out[:: objective.loss.together], losses, strict=True) if not math.isfinite(nats)]
+    if broken:
+        raise Diverged(
+            f"training broke at step {step}: the loss of held-out {'row' if len(broken) == 1 else 'rows'} {_listed(broken)} "
+            "is not a number.",
+            f"Lower [rungs.lora] learning_rate (it is {settings.learning_rate:.2g} here), or look at "
+            f"{'this row' if len(broken) == 1 else 'these rows'}.",
+        )
+    return Evaluation(step, losses)
 
 
 def build_optimizer(model: Any, settings: TrainSettings) -> torch.optim.AdamW:

@@ -155,26 +155,35 @@ def test_losses_and_gradients_are_those_of_ordinary_training_to_ten_digits(archi
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_stock_modules_which_round_to_fp32_agree_to_six_digits(architecture: str) -> None:
+def test_stock_modules_which_round_to_fp32_agree_to_a_few_millionths(architecture: str) -> None:
     wrapped = build_adapted(architecture)
-    rows = tree_rows(1)
-    loss, gradients = plain(wrapped, rows)
-    ours, own_gradients = fused(wrapped, rows, 30, worthwhile=1)
-    assert abs(ours - loss) <= 1e-6
-    assert furthest(own_gradients, gradients) <= 1e-5
+    for seed in range(3):
+        rows = tree_rows(seed)
+        loss, gradients = plain(wrapped, rows)
+        ours, own_gradients = fused(wrapped, rows, 30, worthwhile=1)
+        assert abs(ours - loss) <= 1e-6
+        assert furthest(own_gradients, gradients) <= 3e-6  # with the same modules in fp64 it is less than 1e-10, as above
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10_000), tokens_per_pass=st.integers(1, 200), worthwhile=st.integers(1, 60))
-@example(seed=2860, tokens_per_pass=1, worthwhile=1)  # one row whose only label sees a single token: no gradient at its query
-def test_any_rows_in_any_passes_give_the_same_gradient(seed: int, tokens_per_pass: int, worthwhile: int) -> None:
-    wrapped = build_adapted("llama")
+@given(
+    architecture=st.sampled_from(sorted(ARCHITECTURES)),
+    seed=st.integers(0, 10_000),
+    tokens_per_pass=st.integers(1, 200),
+    worthwhile=st.integers(1, 60),
+)
+@example(architecture="llama", seed=2860, tokens_per_pass=1, worthwhile=1)
+def test_any_rows_in_any_passes_give_the_same_gradient(
+    architecture: str, seed: int, tokens_per_pass: int, worthwhile: int
+) -> None:
+    wrapped = build_adapted(architecture)
     rows = tree_rows(seed)
     with stock_in_fp64(wrapped):
         loss, gradients = plain(wrapped, rows)
         ours, own_gradients = fused(wrapped, rows, tokens_per_pass, worthwhile)
     assert abs(ours - loss) <= 1e-10
-    assert furthest(own_gradients, gradients) <= 1e-9
+    nothing = all(row.labelled == (1,) for row in rows)  # labels that see one token give a query no gradient but rounding
+    assert furthest(own_gradients, gradients) <= (1e-9 if nothing else 1e-10)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3_text"])

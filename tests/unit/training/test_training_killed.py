@@ -21,7 +21,8 @@ import torch
 import killed_training
 from stepladder.domain.errors import ModelError
 from stepladder.domain.protocols import Tuned
-from stepladder.training.adapters import adapted, adapter_tensors
+from stepladder.training import follow
+from stepladder.training.adapters import adapted, adapter_tensors, silenced
 from stepladder.training.checkpoint import steps_taken
 from stepladder.training.failures import is_out_of_memory, memory_named
 from stepladder.training.loop import build_optimizer
@@ -116,6 +117,7 @@ def interrupted_after(seconds: float) -> Iterator[list[int]]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        torch.set_grad_enabled(True)  # it may have struck inside torch's own `no_grad`, which then stays behind in this process
 
 
 # Python drops an interruption that strikes inside a garbage collector's callback (hypothesis installs one) or a `__del__`.
@@ -163,6 +165,46 @@ def test_an_interruption_in_the_middle_of_an_update_saves_nothing(quick_settings
         assert steps_taken(optimizer) == 1
         next(iter(optimizer.state.values()))["step"] += 1
         assert steps_taken(optimizer) is None
+
+
+@pytest.mark.parametrize("touch", [1, 5, 14, 15, 20])
+def test_an_interrupted_look_at_the_base_saves_no_silenced_adapter(
+    tmp_path: Path, whole: Tuned, touch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every B is zero for the time of the look at which divergence is judged; the interruption strikes between two of them."""
+    touched, zero, copy = 0, torch.Tensor.zero_, torch.Tensor.copy_
+
+    def counted(kind: Any) -> Any:
+        def act(tensor: Any, *arguments: Any) -> Any:
+            nonlocal touched
+            if looking:
+                touched += 1
+                if touched == touch:
+                    raise KeyboardInterrupt
+            return kind(tensor, *arguments)
+
+        return act
+
+    @contextmanager
+    def watched(wrapped: Any) -> Iterator[None]:
+        nonlocal looking
+        looking = True
+        with silenced(wrapped):
+            looking = False
+            yield
+            looking = True
+        looking = False
+
+    looking = False
+    monkeypatch.setattr(torch.Tensor, "zero_", counted(zero))
+    monkeypatch.setattr(torch.Tensor, "copy_", counted(copy))
+    monkeypatch.setattr(follow, "silenced", watched)
+    monkeypatch.setattr(follow, "may_diverge", lambda history, batch_size: len(history) == 5)
+    with pytest.raises(KeyboardInterrupt):
+        tune(build_base(), tmp_path / "a")
+    monkeypatch.undo()
+    tuned, _ = continued(tmp_path / "a")
+    assert (tuned.history, tuned.adapter_sha256) == (whole.history, whole.adapter_sha256)
 
 
 def test_steps_between_evaluations_are_saved_when_time_has_passed(tmp_path: Path, whole: Tuned) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -210,28 +211,33 @@ def test_inert_adapters__a_matrix_without_gradient_is_named_after_its_step(
             next(events)
 
 
-def saved_adapter(model: Any, settings: TrainSettings, folder: Path) -> list[torch.Tensor]:
-    """Leave an adapter that changes something in `folder`; its logits on three rows."""
+def saved_adapter(model: Any, settings: TrainSettings, folder: Path) -> tuple[list[torch.Tensor], bytes]:
+    """Leave an adapter that changes something in `folder`; its logits on three rows, and its weights as they were written."""
     with adapted(model, settings) as wrapped:
         with torch.no_grad():
             for value in adapter_tensors(wrapped).values():
                 value.fill_(0.05)
-        for name, content in adapter_files(wrapped, "tiny").items():
+        written = adapter_files(wrapped, "tiny")
+        for name, content in written.items():
             (folder / name).write_bytes(content)
-        return probe_logits(wrapped.get_base_model(), build_rows(3))
+        return probe_logits(wrapped.get_base_model(), build_rows(3)), written["adapter_model.safetensors"]
 
 
 def test_inert_adapters__a_whole_one_passes(quick_settings: TrainSettings, tmp_path: Path) -> None:
     model = build_llama()
     trained = saved_adapter(model, quick_settings, tmp_path)
-    difference, allowed, change = check_saved(model, tmp_path, build_rows(3), trained)
-    assert difference <= allowed < change
+    difference, allowed, change = check_saved(model, tmp_path, build_rows(3), *trained)
+    assert difference == 0
+    assert allowed < change
 
 
 @pytest.mark.filterwarnings("ignore:Found missing adapter keys:UserWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("harm", ["a tensor is missing", "a tensor is another", "a number is none", "a name is another"])
-def test_inert_adapters__one_that_reloads_in_part_is_refused(quick_settings: TrainSettings, tmp_path: Path, harm: str) -> None:
-    model = build_llama()
+def test_inert_adapters__one_that_reloads_in_part_is_refused(
+    quick_settings: TrainSettings, tmp_path: Path, harm: str, dtype: torch.dtype
+) -> None:
+    model = build_llama().to(dtype)
     trained = saved_adapter(model, quick_settings, tmp_path)
     weights = load_file(tmp_path / "adapter_model.safetensors")
     name = next(name for name in weights if "lora_B" in name)
@@ -240,19 +246,35 @@ def test_inert_adapters__one_that_reloads_in_part_is_refused(quick_settings: Tra
     elif harm == "a name is another":
         weights[name.replace("layers.0", "layers.7")] = weights.pop(name)
     else:
-        weights[name] = weights[name] * (2.0 if harm == "a tensor is another" else float("nan"))
+        weights[name] = weights[name] * (1.0001 if harm == "a tensor is another" else float("nan"))
     save_file(weights, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(
+        ModelError, match=r"the saved adapter is not the trained one: plain PEFT reads [12] of its tensors.*lora_B"
+    ):
+        check_saved(model, tmp_path, build_rows(3), *trained)
+
+
+def test_inert_adapters__one_that_is_read_whole_but_used_otherwise_is_refused(
+    quick_settings: TrainSettings, tmp_path: Path
+) -> None:
+    model = build_llama()
+    trained = saved_adapter(model, quick_settings, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({**config, "lora_alpha": 4 * config["lora_alpha"]}), encoding="utf-8"
+    )
     with pytest.raises(ModelError, match="the saved adapter is not the trained one: in plain PEFT its logits differ by"):
-        check_saved(model, tmp_path, build_rows(3), trained)
+        check_saved(model, tmp_path, build_rows(3), *trained)
 
 
 def test_inert_adapters__one_that_changes_nothing_is_refused(quick_settings: TrainSettings, tmp_path: Path) -> None:
     model, rows = build_llama(), build_rows(3)
     with adapted(model, quick_settings) as wrapped:  # every B is still zero
-        for name, content in adapter_files(wrapped, "tiny").items():
+        written = adapter_files(wrapped, "tiny")
+        for name, content in written.items():
             (tmp_path / name).write_bytes(content)
     with pytest.raises(ModelError, match=r"the adapter changes nothing.*Raise \[rungs.lora\] learning_rate or epochs"):
-        check_saved(model, tmp_path, rows, probe_logits(model, rows))
+        check_saved(model, tmp_path, rows, probe_logits(model, rows), written["adapter_model.safetensors"])
 
 
 def test_inert_adapters__a_training_whose_rate_moves_nothing_ends_in_an_error_and_leaves_no_adapter(tmp_path: Path) -> None:
@@ -305,6 +327,18 @@ def test_divergence__a_loss_that_is_no_number_names_the_row_it_comes_from(quick_
             ModelError, match=r"broke at step 1: the loss is nan .*\(row planted\)\. Lower .* or look at this row\."
         ):
             next(events)
+
+
+@pytest.mark.parametrize("others", [0, 3])
+def test_divergence__a_held_out_row_without_a_loss_is_named(tmp_path: Path, others: int) -> None:
+    poison = next(token for token in range(3, 61) if not any(token in row.token_ids for row in build_rows(10)))
+    base = replace(build_base(), model=poisoned(build_llama(), poison))
+    held_out = [*build_rows(others), row((*range(20, 29), poison), (7, 2))]
+    with pytest.raises(
+        ModelError, match=r"broke at step 3: the loss of held-out row planted is not a number.*look at this row\."
+    ):
+        tune(base, tmp_path / "a", held_out=held_out)
+    assert not (tmp_path / "a").exists()
 
 
 def test_divergence__a_rate_far_too_high_is_an_error_that_names_a_row(tmp_path: Path) -> None:

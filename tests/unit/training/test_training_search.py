@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from stepladder.domain.errors import ModelError
 from stepladder.domain.protocols import ModelIdentity, SilentProgress
 from stepladder.domain.task import LoraSettings
 from stepladder.models.prefix.rows import EncodedRow
 from stepladder.training.finetune import Base
+from stepladder.training.loop import Diverged
 from stepladder.training.presets import search_epochs
 from stepladder.training.search import choose_rate, tune_searching
 
@@ -65,6 +67,20 @@ def test_a_rate_that_diverges_has_lost() -> None:
     inf = float("inf")
     assert choose_rate({1.0: (1.0, 2.0), 3.0: (inf, inf), 0.33: (1.1, 2.2)}, 1.0) == 1.0
     assert choose_rate({1.0: (inf, inf), 3.0: (inf, inf), 0.33: (1.1, 2.2)}, 1.0) == 0.33
+
+
+def test_a_held_out_row_without_a_loss_is_named_by_the_search_too(
+    base: Base, build_rows: Callable[..., list[EncodedRow]], tmp_path: Path
+) -> None:
+    poison = next(token for token in range(3, 61) if not any(token in row.token_ids for row in build_rows(10)))
+    base.model.get_input_embeddings().register_forward_hook(
+        lambda module, given, embedded: torch.where((given[0] == poison)[..., None], torch.inf, embedded)
+    )
+    held_out = [*build_rows(3), EncodedRow("planted", (20, poison, 7, 2), (0.0, 0.0, 1.0, 1.0))]
+    notes = Notes()
+    with pytest.raises(Diverged, match="the loss of held-out row planted is not a number"):
+        tune_searching(base, build_rows(10), held_out, LOW, folder=tmp_path / "a", seed=0, progress=notes)
+    assert any(note.startswith("Learning-rate search") and "0.0003: inf" in note for note in notes.notes)
 
 
 def test_a_short_run_is_about_twenty_steps_of_whole_epochs() -> None:

@@ -1,4 +1,4 @@
-"""Our loss and gradients against TRL's SFTTrainer, given the same tensors and parameters at every step."""
+"""Our loss, gradients and twenty steps of our own against TRL's SFTTrainer, given the same tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from stepladder.models.prefix.rows import EncodedRow
+from stepladder.models.prefix.trie import build_trie
 from stepladder.training.adapters import adapted, adapter_tensors, set_adapter_tensors
+from stepladder.training.loop import build_optimizer
 from stepladder.training.presets import TrainSettings
 from stepladder.training.verify import choose_path
 
@@ -35,12 +37,13 @@ class RecordingTrainer(SFTTrainer):  # type: ignore[misc, no-any-unimported]
         given = {name: value.clone() for name, value in inputs.items()}
         loss = super().training_step(model, inputs, num_items_in_batch)
         gradients = {name: value.grad.clone() for name, value in adapter_tensors(model).items()}
-        self.steps.append({"inputs": given, "parameters": before, "loss": loss.item(), "gradients": gradients})
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.steps.append({"inputs": given, "parameters": before, "loss": loss.item(), "gradients": gradients, "rate": rate})
         return loss
 
 
 def trl_steps(
-    wrapped: Any, rows: Sequence[EncodedRow], folder: Path, tokenizer: Any, *, batch: int, steps: int
+    wrapped: Any, rows: Sequence[EncodedRow], folder: Path, tokenizer: Any, settings: TrainSettings, *, steps: int
 ) -> list[dict[str, Any]]:
     """`steps` optimizer steps of TRL on `rows` as they are."""
     data = Dataset.from_dict(
@@ -60,9 +63,12 @@ def trl_steps(
         packing=False,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
-        per_device_train_batch_size=batch,
+        per_device_train_batch_size=settings.batch_size,
         max_steps=steps,
-        learning_rate=1e-2,
+        learning_rate=settings.learning_rate,
+        adam_beta1=settings.betas[0],
+        adam_beta2=settings.betas[1],
+        weight_decay=settings.weight_decay,
         max_grad_norm=0.0,
         save_strategy="no",
         logging_strategy="no",
@@ -99,17 +105,23 @@ def adapted_with_b(model: Any, settings: TrainSettings) -> Iterator[Any]:
 
 
 def assert_parity(
-    base: Any, rows: Sequence[EncodedRow], tokenizer: Any, settings: TrainSettings, folder: Path, steps: int
+    base: Any, rows: Sequence[EncodedRow], tokenizer: Any, settings: TrainSettings, folder: Path, *, steps: int, levels: int
 ) -> None:
+    """At TRL's parameters loss and gradient are TRL's, and so are the losses of as many steps from the same start.
+
+    Args:
+        levels: Depths at which the rows of any batch have a computation in common.
+    """
     ours = copy.deepcopy(base)  # TRL patches the model it is given
     with adapted_with_b(base, settings) as wrapped:
-        recorded = trl_steps(wrapped, rows, folder, tokenizer, batch=settings.batch_size, steps=steps)
+        recorded = trl_steps(wrapped, rows, folder, tokenizer, settings, steps=steps)
     assert len(recorded) == steps
     with adapted_with_b(ours, settings) as wrapped:
         path = choose_path(wrapped.get_base_model(), rows, [].append)
         assert path.name == "fused"
         for step in recorded:
             batch = rows_of(step["inputs"])
+            assert levels_of(batch) == levels
             set_adapter_tensors(wrapped, step["parameters"])
             wrapped.zero_grad(set_to_none=True)
             loss = path.backward_loss(batch, tokens_per_pass=settings.tokens_per_pass)
@@ -118,6 +130,32 @@ def assert_parity(
                 expected = step["gradients"][name]
                 assert expected.norm() > 0, name
                 assert (value.grad - expected).norm() <= 1e-4 * expected.norm(), name
+    with adapted_with_b(ours, settings) as wrapped:
+        path, optimizer = choose_path(wrapped.get_base_model(), rows, [].append), build_optimizer(wrapped, settings)
+        for step in recorded:
+            optimizer.param_groups[0]["lr"] = step["rate"]
+            loss = path.backward_loss(rows_of(step["inputs"]), tokens_per_pass=settings.tokens_per_pass)
+            assert abs(loss - step["loss"]) <= 1e-4
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+
+def levels_of(rows: Sequence[EncodedRow]) -> int:
+    """How many nodes of several rows lie one behind the other on the path of the row that shares most."""
+    nodes = build_trie(rows)
+    return max(sum(len(node.rows) > 1 and row in node.rows for node in nodes) for row in range(len(rows)))
+
+
+def branched_rows(count: int) -> list[EncodedRow]:
+    """24 tokens that all have in common, 34 more that every other row has, then own ones: any four share at two depths."""
+    draw, rows = random.Random(2), []
+    branches = [tuple(draw.randrange(3, 61) for _ in range(34)) for _ in range(2)]
+    for number in range(count):
+        own = tuple(draw.randrange(3, 61) for _ in range(draw.randint(2, 12)))
+        prompt, answer = tuple(range(20, 44)) + branches[number % 2], (*own[: draw.randint(1, 3)], 2)
+        weights = (0.0,) * (len(prompt) + len(own)) + (1.0,) * len(answer)
+        rows.append(EncodedRow(str(number), prompt + own + answer, weights))
+    return rows
 
 
 @pytest.fixture
@@ -130,13 +168,9 @@ def tokenizer(tmp_path: Path) -> Any:
 
 
 def test_loss_and_gradients_equal_trl_step_by_step(
-    build_llama: Callable[..., Any],
-    build_rows: Callable[..., list[EncodedRow]],
-    quick_settings: TrainSettings,
-    tokenizer: Any,
-    tmp_path: Path,
+    build_llama: Callable[..., Any], quick_settings: TrainSettings, tokenizer: Any, tmp_path: Path
 ) -> None:
-    assert_parity(build_llama(), build_rows(24), tokenizer, quick_settings, tmp_path, steps=20)
+    assert_parity(build_llama(), branched_rows(24), tokenizer, quick_settings, tmp_path, steps=20, levels=2)
 
 
 def test_rows_without_a_common_prompt_equal_trl_too(
@@ -147,7 +181,7 @@ def test_rows_without_a_common_prompt_equal_trl_too(
         tokens = tuple(draw.randrange(3, 61) for _ in range(draw.randint(4, 20)))
         learned = draw.randint(1, len(tokens) - 1)
         rows.append(EncodedRow(str(number), tokens, (0.0,) * (len(tokens) - learned) + (1.0,) * learned))
-    assert_parity(build_llama(), rows, tokenizer, quick_settings, tmp_path, steps=3)
+    assert_parity(build_llama(), rows, tokenizer, quick_settings, tmp_path, steps=3, levels=0)
 
 
 @pytest.mark.long
@@ -176,4 +210,4 @@ def test_the_starter_model_equals_trl(quick_settings: TrainSettings, tmp_path: P
         for number in range(1, 13)
     ]
     tokenizer = AutoTokenizer.from_pretrained(str(loaded.folder))
-    assert_parity(loaded.model, rows, tokenizer, quick_settings, tmp_path, steps=3)
+    assert_parity(loaded.model, rows, tokenizer, quick_settings, tmp_path, steps=3, levels=1)
