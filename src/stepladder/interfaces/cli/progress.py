@@ -13,6 +13,8 @@ from rich.text import Text
 from stepladder.service.figures import visible
 
 SECONDS_BETWEEN_PLAIN_LINES = 15.0
+PACE_SHARE = 0.05
+FEW_PARTS = 20
 LEARNED = r"⟦[^⟧]*⟧"  # how the trainer marks the tokens it learns in the examples it shows
 
 
@@ -24,13 +26,31 @@ class Stage:
     total: int | None
     done: int = 0
     detail: str = ""
-    started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=lambda: time.monotonic())
+    first: tuple[int, float] | None = None  # how much was done at the first word of it, and when that was
+
+    def advance(self, count: int, detail: str) -> None:
+        self.done += count
+        self.detail = detail
+        if self.first is None:
+            self.first = self.done, time.monotonic()
 
     def seconds_left(self) -> float | None:
-        """Time left at the pace so far; None while it cannot be told."""
-        if not self.total or not self.done:
+        """Time left at the pace since the first part was done, for that one loads and warms up, or an earlier run did it.
+
+        None until a twentieth has shown a pace; where there are few parts, the first one's own pace will do till then.
+        """
+        if not self.total or self.first is None:
             return None
-        return (time.monotonic() - self.started) / self.done * max(0, self.total - self.done)
+        (before, since), now = self.first, time.monotonic()
+        seen = self.done - before
+        if seen >= max(1.0, PACE_SHARE * self.total):
+            pace = (now - since) / seen
+        elif self.total <= FEW_PARTS and self.done:
+            pace = (now - self.started) / self.done
+        else:
+            return None
+        return pace * max(0, self.total - self.done)
 
     def text(self) -> str:
         parts = [self.label]
@@ -39,7 +59,7 @@ class Stage:
         if self.detail:
             parts.append(self.detail)
         left = self.seconds_left()
-        if left is not None and left >= 1:
+        if left is not None and left >= 1 and not self.detail.endswith(" left"):  # who does the work may know it better
             parts.append(f"{duration(left)} left")
         return " ".join(parts)
 
@@ -62,8 +82,7 @@ class TerminalProgress:
 
     def advance(self, count: int = 1, detail: str = "") -> None:
         if self._stages:
-            self._stages[-1].done += count
-            self._stages[-1].detail = detail
+            self._stages[-1].advance(count, detail)
         self._show()
 
     def finish(self) -> None:
