@@ -37,6 +37,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-search", action="store_true", help="a trial run without searched settings: name another --results")
     parser.add_argument("--model", default="smollm2-135m-instruct", help="name or folder; default: the starter model")
     parser.add_argument("--results", type=Path, default=RESULT, help="where the rows go")
+    parser.add_argument("--anew", action="store_true", help="forget the rows that stand there, such as another machine's")
     options = parser.parse_args(arguments)
     options.workloads, options.systems = options.workloads.split(","), options.systems.split(",")
     for name, known in (("workloads", WORKLOADS), ("systems", SYSTEMS)):
@@ -66,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     try:
         limits = Limits(tuple(options.row_seconds), options.search_seconds, options.rows_per_step, not options.no_search)
+        if options.anew:
+            options.results.unlink(missing_ok=True)
         comparison = Comparison(options.results, options.model, limits)
         comparison.prepare(options.systems)
         for number, workload, system in plan(options.workloads, options.systems, options.rounds):

@@ -54,10 +54,15 @@ class Comparison:
     """Measures into a results file; whatever stands there already is not done again."""
 
     def __init__(self, results: Path, model: str, limits: Limits) -> None:
+        """
+        Raises:
+            DataError: The file holds rows of another processor: medians over both would say nothing of either.
+        """
         self.results = Results(results)
         self.folder = pull_manifest(model).folder
         self.limits = limits
         self.machine = describe_machine(BENCHMARKS.parent)
+        self.results.refuse_other_processor(self.machine["cpu"])
         self.shape = Shape.of_config(json.loads((self.folder / "config.json").read_text(encoding="utf-8")))
         self.workloads = {name: workload.first(limits.rows_per_step) for name, workload in WORKLOADS.items()}
         self._scratch = tempfile.TemporaryDirectory(prefix="bench-train-")
@@ -209,7 +214,8 @@ class Comparison:
                 for size, took in found["seconds_per_row"].items()
             )
         )
-        return {"setting": asdict(setting), "seconds_per_row": found["seconds_per_row"], "peaks": found["peaks"]}
+        kept = {key: found[key] for key in ("seconds_per_row", "peaks", "ended_by")}
+        return {"setting": asdict(setting), **kept}
 
     def _parity(self, workload: str, system: str, setting: Setting) -> dict[str, Any]:
         """A few fp32 steps of the rival on the small cut, then ours at the same parameters."""

@@ -48,6 +48,17 @@ class Results:
         with_ratios(self._content["rows"])
         write_text(self.path, json.dumps(self._content, indent=1) + "\n")
 
+    def refuse_other_processor(self, cpu: str) -> None:
+        """
+        Raises:
+            DataError: Rows were measured on another processor than `cpu`.
+        """
+        other = next((row["machine"]["cpu"] for row in self.rows if row["machine"]["cpu"] != cpu), None)
+        if other is not None:
+            raise DataError(
+                self.path, None, f"it holds rows of another processor ({other}; here it is {cpu}).", "Begin anew with --anew."
+            )
+
     @property
     def rows(self) -> list[Row]:
         return self._content["rows"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from training.process import answer, device_peak, die_first, forget_peak, now, peak_bytes, read_order
-from training.systems import ALPHA, LEARNING_RATE, RANK, TARGETS, Setting
+from training.systems import ALPHA, LEARNING_RATE, RANK, TARGETS, Setting, search_ends_by
 from training.workloads import Row, in_micro_batches, typical, workload_of
 
 ORDER = read_order()
@@ -235,8 +235,10 @@ def search(rows: Sequence[Row]) -> dict[str, Any]:
     peaks: dict[int, int] = {}
     seconds: dict[int, float] = {}
     limit, latest = ORDER["memory_limit_bytes"], ORDER["seconds"][1]
+    ended_by = ""
 
     def watch(self: Any, step: Callable[[Any, Any], Any], model: Any, inputs: Any, items: Any) -> Any:
+        nonlocal ended_by
         self.try_out(step, model, typical(rows, 2 if SETTING.compiled else 1))
         spent = 0.0
         for size in ORDER["micro_batches"]:
@@ -250,12 +252,13 @@ def search(rows: Sequence[Row]) -> dict[str, Any]:
                 typically = self.try_out(step, model, typical(rows, size))[0]
                 spent += typically
                 seconds[size] = typically / size
-            if spent + 3 * took > latest or 2 * peaks[size] > limit:
+            ended_by = search_ends_by(peaks, seconds, spent=spent, took=took, limit=limit, allowed=latest)
+            if ended_by:
                 break
         raise Finished
 
     _run(trainer, watch)
-    return {"peaks": peaks, "seconds_per_row": seconds}
+    return {"peaks": peaks, "seconds_per_row": seconds, "ended_by": ended_by or "all sizes"}
 
 
 def record_parity(rows: Sequence[Row]) -> dict[str, Any]:

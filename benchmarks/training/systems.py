@@ -12,6 +12,7 @@ RANK, ALPHA, LEARNING_RATE = 16, 32, 1e-4
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MICRO_BATCHES = (1, 2, 4, 8, 16, 32)
 MEMORY_LIMIT_BYTES = 20 * 2**30
+STILL_FASTER = 0.95  # of the seconds a row of the best smaller micro-batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,25 @@ def further_variants(system: System, setting: Setting, lengths: list[int]) -> li
     if system.environment == "unsloth":
         return [replace(setting, compiled=True)]
     return [replace(setting, padding_free=True)] if len(set(lengths)) > 1 else []
+
+
+def search_ends_by(
+    peaks: dict[int, int], seconds: dict[int, float], *, spent: float, took: float, limit: int, allowed: float
+) -> str:
+    """Why a search tries no larger micro-batch: "memory", "time", or "" while it goes on.
+
+    Args:
+        peaks, seconds: Bytes, and seconds a row, of each size tried; sizes grow.
+        spent, took: Seconds of all trials, and of the last one. allowed: Of all, three times that while larger is still faster.
+    """
+    newest = max(peaks)
+    if 2 * peaks[newest] > limit:
+        return "memory"
+    others = [pace for size, pace in seconds.items() if size != newest]
+    if not others:  # one size says nothing of the next
+        return ""
+    patience = 3 * allowed if seconds[newest] < STILL_FASTER * min(others) else allowed
+    return "time" if spent + 3 * took > patience else ""
 
 
 def largest_fitting(peaks: dict[int, int], *, limit: int = MEMORY_LIMIT_BYTES) -> int:

@@ -15,7 +15,7 @@ from training.environments import ENVIRONMENTS, interpreter, prepare, refuse_cud
 from training.flops import Shape, Work, useful_flops, work_of_rows, work_of_stretches
 from training.gpu import DRY, REAL, job_hours, measurements
 from training.results import RATIO, Results, medians
-from training.systems import SYSTEMS, Setting, further_variants, largest_fitting
+from training.systems import SYSTEMS, Setting, further_variants, largest_fitting, search_ends_by
 from training.table import training_table
 from training.workloads import WORKLOADS, in_micro_batches, log_normal_lengths, typical, uniform, workload_of
 
@@ -180,6 +180,27 @@ def test_a_larger_micro_batch_is_trusted_with_a_tenth_to_spare():
     assert largest_fitting({1: 2 * GIB, 2: 3 * GIB}, limit=18 * GIB) == 8
     assert largest_fitting({1: 2 * GIB, 2: 2 * GIB}) == 32
     assert largest_fitting({1: 30 * GIB, 2: 60 * GIB}) == 1
+
+
+def test_a_search_ends_by_memory_or_by_time_but_never_after_one_size():
+    limits = {"limit": 20 * GIB, "allowed": 40.0}
+    slow = {1: 5.0}
+    assert search_ends_by({1: 2 * GIB}, slow, spent=39.0, took=39.0, **limits) == ""  # nothing is known of two rows yet
+    assert search_ends_by({1: 11 * GIB}, slow, spent=5.0, took=5.0, **limits) == "memory"
+    two = {1: 2 * GIB, 2: 3 * GIB}
+    assert search_ends_by(two, {1: 5.0, 2: 5.0}, spent=15.0, took=10.0, **limits) == "time"  # no faster: 30 s more are too many
+    assert search_ends_by(two, {1: 5.0, 2: 4.0}, spent=13.0, took=8.0, **limits) == ""
+    assert search_ends_by(two, {1: 5.0, 2: 4.0}, spent=100.0, took=8.0, **limits) == "time"
+
+
+def test_rows_of_another_processor_are_not_mixed_with_this_ones(tmp_path):
+    path = tmp_path / "training.json"
+    results = Results(path)
+    results.refuse_other_processor("Slide rule")
+    results.add("rows", row())
+    results.refuse_other_processor("Abacus")
+    with pytest.raises(DataError, match=r"another processor \(Abacus; here it is Slide rule\).*--anew"):
+        results.refuse_other_processor("Slide rule")
 
 
 def test_packing_is_only_tried_where_lengths_differ_and_compiling_only_with_unsloth():
