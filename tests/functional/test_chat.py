@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from scored_climb import scored_climb
 from small_tasks import write_task
 from stepladder.domain.errors import RunError
 from stepladder.service.chat import open_chat
@@ -89,3 +90,23 @@ def test_a_rung_that_was_not_fitted_is_named(run: Path) -> None:
         open_chat(run, rung="lora")
     with pytest.raises(RunError, match="recorded answers cannot talk"):
         open_chat(run, rung="recorded")
+
+
+@pytest.mark.starter
+def test_a_turn_without_an_answer_says_why_and_is_no_part_of_the_talk(tmp_path: Path) -> None:
+    turns = "\n".join(["A heron by the gate.", "And a perch?", "And a trout?"]) + "\n"
+    with scored_climb(tmp_path / "things", rate=1.0) as scene:
+        answer = scene.server.answer
+        scene.server.answer = lambda request: {} if "perch" in request["messages"][-1]["content"] else answer(request)
+        plain = ask(scene.run, "--rung", "prompt", turns=turns)
+        asked = [turn["content"] for turn in scene.server.requests[-1]["messages"] if turn["role"] == "user"]
+        as_json = ask(scene.run, "--rung", "prompt", "--json", turns=turns)
+    assert plain.returncode == 0, plain.stderr
+    lost = [line for line in plain.stdout.splitlines() if "no answer" in line]
+    assert [line.partition(":")[0] for line in lost] == ["prompt", "base"]
+    assert all("did not answer in its protocol's shape" in line for line in lost)
+    assert sum("heron" in text for text in asked) == 1
+    assert not any("perch" in text for text in asked)
+    answers = [json.loads(line)["answers"] for line in as_json.stdout.splitlines()]
+    assert [[bool(one["fault"]) for one in both] for both in answers] == [[False, False], [True, True], [False, False]]
+    assert all(bool(one["answer"]) != bool(one["fault"]) for both in answers for one in both)

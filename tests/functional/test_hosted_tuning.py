@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +180,33 @@ def test_a_refusal_costs_nothing_and_an_endpoint_without_the_api_is_sent_nothing
         tune(replace(tuner(server), address=Address(f"{server.root}/elsewhere", "fake")), tmp_path / "other")
     with pytest.raises(EngineError, match="cannot be reached"):
         tune(replace(tuner(server), address=Address("http://127.0.0.1:9/v1", "fake"), timeout_seconds=1.0), tmp_path / "third")
+
+
+class Repeating(BaseHTTPRequestHandler):
+    """Refuses everything, and repeats the key it was given."""
+
+    def do_GET(self) -> None:
+        body = json.dumps({"error": {"message": f"no use of {self.headers['Authorization']}"}}).encode()
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Stay silent."""
+
+
+def test_a_key_that_the_endpoint_repeats_is_not_in_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEPLADDER_API_KEY", "sk-planted-secret-4321")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Repeating) as endpoint:
+        thread = threading.Thread(target=endpoint.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        address = Address(f"http://127.0.0.1:{endpoint.server_address[1]}/v1", "m")
+        with pytest.raises(EngineError, match="no use of Bearer") as caught:
+            tune(EndpointTuner(address, HostedSettings()), tmp_path)
+        endpoint.shutdown()
+        thread.join()
+    assert "sk-planted" not in str(caught.value)
 
 
 def task_of(folder: Path, server: LiveServer, rows: int = 140, more: str = "", **settings: str) -> World:

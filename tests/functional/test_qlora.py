@@ -12,6 +12,8 @@ from small_tasks import World, write_task
 from stepladder.domain.climb import RungResult
 from stepladder.domain.errors import UsageError
 from stepladder.engines.fake import FakeEngine
+from stepladder.service import wiring
+from stepladder.service.chat import open_chat
 from stepladder.service.setup import Tools
 from stepladder.techniques.fake import FakeEmbedder, FakeTuner
 
@@ -60,6 +62,18 @@ def test_asked_for_it_is_tuned_and_answered_by_the_4_bit_model_with_the_prompt_o
     plain = tools.engine
     assert isinstance(plain, FakeEngine)
     assert not {call.adapter for call in plain.calls} & adapters
+
+
+def test_a_talk_with_it_is_heard_word_by_word_and_is_no_part_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wiring, "build_tuner", lambda *given, **more: FakeTuner())  # the fake model cannot be trained
+    world = write_task(tmp_path / "things", 140, rungs=f'{SKIP}\ninclude = ["qlora"]', model='base = "fake"')
+    four_bit = four_bit_tools(world)
+    climb = stepladder.climb(tmp_path / "things", tools=replace(world.tools, four_bit=lambda: four_bit))
+    recorded = (climb.folder / "generations.jsonl").read_bytes()
+    heard: list[str] = []
+    open_chat(climb.folder, rung="qlora").voices[0].answer("one two three", heard.append)
+    assert heard == ["one", " two", " three"]
+    assert (climb.folder / "generations.jsonl").read_bytes() == recorded
 
 
 def test_only_a_rung_that_may_be_left_out_can_be_included(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai import NotFoundError, OpenAI
+from openai import InternalServerError, NotFoundError, OpenAI
 
+from chat_server import Reply
 from live_server import LiveServer, fake_house, live_server
 from scored_climb import Scene, scored_climb
 from stepladder.service.predict import restore_rung
@@ -53,6 +54,26 @@ def test_a_rung_answers_a_conversation_with_all_it_is_made_of(server: LiveServer
     assert any("kind of thing" in message["content"] for message in sent)  # the task's instruction, which the caller did not send
     stream = client.chat.completions.create(model=name, messages=[turn], stream=True)  # type: ignore[list-item]
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "bird"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_question_that_got_no_answer_is_an_error_and_no_empty_answer(server: LiveServer, scene: Scene, stream: bool) -> None:
+    client = OpenAI(base_url=server.url, api_key="anything", max_retries=0)
+
+    def ask(text: str) -> None:
+        done = client.chat.completions.create(  # type: ignore[call-overload]
+            model=f"rung:{scene.run.name}/winner", messages=[{"role": "user", "content": f"{text} {stream}"}], stream=stream
+        )
+        list(done)
+
+    ask("A heron on day 8.")
+    scene.server.script = [Reply(body={"choices": None})] * 2
+    with pytest.raises(InternalServerError) as caught:
+        ask("A heron on day 9.")
+    assert caught.value.status_code == 502
+    assert caught.value.type == "server_error"
+    assert "There is no answer" in caught.value.message
+    assert "did not answer in its protocol's shape" in caught.value.message
 
 
 def test_a_rung_without_a_model_answers_too(server: LiveServer, scene: Scene) -> None:

@@ -73,12 +73,16 @@ class GradedRow:
     model_sha256: str = ""
     adapter_sha256: str | None = None
     prompt_sha256: str = ""
-    retrieved: tuple[str, ...] = ()
+    retrieved: tuple[str, ...] = ()  # documents
+    passages: tuple[str, ...] = ()  # what was shown of them, by `Chunk.id`; records of older versions have none
 
 
 @dataclass(frozen=True, slots=True)
 class ChangedRow:
-    """A test row that one rung has right and another wrong, for the report."""
+    """A test row that one rung has right and another wrong, for the report.
+
+    Of several seeds the scores are means; the answers are those of the seeds that show the change most.
+    """
 
     id: str
     input: str
@@ -107,7 +111,8 @@ class MistakeKind(StrEnum):
 class Mistakes:
     """Wrong test answers of one rung that are of one kind. `rows` are their ids.
 
-    `wrong` of `asked` answers are wrong in all. `right_elsewhere`: how many of `rows` another contender has right.
+    `wrong` of `asked` rows are wrong in all; of several seeds the mean score decides. `right_elsewhere`: how many of `rows`
+    another contender has right.
     """
 
     rung: str

@@ -109,10 +109,14 @@ class ModelGrader(Settings):
     criteria: str | None = Field(None, description="What to look at, in your words; put into the default `input`.")
     sampling_params: SamplingParams = Field(default_factory=SamplingParams, description="How the reply is drawn.")
     human_grades: str | None = Field(
-        None, description="JSONL file of grades by people: `id`, `answer`, and `score` or `label`; at least 30 rows."
+        None,
+        description="JSONL file of grades by people: `id`, `answer`, and `score` or `label`; at least 30 different answers, "
+        "right ones and wrong ones.",
     )
     accept_uncalibrated: bool = Field(
-        False, description="Use the judge with fewer than 30 human grades; every report will say that it is uncalibrated."
+        False,
+        description="Use the judge without such grades, or where it agrees with them no better than chance; every report will "
+        "say that it is uncalibrated.",
     )
 
     @model_validator(mode="after")

@@ -104,3 +104,8 @@ class Chunk:
     end: int
     text: str
     heading: str = ""
+
+    @property
+    def id(self) -> str:
+        """Which passage this is, as records name it."""
+        return f"{self.document}:{self.start}-{self.end}"

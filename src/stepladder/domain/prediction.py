@@ -66,6 +66,7 @@ class Prediction:
     generation: Generation | None = None
     latency_seconds: float = 0.0
     retrieved: tuple[str, ...] = ()  # documents shown to the model, best first
+    passages: tuple[str, ...] = ()  # `Chunk.id` of what was shown of them, best first
 
     @property
     def cut(self) -> bool:
@@ -78,10 +79,16 @@ class Prediction:
 
     @classmethod
     def from_generation(
-        cls, input_id: str, generation: Generation, *, text: str | None = None, retrieved: tuple[str, ...] = ()
+        cls,
+        input_id: str,
+        generation: Generation,
+        *,
+        text: str | None = None,
+        retrieved: tuple[str, ...] = (),
+        passages: tuple[str, ...] = (),
     ) -> Prediction:
         answer = generation.text if text is None else text
-        return cls(input_id, answer, generation, generation.latency_seconds, retrieved)
+        return cls(input_id, answer, generation, generation.latency_seconds, retrieved, passages)
 
 
 @dataclass(frozen=True, slots=True)

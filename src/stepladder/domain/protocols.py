@@ -102,10 +102,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class CompletionScore:
-    """Natural-log probability of a completion and its end-of-turn token after a prompt, and its number of tokens."""
+    """Natural-log probability of a completion and its end-of-turn token after a prompt, and its number of tokens.
+
+    `seconds` = its share of the wall time in which the engine computed it and others.
+    """
 
     log_probability: float
     tokens: int
+    seconds: float = 0.0
 
 
 class Engine(Protocol):

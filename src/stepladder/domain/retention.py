@@ -66,6 +66,13 @@ class Retention:
         return tuple(one for one in self.measures if not one.within and (self.gate or one.always))
 
     @property
+    def unknown(self) -> str:
+        """What nobody knows of a rung that may be recommended all the same, in a sentence; empty where it was measured."""
+        if self.gate or not self.unmeasured:
+            return ""
+        return f"Not measured of {self.rung}: self-stopping, repetition and refusals, which could rule it out. {self.unmeasured}"
+
+    @property
     def blocked(self) -> str:
         """Why the rung may not be recommended, in a sentence; empty when it may."""
         if self.unmeasured:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
@@ -37,6 +38,16 @@ class Address:
     def name(self) -> str:
         """As `[model] base` would spell it."""
         return f"{self.provider}:{self.model}" if self.provider else f"{self.url} {self.model}"
+
+    @property
+    def moved(self) -> bool:
+        """Whether a provider's name leads to another server than the provider's own, as the environment may say."""
+        return bool(self.provider) and self.url != _PROVIDERS[self.provider][1]
+
+    @property
+    def identity_name(self) -> str:
+        """What its answers are known by: `name`, behind the server's URL where a provider's name alone does not tell it."""
+        return f"{_public(self.url)} {self.name}" if self.moved else self.name
 
     @property
     def api(self) -> Api:
@@ -82,6 +93,12 @@ def parse_model(name: str) -> Address | None:
     return Address(_checked_url(url, "The server's URL"), model.strip())
 
 
+def moved_models(names: Iterable[str]) -> dict[str, str]:
+    """Of the models named by a provider, those that are asked elsewhere, with what they are known by there."""
+    found = {name: parse_model(name) for name in names}
+    return {name: address.identity_name for name, address in found.items() if address is not None and address.moved}
+
+
 def _checked_url(url: str, where: str) -> str:
     parts = urlsplit(url)
     if parts.username or parts.password:
@@ -92,6 +109,12 @@ def _checked_url(url: str, where: str) -> str:
 def _bare(url: str) -> str:
     """A URL without a password, for messages."""
     return url.rpartition("@")[2]
+
+
+def _public(url: str) -> str:
+    """A URL without what may be secret in it."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=_bare(parts.netloc), query="", fragment="").geturl()
 
 
 def _is_loopback(host: str) -> bool:

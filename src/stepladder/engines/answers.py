@@ -23,6 +23,8 @@ from stepladder.files import Locked, hash_bytes, hash_json, lock
 BLOCK_BYTES = 4096
 """What a small file takes on most disks, however small it is."""
 TRIMMED_TO = 0.8
+SERVED_FORMAT = 2
+"""Raise it when what the name of a served model stands for changes: in 1 a provider's name stood for any server."""
 STALE_SECONDS = 3600.0
 """Temporary files older than this belong to killed processes."""
 
@@ -124,13 +126,14 @@ class CachedEngine(RecordedEngine):
         self._manner = manner
         self._stored = store.folder is not None and _is_known(engine)
         self._reading = _reading_of(engine)
-        self._setting = dict(self._reading.setting) if self._reading is not None else {}
+        self._setting = setting_of(engine)
 
     def _read(self) -> None:
         """Nothing beforehand: entries are read when they are asked for."""
 
     def _speaker(self, adapter: Path | None) -> str:
-        return hash_json([super()._speaker(adapter), self._manner, self._setting])
+        served = [SERVED_FORMAT] if self.identity.served else []
+        return hash_json([super()._speaker(adapter), self._manner, self._setting, *served])
 
     def _asked(self, prompts: Sequence[Prompt]) -> list[Any]:
         """Token ids where the engine tells them, else the turns."""
@@ -166,6 +169,12 @@ class _Keeper:
         self._store.keep(str(entry["key"]), entry)
 
 
+def setting_of(engine: object) -> dict[str, Any]:
+    """What the engine's answers depend on besides identity, prompt and decoding, where it says so."""
+    reading = _reading_of(engine)
+    return {} if reading is None else dict(reading.setting)
+
+
 def _reading_of(engine: object) -> Reading | None:
     """The engine itself, under whatever wraps it, where it says what its model reads."""
     while not isinstance(engine, Reading):
@@ -178,10 +187,10 @@ def _reading_of(engine: object) -> Reading | None:
 def _is_known(engine: Engine) -> bool:
     """Whether the same name stands for the same weights tomorrow: by their hash, or by a provider's word.
 
-    Behind a server's URL anything may be served the next day.
+    Behind a server's URL anything may be served the next day; a provider's name that leads to such a server begins with it.
     """
     identity = engine.identity
-    return bool(identity.base_sha256) or (identity.served and not identity.name.startswith(("http://", "https://")))
+    return bool(identity.base_sha256) or (identity.served and identity.name.startswith(("openai:", "anthropic:")))
 
 
 def _checked(digest: bytes, content: bytes, key: str) -> dict[str, Any] | None:

@@ -17,13 +17,14 @@ from stepladder.domain.messages import Message, ToolCall
 from stepladder.domain.output import dump_json
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Grammar, Prompt
-from stepladder.engines.address import Address
+from stepladder.engines.address import ANTHROPIC_URL, Address
 from stepladder.engines.calls import TIMEOUT_SECONDS, hash_prompt
+from stepladder.engines.endings import MESSAGES_ENDINGS
 from stepladder.engines.failures import CallFailure, Sdk, ask
 from stepladder.engines.held_output import asked_for, unwrap_label
 from stepladder.engines.remarks import Remarks
 from stepladder.engines.served import ServedEngine, secret_of
-from stepladder.engines.usage import read_counts
+from stepladder.engines.usage import Most, read_counts
 
 SDK = Sdk(anthropic.APIStatusError, anthropic.APITimeoutError, anthropic.APIConnectionError, anthropic.AnthropicError)
 _STANDARD = frozenset({"model", "messages", "max_tokens", "system", "tools", "output_config"})
@@ -81,6 +82,11 @@ class Messages:
     def url(self) -> str:
         return self._address.url
 
+    @property
+    def thinks_within_limit(self) -> bool:
+        """Anthropic's own `max_tokens` counts thoughts, too."""
+        return self.url == ANTHROPIC_URL
+
     def build_request(self, prompt: Prompt, decoding: Decoding) -> dict[str, Any]:
         """System turns go apart from the others, as the API wants them.
 
@@ -123,23 +129,19 @@ class Messages:
             self.remarks.note("takes no temperature: its answers are drawn its own way and may differ from call to call")
         return True
 
-    def read(self, body: Any, prompt: Prompt, decoding: Decoding, *, seconds: float, request_bytes: int) -> Generation:
+    def read(self, body: Any, prompt: Prompt, decoding: Decoding, *, seconds: float, most: Most) -> Generation:
         """The generation in a reply; thoughts are left out of it, and counted."""
         if not isinstance(body, dict) or not isinstance(body.get("content"), list):
             raise CallFailure("shape", "there is no 'content' in the reply")
-        stop = body.get("stop_reason")
-        if stop in ("refusal", "pause_turn"):
-            raise CallFailure("withheld", f"stop_reason {stop}")
         text = _text(body["content"], prompt)
-        cut = stop in ("max_tokens", "model_context_window_exceeded")
         usage = body["usage"] if isinstance(body.get("usage"), dict) else {}
+        cut = MESSAGES_ENDINGS.was_cut(body.get("stop_reason"), text, usage.get("output_tokens"))
         cached = usage.get("cache_read_input_tokens") or 0
         counts = read_counts(
             _sum(usage.get("input_tokens"), usage.get("cache_creation_input_tokens"), cached),
             usage.get("output_tokens"),
             cached,
-            request_bytes=request_bytes,
-            max_new_tokens=decoding.max_new_tokens,
+            most=most,
             text=text,
         )
         if counts.estimated:
@@ -165,13 +167,17 @@ def _sum(first: Any, *others: Any) -> Any:
 
 
 def _text(blocks: Sequence[Any], prompt: Prompt) -> str:
-    known = [block for block in blocks if isinstance(block, dict)]
-    said = "".join(str(block.get("text", "")) for block in known if block.get("type") == "text")
-    calls = tuple(
-        ToolCall(str(block.get("id")), str(block.get("name")), dump_json(block.get("input", {})))
-        for block in known
-        if block.get("type") == "tool_use"
-    )
+    """What was said and called.
+
+    Raises:
+        CallFailure: A text that is none, or a call without a name.
+    """
+    texts: list[Any] = [block.get("text") for block in blocks if isinstance(block, dict) and block.get("type") == "text"]
+    called = [block for block in blocks if isinstance(block, dict) and block.get("type") == "tool_use"]
+    if not all(isinstance(one, str) for one in (*texts, *(block.get("name") for block in called))):
+        raise CallFailure("shape", "a block of its 'content' is malformed")
+    said = "".join(texts)
+    calls = tuple(ToolCall(str(block.get("id")), block["name"], dump_json(block.get("input", {}))) for block in called)
     return answer_text(Message("assistant", said, tool_calls=calls), prompt.tools)
 
 

@@ -20,6 +20,7 @@ from stepladder.engines.wrappers import Wrapped
 from stepladder.files import hash_json, read_lines
 
 FORMAT = 1  # raise it when what a key stands for changes
+SCORE_FORMAT = 2  # likewise, for scores only: since 2 they carry the seconds they took
 SYNC_SECONDS = 1.0
 SCORED_AT_ONCE = 32  # prompts; a kill loses at most the scores of one such group
 
@@ -34,18 +35,22 @@ class RecordedEngine(Wrapped):
     """`engine`, with every answer kept in the line file `path`.
 
     An answer is found by what decided it: hashes of model, tokenizer, template and adapter, the turns and tools, and the
-    decoding settings; never by the prompt's id. A hit returns the recorded generation unchanged, its first latency included.
+    decoding settings; never by the prompt's id. A hit returns what was recorded unchanged, its first latency included.
     Torn and broken lines are skipped (`bad_lines`): their answers are asked for again.
 
     Counts: `hits` and `misses`, in answers and scored completions; a prompt that stands twice in one call is asked once.
+
+    Args:
+        setting: What else decides an answer, for a file that outlives the installed versions.
     """
 
-    def __init__(self, engine: Engine, path: Path) -> None:
+    def __init__(self, engine: Engine, path: Path, *, setting: Mapping[str, Any] | None = None) -> None:
         super().__init__(engine)
         self.hits = 0
         self.misses = 0
         self.bad_lines = 0
         self._path = path
+        self._besides = [dict(setting)] if setting else []
         self._generations: dict[str, Generation] = {}
         self._scores: dict[str, CompletionScore] = {}
         self._read()
@@ -96,7 +101,7 @@ class RecordedEngine(Wrapped):
     def _speaker(self, adapter: Path | None) -> str:
         """Which weights would answer, as one hash."""
         identity = dataclasses.asdict(self.identity)
-        return hash_json([FORMAT, identity, None if adapter is None else hash_adapter(adapter)])
+        return hash_json([FORMAT, identity, None if adapter is None else hash_adapter(adapter), *self._besides])
 
     def _asked(self, prompts: Sequence[Prompt]) -> list[Any]:
         """What each prompt says, as JSON."""
@@ -213,7 +218,7 @@ def _generation_key(speaker: str, asked: Any, decoding: Decoding) -> str:
 
 
 def _score_key(speaker: str, asked: Any, completion: str) -> str:
-    return hash_json(["score", speaker, asked, completion])
+    return hash_json(["score", SCORE_FORMAT, speaker, asked, completion])
 
 
 def _turns(prompt: Prompt) -> list[Any]:

@@ -9,13 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
-from stepladder.domain.errors import EngineError
+from stepladder.domain.errors import EngineError, Unanswered
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Prompt
 from stepladder.engines.failures import CallFailure
 from stepladder.engines.pace import Pace
 from stepladder.engines.purse import Prices, Purse
 from stepladder.engines.retries import Patience
+from stepladder.engines.usage import Most
 from stepladder.files import hash_json
 
 CONCURRENCY = 8
@@ -48,6 +49,11 @@ class Provider(Protocol):
     @property
     def url(self) -> str: ...
 
+    @property
+    def thinks_within_limit(self) -> bool:
+        """Whether no more tokens are billed than the limit on new ones allows; else a model may think on beyond it, unseen."""
+        ...
+
     def build_request(self, prompt: Prompt, decoding: Decoding) -> Mapping[str, Any]:
         """All that is sent, as JSON. Raises: EngineError where the protocol has no words for it."""
         ...
@@ -56,8 +62,8 @@ class Provider(Protocol):
         """The reply's body. Raises: CallFailure."""
         ...
 
-    def read(self, body: Any, prompt: Prompt, decoding: Decoding, *, seconds: float, request_bytes: int) -> Generation:
-        """The generation in a reply. Raises: CallFailure, of the kinds "shape" and "withheld"."""
+    def read(self, body: Any, prompt: Prompt, decoding: Decoding, *, seconds: float, most: Most) -> Generation:
+        """The generation in a reply. Raises: CallFailure, of the kinds "shape", "empty" and "withheld"."""
         ...
 
     def adapts_to(self, failure: CallFailure, request: Mapping[str, Any]) -> bool:
@@ -159,21 +165,20 @@ class Calls:
         return (f"{self._provider.name}: pushed back {times}; down to {self.pace.slowest} calls at once.",)
 
     def _attempt(self, request: Mapping[str, Any], prompt: Prompt, decoding: Decoding) -> Generation:
-        """One call, with money set aside before it is sent."""
-        # Upper bound of its price: no tokenizer makes more tokens than there are bytes.
-        size = len(json.dumps(request, default=str).encode())
-        most = 0.0 if self._prices is None else self._prices.cost_usd(size, decoding.max_new_tokens)
-        call = self._purse.reserve(most) if self._purse is not None else 0
-        spent = most  # a call that breaks off may have been billed
+        """One call, with the most it can cost set aside before it is sent."""
+        most = Most(len(json.dumps(request, default=str).encode()), decoding.max_new_tokens, self._provider.thinks_within_limit)
+        usd = 0.0 if self._prices is None else self._prices.cost_usd(most.prompt, most.completion)
+        call = self._purse.reserve(usd) if self._purse is not None else 0
+        spent = usd  # a call that breaks off may have been billed
         try:
             start = time.perf_counter()
             body = self._provider.send(request)
             seconds = time.perf_counter() - start
-            generation = self._provider.read(body, prompt, decoding, seconds=seconds, request_bytes=size)
+            generation = self._provider.read(body, prompt, decoding, seconds=seconds, most=most)
             if self._prices is not None and not generation.counts_estimated:
                 spent = self._prices.cost_usd(generation.prompt_tokens, generation.completion_tokens)
         except CallFailure as failure:
-            spent = most if failure.may_be_billed else 0.0
+            spent = usd if failure.may_be_billed else 0.0
             raise
         finally:
             if self._purse is not None:
@@ -254,10 +259,13 @@ def raise_as_engine_error(provider: Provider, failure: CallFailure) -> NoReturn:
         "unreachable": "Is the server running, and the URL right?",
         "broken": "Try again later, or look into the server's log.",
         "shape": "Check that the URL is that of the protocol (OpenAI's usually ends in /v1).",
+        "empty": "Look at what the server sends: a model that thinks may leave its answer among its thoughts.",
         "withheld": "The provider's own filter keeps it back: look at the row.",
         "status": _ADVICE.get(failure.status or 0, "The server has a fault: try again later, or look into its log."),
     }[failure.kind]
-    raise EngineError(f"{provider.name} at {provider.url} {failure.reason}.", advice) from failure
+    refused = failure.kind == "status" and not failure.of_the_call
+    kind = EngineError if refused else Unanswered
+    raise kind(f"{provider.name} at {provider.url} {failure.reason}.", advice) from failure
 
 
 def _cancel(calls: Mapping[Future[Generation], int]) -> None:

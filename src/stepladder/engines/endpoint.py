@@ -17,11 +17,12 @@ from stepladder.domain.prediction import Generation, TokenLogprob
 from stepladder.domain.protocols import Decoding, Grammar, Prompt
 from stepladder.engines.address import OPENAI_URL, Address
 from stepladder.engines.calls import TIMEOUT_SECONDS, hash_prompt, raise_as_engine_error
+from stepladder.engines.endings import CHAT_ENDINGS
 from stepladder.engines.failures import CallFailure, Sdk, ask
-from stepladder.engines.held_output import PROBE, Way, asked_for, probe_of, unwrap_label, was_held, ways_for
+from stepladder.engines.held_output import PROBE, UNPROVEN, Way, asked_for, probe_of, unwrap_label, was_held, ways_for
 from stepladder.engines.remarks import Remarks
 from stepladder.engines.served import ServedEngine, secret_of
-from stepladder.engines.usage import read_counts
+from stepladder.engines.usage import Most, read_counts
 
 SDK = Sdk(openai.APIStatusError, openai.APITimeoutError, openai.APIConnectionError, openai.OpenAIError)
 _STANDARD = frozenset(
@@ -97,11 +98,13 @@ class EndpointEngine(ServedEngine):
                 answer = self._calls.answer(PROBE, probe_of(grammar))
             except CallFailure as failure:
                 del chat.ways[kind]
-                if failure.status not in (400, 404, 422, 501):
+                if failure.kind != "empty" and failure.status not in (400, 404, 422, 501):
                     raise_as_engine_error(chat, failure)
                 refusals.append(f"{way.name}: {failure.words}")
                 continue
             if was_held(grammar, answer):
+                if answer.cut:
+                    chat.remarks.note(UNPROVEN)
                 return
             del chat.ways[kind]
             refusals.append(f"{way.name}: ignored")
@@ -146,6 +149,11 @@ class ChatCompletions:
     @property
     def url(self) -> str:
         return self._address.url
+
+    @property
+    def thinks_within_limit(self) -> bool:
+        """OpenAI's `max_completion_tokens` counts thoughts, too; what another server's limit counts is not known."""
+        return self.known
 
     def build_request(self, prompt: Prompt, decoding: Decoding) -> dict[str, Any]:
         """The request in this server's own spelling."""
@@ -193,22 +201,20 @@ class ChatCompletions:
                     return True
         return False
 
-    def read(self, body: Any, prompt: Prompt, decoding: Decoding, *, seconds: float, request_bytes: int) -> Generation:
+    def read(self, body: Any, prompt: Prompt, decoding: Decoding, *, seconds: float, most: Most) -> Generation:
         """The generation in a reply."""
         choice = _first_choice(body)
         message = choice["message"]
-        cut = choice.get("finish_reason") == "length"
         text = _text(message, prompt)
-        if choice.get("finish_reason") in ("content_filter", "error"):
-            raise CallFailure("withheld", f"finish_reason {choice['finish_reason']}")
         usage = body.get("usage") if isinstance(body.get("usage"), dict) else {}
+        tokens = usage.get("completion_tokens")
+        cut = CHAT_ENDINGS.was_cut(choice.get("finish_reason"), text, tokens if "content" in message else None)
         details = usage.get("prompt_tokens_details")
         counts = read_counts(
             usage.get("prompt_tokens"),
-            usage.get("completion_tokens"),
+            tokens,
             details.get("cached_tokens") if isinstance(details, dict) else 0,
-            request_bytes=request_bytes,
-            max_new_tokens=decoding.max_new_tokens,
+            most=most,
             text=text,
         )
         if counts.estimated:
@@ -268,14 +274,21 @@ def _text(message: Mapping[str, Any], prompt: Prompt) -> str:
     """What was said: text and tool calls; where there is neither, a refusal's words. Half-formed arguments stay as they are."""
     called = message.get("tool_calls")
     calls = tuple(
-        ToolCall(str(call.get("id")), str(call["function"].get("name")), _arguments(call["function"].get("arguments")))
+        ToolCall(str(call.get("id")), call["function"]["name"], _arguments(call["function"].get("arguments")))
         for call in (called if isinstance(called, list) else ())
-        if isinstance(call, dict) and isinstance(call.get("function"), dict)  # servers in between send odd things
+        if _is_call(call)
     )
     said = str(message.get("content") or "")
     if not said and not calls:
-        return str(message.get("refusal") or "")
+        refusal = message.get("refusal")
+        return refusal if isinstance(refusal, str) else ""
     return answer_text(Message("assistant", said, tool_calls=calls), prompt.tools)
+
+
+def _is_call(value: Any) -> bool:
+    """Servers in between send odd things."""
+    function = value.get("function") if isinstance(value, dict) else None
+    return isinstance(function, dict) and isinstance(function.get("name"), str)
 
 
 def _arguments(value: Any) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Literal, Protocol
 
-Kind = Literal["status", "timeout", "unreachable", "broken", "shape", "withheld"]
+Kind = Literal["status", "timeout", "unreachable", "broken", "shape", "empty", "withheld"]
 ANSWER_LOST = frozenset({502, 504, 520, 522, 524})
 """A gateway's words for "it was asked, but the answer did not come through"."""
 PUSHES_BACK = frozenset({429, 503, 529})
@@ -21,13 +21,14 @@ class CallFailure(Exception):
     """One attempt that brought no answer. Never seen by a user: it ends as an `EngineError`, or as a generation's `fault`.
 
     `kind`: "status" (an HTTP error), "timeout", "unreachable" (never connected), "broken" (the connection ended first),
-    "shape" (a reply, but not in the protocol's shape), "withheld" (the provider keeps the answer back).
+    "shape" (a reply, but not in the protocol's shape), "empty" (one that holds no answer), "withheld" (the provider keeps the
+    answer back).
     """
 
     def __init__(self, kind: Kind, words: str, status: int | None = None, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(kind, words, status, headers)
-        self.kind = kind
         self.words = " ".join(words.split())[:LONGEST_WORDS].rstrip(".")
+        super().__init__(kind, self.words, status)
+        self.kind = kind
         self.status = status
         self.headers = headers or {}
 
@@ -60,6 +61,7 @@ class CallFailure(Exception):
             "unreachable": "cannot be reached",
             "broken": f"broke the connection off before its answer was whole ({self.words})",
             "shape": f"did not answer in its protocol's shape: {self.words}",
+            "empty": f"sent a reply without an answer: {self.words}",
             "withheld": f"withheld its answer: {self.words}",
         }[self.kind]
 
@@ -89,8 +91,11 @@ def ask(sdk: Sdk, send: Callable[[], AbstractContextManager[Any]], *, timeout_se
     A client's own timeout counts from byte to byte: a server that drips its answer would be waited for without end. So the
     whole reply has to be there in `timeout_seconds`, give or take one byte's wait.
 
+    Nothing that leaves here holds `secret`: neither the body, whose words may end in an answer or a fault, nor a failure. What
+    the SDK raised holds it still, so it is not shown as a failure's cause.
+
     Raises:
-        CallFailure: Whatever went wrong on the way; `secret` is not in its words.
+        CallFailure: Whatever went wrong on the way.
     """
     deadline = monotonic() + timeout_seconds
     try:
@@ -100,11 +105,12 @@ def ask(sdk: Sdk, send: Callable[[], AbstractContextManager[Any]], *, timeout_se
         failure = _failure(error, sdk, secret)
         if failure is None:
             raise
-        raise failure from error
+        raise failure from None
     try:
-        return json.loads(body)
+        return _without(json.loads(body), secret)
     except (ValueError, RecursionError) as error:
-        raise CallFailure("shape", _hidden(f"{error} in {body[:80].decode('utf-8', 'replace')!r}", secret)) from error
+        said = hidden(body.decode("utf-8", "replace"), secret)  # before it is shortened: half a key is one, too
+        raise CallFailure("shape", f"{error} in {said[:80]!r}") from None
 
 
 def _whole(chunks: Iterable[bytes], deadline: float) -> bytes:
@@ -122,21 +128,34 @@ def _failure(error: Exception, sdk: Sdk, secret: str) -> CallFailure | None:
         return error
     if isinstance(error, sdk.status):
         response: Any = getattr(error, "response", None)
-        return CallFailure("status", _hidden(str(error), secret), getattr(error, "status_code", 0), response.headers)
+        return CallFailure("status", hidden(str(error), secret), getattr(error, "status_code", 0), response.headers)
     if isinstance(error, sdk.timeout):
         return CallFailure("timeout", "")
     if isinstance(error, sdk.connection):
         cause = error.__cause__
         # The HTTP library is the SDK's choice, not ours: its classes are known by name only.
         kind: Kind = "unreachable" if type(cause).__name__ in ("ConnectError", "ConnectTimeout") else "broken"
-        return CallFailure(kind, _hidden(str(cause or error), secret))
+        return CallFailure(kind, hidden(str(cause or error), secret))
     if isinstance(error, sdk.base):
-        return CallFailure("shape", _hidden(str(error), secret))
+        return CallFailure("shape", hidden(str(error), secret))
     if isinstance(error, OSError) or type(error).__module__.partition(".")[0].startswith(("httpx", "httpcore")):
-        return CallFailure("timeout" if "Timeout" in type(error).__name__ else "broken", _hidden(str(error), secret))
+        return CallFailure("timeout" if "Timeout" in type(error).__name__ else "broken", hidden(str(error), secret))
     return None
 
 
-def _hidden(words: str, secret: str) -> str:
+def _without(value: Any, secret: str) -> Any:
+    """JSON with the key hidden in every text of it."""
+    if not secret:
+        return value
+    if isinstance(value, str):
+        return hidden(value, secret)
+    if isinstance(value, list):
+        return [_without(one, secret) for one in value]
+    if isinstance(value, dict):
+        return {hidden(name, secret): _without(one, secret) for name, one in value.items()}
+    return value
+
+
+def hidden(words: str, secret: str) -> str:
     """A server may repeat the key it was given; nothing of ours shall write it down."""
     return words.replace(secret, "…") if secret else words

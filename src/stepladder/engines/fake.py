@@ -115,12 +115,15 @@ class FakeEngine:
     def score(
         self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]], *, adapter: Path | None = None
     ) -> list[list[CompletionScore]]:
-        """Near 0 for the completion that `answer` gives, at least one nat per token below for any other."""
+        """Near 0 for the completion that `answer` gives, at least one nat per token below for any other.
+
+        All completions of a prompt take one token's time together.
+        """
         scores = []
         for prompt, options in zip(prompts, completions, strict=True):
             self.calls.append(FakeCall(prompt, None, adapter, tuple(options)))
             expected = self._answer(prompt, Decoding(max_new_tokens=self._identity.context_tokens), adapter).strip()
-            scores.append([_score_one(prompt, option, expected) for option in options])
+            scores.append([_score_one(prompt, option, expected, SECONDS_PER_TOKEN / len(options)) for option in options])
         return scores
 
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
@@ -215,12 +218,12 @@ def _hash_adapter(folder: Path) -> str:
     return hash_file(weights) if weights.is_file() else hash_text(folder.name)
 
 
-def _score_one(prompt: Prompt, completion: str, expected: str) -> CompletionScore:
+def _score_one(prompt: Prompt, completion: str, expected: str, seconds: float) -> CompletionScore:
     tokens = len(_words(completion)) + 1
     digest = hashlib.sha256(f"{_hash_prompt(prompt)} {completion}".encode()).digest()
     fraction = int.from_bytes(digest[:4], "big") / 2**32
     nats_per_token = 0.1 if completion.strip() == expected else 1.0 + fraction
-    return CompletionScore(-nats_per_token * tokens, tokens)
+    return CompletionScore(-nats_per_token * tokens, tokens, seconds)
 
 
 def _fit_grammar(text: str, grammar: Grammar) -> str:

@@ -17,6 +17,7 @@ PROBE_WORD = "zq7kx"
 """Nothing says this of its own accord: who does was held to it."""
 PROBE = Prompt("probe", (Message("user", "Say hello."),))
 PROBE_TOKENS = 64
+UNPROVEN = f"may not hold its answers to a given shape: the question that would show it was cut (at {PROBE_TOKENS} tokens)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ class Patience:
         else:
             self._failed += 1
             attempt, most = self._failed, self._max_retries
-        if failure.kind == "shape":
+        if failure.kind in ("shape", "empty"):
             most = min(most, SHAPE_RETRIES)
         return pause_before_retry(failure, attempt, self._first_pause_seconds) if attempt <= most else None
 

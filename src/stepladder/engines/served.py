@@ -49,7 +49,7 @@ class ServedEngine:
         prices: Prices | None = None,
         purse: Purse | None = None,
     ) -> None:
-        self._identity = ModelIdentity(name=address.name, engine=engine, hosted=address.hosted)
+        self._identity = ModelIdentity(name=address.identity_name, engine=engine, hosted=address.hosted)
         self._provider = provider
         self._calls = Calls(
             provider,

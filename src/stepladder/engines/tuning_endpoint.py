@@ -20,7 +20,9 @@ from stepladder.domain.protocols import Conversation, Engine, Progress
 from stepladder.engines.address import OPENAI_URL, Address
 from stepladder.engines.closing import no_new_jobs
 from stepladder.engines.endpoint import EndpointEngine
+from stepladder.engines.failures import hidden
 from stepladder.engines.purse import Prices, Purse
+from stepladder.engines.served import secret_of
 from stepladder.engines.tuning_ticket import SUBMITTED, Ticket
 
 TAG = "stepladder"
@@ -63,7 +65,7 @@ class EndpointTuner:
         return no_new_jobs(datetime.now(UTC).date()) if self.address.url == OPENAI_URL else None
 
     def spoken_name(self, model: str) -> str:
-        return replace(self.address, model=model).name
+        return replace(self.address, model=model).identity_name
 
     def answering(self, model: str) -> Engine:
         """An engine that asks `model`, recorded."""
@@ -205,7 +207,8 @@ class EndpointTuner:
         if job.status != "succeeded" or not job.fine_tuned_model:
             self._settle(ticket, 0.0 if job.status == "failed" else ticket.reserved_usd)
             ticket.forget()
-            why = f": {job.error.message}" if getattr(job.error, "message", None) else ""
+            said = getattr(job.error, "message", None)
+            why = f": {hidden(str(said), secret_of(self.address.api_key()))}" if said else ""
             raise ModelError(
                 f"The job {job.id} at {self.address.url} ended as '{job.status}'{why}.", "Climb again to submit a new one."
             )
@@ -283,7 +286,7 @@ class _Desk:
             events = self.client.fine_tuning.jobs.list_events(job, limit=1).data
         except openai.APIError:
             return ""
-        return events[0].message if events else ""
+        return hidden(str(events[0].message), self._secret) if events else ""
 
     def cancel(self, job: str) -> Any:
         """The job after it was told to stop; one that is over already stays as it is."""
@@ -300,8 +303,13 @@ class _Desk:
 
     def _as_engine_error(self, error: openai.APIError, hint: str) -> EngineError:
         status = getattr(error, "status_code", None)
-        said = f"answered with status {status}: {error.message}" if status else f"cannot be reached ({error.message})"
+        words = hidden(error.message, self._secret)
+        said = f"answered with status {status}: {words}" if status else f"cannot be reached ({words})"
         return EngineError(f"{self.name} {said.rstrip('.')}.", hint)
+
+    @property
+    def _secret(self) -> str:
+        return secret_of(self.client.api_key)
 
 
 def rows_text(rows: Sequence[Conversation]) -> str:

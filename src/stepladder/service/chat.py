@@ -17,6 +17,7 @@ from stepladder.service.setup import Watcher
 from stepladder.service.shipping import plain_name
 from stepladder.techniques.asking import ModelPredictor, ZeroShot
 from stepladder.techniques.forms import PLAIN
+from stepladder.techniques.tuning import TunedPredictor
 
 BASE = "base"
 
@@ -30,7 +31,10 @@ class Voice:
     turns: list[Message] = field(default_factory=list)
 
     def answer(self, text: str, on_text: Callable[[str], None]) -> Prediction:
-        """Answer the next user turn; the answer is heard piece by piece where tokens are written one by one."""
+        """Answer the next user turn; the answer is heard piece by piece where tokens are written one by one.
+
+        A turn that a server left without an answer (see the prediction's `fault`) is no part of what was said.
+        """
         heard: list[str] = []
 
         def hear(piece: str) -> None:
@@ -39,6 +43,8 @@ class Voice:
 
         turns = (*self.turns, Message("user", text))
         [prediction] = _overheard(self.predictor, hear).predict([Input(f"turn-{len(turns) // 2 + 1}", turns)])
+        if prediction.fault:
+            return prediction
         if not heard:  # no model wrote it, or one chose among labels
             on_text(prediction.text)
         self.turns = [*turns, Message("assistant", prediction.text)]
@@ -74,6 +80,8 @@ def open_chat(run: Path | str, *, rung: str | None = None, device: str = "auto",
             "there is no rung to talk to." if name is None else "recorded answers cannot talk.", "Choose one with --rung."
         )
     predictor = restore_rung(folder, name, device=device, watcher=watcher)
+    if isinstance(predictor, TunedPredictor):
+        predictor = predictor.seed_predictors()[0]
     voices = [Voice(name, predictor)]
     if isinstance(predictor, ModelPredictor):
         plain = ModelPredictor(predictor.context, {}, ZeroShot(predictor.context, PLAIN))

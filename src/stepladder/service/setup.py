@@ -19,10 +19,12 @@ from stepladder.data.probes import load_probes
 from stepladder.data.split import record_opening
 from stepladder.domain.answer import expected_answer
 from stepladder.domain.errors import DataError, ModelError, RunError
+from stepladder.domain.grader_settings import judges_in
 from stepladder.domain.messages import Example
 from stepladder.domain.protocols import Choices, Embedder, Engine, FitContext, Progress, Recipe, SilentProgress, Tuner
 from stepladder.domain.sealed import Opened
 from stepladder.domain.task import Task
+from stepladder.engines.address import moved_models
 from stepladder.engines.answers import AnswerStore, CachedEngine
 from stepladder.engines.cache import RecordedEngine
 from stepladder.engines.purse import Purse
@@ -110,6 +112,7 @@ class Base:
     four_bit: Callable[[], Tools] | None = None
     answers: AnswerStore | None = None
     purse: Purse | None = None
+    judged: Callable[[], int] = lambda: 0  # how many judgements have been asked for
 
     @property
     def task(self) -> Task:
@@ -136,7 +139,9 @@ def make_base(
     embedder = tools.embedder if tools is not None else wiring.build_embedder()
     data = load_task_data(task, embedder, seed=options.seed, write=False)
     judges = tools.judges if tools is not None else {}
-    grader_tools = wiring.grader_tools(data.task, embedder, judges, device=options.device, purse=purse)
+    if options.fresh:
+        wiring.judgements_path(data.task, cache=False).unlink(missing_ok=True)
+    grader_tools = wiring.grader_tools(data.task, embedder, judges, device=options.device, purse=purse, cache=options.cache)
     marker = Marker(build_graders(data.task, grader_tools, examples=data.examples))
     check_task(data, marker)
     for note in data.notes:
@@ -151,7 +156,18 @@ def make_base(
         refuse_blocked(checked)
         data = load_task_data(task, embedder, seed=options.seed)
     return Base(
-        data, tools.engine, tools.tuner, tools.embedder, marker, options, watcher, checked, tools.four_bit, tools.answers, purse
+        data,
+        tools.engine,
+        tools.tuner,
+        tools.embedder,
+        marker,
+        options,
+        watcher,
+        checked,
+        tools.four_bit,
+        tools.answers,
+        purse,
+        grader_tools.misses,
     )
 
 
@@ -257,7 +273,8 @@ def build_tools(
 
 
 def open_run(base: Base, runs: Path) -> RunFolder:
-    """The unfinished run of the same data, split, settings and weights, or a new one."""
+    """The unfinished run of the same data, split, settings, weights and servers, or a new one."""
+    moved = moved_models(_other_models(base.task))
     key = files.hash_json(
         {
             "settings": base.task.settings.model_dump(mode="json", exclude=dict(SAME_RUN)),
@@ -266,6 +283,7 @@ def open_run(base: Base, runs: Path) -> RunFolder:
             "splits": {**base.data.splits.split_of, **base.data.splits.fold_of},
             "model": asdict(base.engine.identity),
             "options": [base.options.budget_minutes, base.options.seed, base.options.tune_anyway],
+            **({"moved": moved} if moved else {}),
         }
     )
     run = None if base.options.fresh else RunFolder.unfinished(runs, key)
@@ -280,6 +298,14 @@ def open_run(base: Base, runs: Path) -> RunFolder:
     run = RunFolder.create(runs, state, now=datetime.now())
     run.keep_task(base.task.folder, task_files(base.task))
     return run
+
+
+def _other_models(task: Task) -> list[str]:
+    """Names of the models that are asked beside the base: compared ones, judges, the one that an endpoint tunes."""
+    settings = task.settings
+    judges = [judge.model for grader in settings.decided_graders() for judge in judges_in(grader)]
+    tuned = settings.rungs.hosted.model if "hosted" not in settings.rungs.skip else None
+    return [*settings.model.compare, *judges, *([tuned] if tuned else [])]
 
 
 def _hash_files(task: Task) -> dict[str, str]:

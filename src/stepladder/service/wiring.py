@@ -20,7 +20,8 @@ from stepladder.domain.plain import PlainTexts
 from stepladder.domain.protocols import Embedder, Engine, ModelIdentity, ServingEngine, Tuner
 from stepladder.domain.task import Task
 from stepladder.engines.address import Address, parse_model
-from stepladder.engines.answers import AnswerStore
+from stepladder.engines.answers import AnswerStore, setting_of
+from stepladder.engines.cache import RecordedEngine
 from stepladder.engines.purse import Purse
 from stepladder.models.catalog import cache_folder, is_remote
 from stepladder.service.prices import price_table, prices_of
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 JUDGEMENTS = "judgements.jsonl"
 """What judges have said, under a task's runs/."""
+JUDGEMENTS_APART = "judgements-apart.jsonl"
+"""What they say in a climb that uses no answers of others, until it is finished."""
 ANSWERS_VARIABLE = "STEPLADDER_ANSWERS"
 ANSWERS_BOUND_VARIABLE = "STEPLADDER_ANSWERS_MEGABYTES"
 ANSWERS_MEGABYTES = 500
@@ -239,34 +242,46 @@ def build_embedder() -> Embedder:
     return load_embedder()
 
 
+def judgements_path(task: Task, *, cache: bool) -> Path:
+    """Where a task's judgements are kept: for all its climbs, or for the one under way."""
+    return task.folder / "runs" / (JUDGEMENTS if cache else JUDGEMENTS_APART)
+
+
 def grader_tools(
-    task: Task, embedder: Embedder | None, judges: Mapping[str, Engine], *, device: str = "auto", purse: Purse | None = None
+    task: Task,
+    embedder: Embedder | None,
+    judges: Mapping[str, Engine],
+    *,
+    device: str = "auto",
+    purse: Purse | None = None,
+    cache: bool = True,
 ) -> GraderTools:
     """What graders may ask: model judges by name, each with a memory on disk, so that nothing is judged twice.
 
     `judges` are engines given by the caller, by model name; others are built when they are first asked. The memory is shared
-    by all runs of the task, so that a continued climb, and the next one, find the same grades. Without an `embedder`
-    the starter's is loaded when a grader asks for it.
+    by all runs of the task, so that a continued climb, and the next one, find the same grades; without `cache` by none but
+    this climb. Without an `embedder` the starter's is loaded when a grader asks for it.
     """
     from stepladder.evaluation.graders import GraderTools
 
-    asked: dict[str, Engine] = {}
+    asked: dict[str, RecordedEngine] = {}
 
     def engine(name: str) -> Engine:
-        from stepladder.engines.cache import RecordedEngine
-
         if name not in asked:
             given = judges.get(name) or build_engine(name, _for_model(name, task), device=device, purse=purse)
-            asked[name] = RecordedEngine(given, task.folder / "runs" / JUDGEMENTS)
+            asked[name] = RecordedEngine(given, judgements_path(task, cache=cache), setting=setting_of(given))
             _remember_judge(task.folder / "runs" / JUDGES, name, given)
         return asked[name]
 
-    return GraderTools(engine=engine, embedder=lambda: embedder or build_embedder(), folder=task.folder)
+    def misses() -> int:
+        return sum(judge.misses for judge in asked.values())
+
+    return GraderTools(engine=engine, embedder=lambda: embedder or build_embedder(), folder=task.folder, misses=misses)
 
 
 def _remember_judge(path: Path, name: str, engine: Engine) -> None:
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    entry = {"identity": asdict(engine.identity), "can": sorted(engine.can)}
+    entry = {"identity": asdict(engine.identity), "can": sorted(engine.can), "setting": setting_of(engine)}
     if known.get(name) != entry:
         files.write_text(path, json.dumps({**known, name: entry}, indent=2, ensure_ascii=False) + "\n")
 
@@ -276,7 +291,7 @@ def recorded_judges(run: Path, missed: Callable[[], None]) -> GraderTools:
 
     `missed` is called for every judgement that is not there.
     """
-    from stepladder.engines.cache import RecordedEngine, SilentEngine
+    from stepladder.engines.cache import SilentEngine
     from stepladder.evaluation.graders import GraderTools
 
     path = run / JUDGES
@@ -285,7 +300,7 @@ def recorded_judges(run: Path, missed: Callable[[], None]) -> GraderTools:
     def engine(name: str) -> Engine:
         entry = known.get(name, {"identity": {"name": name, "engine": "unknown"}, "can": []})
         silent = SilentEngine(ModelIdentity(**entry["identity"]), frozenset(entry["can"]), missed)
-        return RecordedEngine(silent, run / JUDGEMENTS)
+        return RecordedEngine(silent, run / JUDGEMENTS, setting=entry.get("setting"))
 
     return GraderTools(engine=engine, embedder=build_embedder, folder=run / "task")
 

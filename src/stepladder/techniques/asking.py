@@ -17,10 +17,11 @@ from stepladder.techniques.label_scoring import LabelScorer
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A prompt, the documents it shows (best first), and how many demonstrations or passages it lost to the context's limit."""
+    """A prompt, the documents and passages it shows (best first), and how many demonstrations or passages did not fit."""
 
     prompt: Prompt
     retrieved: tuple[str, ...] = ()
+    passages: tuple[str, ...] = ()
     dropped: int = 0
 
 
@@ -96,7 +97,7 @@ def generate(
             on_answer=lambda index, generation: context.progress.advance(),
         )
     return [
-        Prediction.from_generation(one.prompt.id, generation, retrieved=one.retrieved)
+        Prediction.from_generation(one.prompt.id, generation, retrieved=one.retrieved, passages=one.passages)
         for one, generation in zip(asked, generations, strict=True)
     ]
 

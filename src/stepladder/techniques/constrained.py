@@ -120,4 +120,4 @@ def _joined(thought: Prediction, answer: Prediction) -> Prediction:
         latency_seconds=before.latency_seconds + after.latency_seconds,
         shared_prompt_tokens=before.shared_prompt_tokens + after.shared_prompt_tokens,
     )
-    return Prediction.from_generation(answer.input_id, both, retrieved=answer.retrieved)
+    return Prediction.from_generation(answer.input_id, both, retrieved=answer.retrieved, passages=answer.passages)

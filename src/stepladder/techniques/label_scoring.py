@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,19 +23,23 @@ class ScoredLabels:
     """What an engine said about every label after every prompt.
 
     `log_probabilities`, `tokens`: shape (prompts, labels), natural log and count, the end-of-turn token included.
+    `seconds`: what all labels of each prompt took together, when they were computed.
     """
 
     ids: tuple[str, ...]
     log_probabilities: NDArray[np.float64]
     tokens: NDArray[np.int64]
     prompt_tokens: tuple[int, ...]
-    seconds: float
+    seconds: tuple[float, ...]
 
     def head(self, count: int) -> ScoredLabels:
         """The first `count` prompts."""
-        share = self.seconds * count / max(1, len(self.ids))
         return ScoredLabels(
-            self.ids[:count], self.log_probabilities[:count], self.tokens[:count], self.prompt_tokens[:count], share
+            self.ids[:count],
+            self.log_probabilities[:count],
+            self.tokens[:count],
+            self.prompt_tokens[:count],
+            self.seconds[:count],
         )
 
     def then(self, other: ScoredLabels) -> ScoredLabels:
@@ -67,10 +70,8 @@ class LabelScorer:
         """One prefill a prompt."""
         shape = (len(prompts), len(self.labels))
         if not prompts:
-            return ScoredLabels((), np.zeros(shape), np.zeros(shape, dtype=np.int64), (), 0.0)
-        began = perf_counter()
+            return ScoredLabels((), np.zeros(shape), np.zeros(shape, dtype=np.int64), (), ())
         rows = self.context.engine.score(prompts, [self.labels] * len(prompts), adapter=self.adapter)
-        seconds = perf_counter() - began
         can_count = "count" in self.context.engine.can
         counts = self.context.engine.count_tokens(prompts) if can_count else [0] * len(prompts)
         return ScoredLabels(
@@ -78,7 +79,7 @@ class LabelScorer:
             np.array([[score.log_probability for score in row] for row in rows], dtype=np.float64).reshape(shape),
             np.array([[score.tokens for score in row] for row in rows], dtype=np.int64).reshape(shape),
             tuple(counts),
-            seconds,
+            tuple(sum(score.seconds for score in row) for row in rows),
         )
 
     def priors(self) -> tuple[float, ...]:
@@ -102,16 +103,15 @@ class LabelScorer:
         return [int(index) for index in values.argmax(axis=1)]
 
     def predictions(self, scored: ScoredLabels, method: str, priors: tuple[float, ...] | None = None) -> list[Prediction]:
-        """The chosen labels as answers; latency is the call's wall time shared out evenly."""
+        """The chosen labels as answers."""
         identity = self.context.engine.identity
-        each = scored.seconds / max(1, len(scored.ids))
         found = []
         for row, (id, column) in enumerate(zip(scored.ids, self.choose(scored, method, priors), strict=True)):
             generation = Generation(
                 text=self.labels[column],
                 prompt_tokens=scored.prompt_tokens[row],
                 completion_tokens=int(scored.tokens[row, column]),
-                latency_seconds=each,
+                latency_seconds=scored.seconds[row],
                 model_sha256=identity.base_sha256,
                 adapter_sha256=self.adapter_sha256,
             )

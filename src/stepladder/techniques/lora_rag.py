@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from stepladder.data.gold_passages import GoldPassages
 from stepladder.domain.messages import Chunk, Example
 from stepladder.domain.protocols import Conversation, FitContext, Recipe
 from stepladder.techniques.asking import GENERATE
 from stepladder.techniques.forms import Form, form_of, recipe_form
 from stepladder.techniques.rag import WithPassages, ask_with_passages, possible_passages, reason_no_documents
-from stepladder.techniques.retrieval import GoldPassages, Retriever, query_of
+from stepladder.techniques.retrieval import Retriever, query_of
 from stepladder.techniques.tuning import TunedPredictor, conversations, reason_not_to_tune, tune_seeds
 
 SHARE_WITHOUT_GOLD = 0.2
@@ -67,7 +68,7 @@ def training_passages(context: FitContext, retriever: Retriever, rows: Sequence[
     Rows whose gold passage is not known get what retrieval finds.
     """
     generator = np.random.default_rng(context.seed)
-    gold_passages = GoldPassages(context.task, context.chunks, (*context.train, *context.validation))
+    gold_passages = GoldPassages(context.chunks, (*context.train, *context.validation))
     gold = [gold_passages.of(row) for row in rows]
     known = [index for index, some in enumerate(gold) if some]
     bare = {int(index) for index in generator.permutation(known)[: math.floor(SHARE_WITHOUT_GOLD * len(known) + 0.5)]}

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from stepladder.data.gold_passages import GoldPassages
 from stepladder.domain.messages import Chunk, Example, Input
 from stepladder.domain.prediction import Prediction
 from stepladder.domain.protocols import FitContext, Predictor, Prompt, Recipe
 from stepladder.techniques.asking import Asked, ModelPredictor, generate, say_dropped
 from stepladder.techniques.forms import PLAIN, Form, form_of, recipe_form, reference_text
 from stepladder.techniques.racing import Answers, mean_score, race, shuffled
-from stepladder.techniques.retrieval import GoldPassages, Retriever, query_of
+from stepladder.techniques.retrieval import Retriever, query_of
 from stepladder.techniques.shots import fit_into_context
 
 RECALL_AT = (1, 3, 5)  # reported whatever numbers of passages the budget lets us try: a search costs next to nothing
@@ -94,10 +95,12 @@ def ask_with_passages(
         return form.render(context.task, input, passages=[one for one in some if isinstance(one, Chunk)])
 
     fitted = fit_into_context(context, inputs, passages, build, drop_first=False)
-    return [
-        Asked(prompt, tuple(dict.fromkeys(chunk.document for chunk in some[: len(some) - dropped])), dropped)
-        for (prompt, dropped), some in zip(fitted, passages, strict=True)
-    ]
+    asked = []
+    for (prompt, dropped), some in zip(fitted, passages, strict=True):
+        shown = some[: len(some) - dropped]
+        documents = tuple(dict.fromkeys(chunk.document for chunk in shown))
+        asked.append(Asked(prompt, documents, tuple(chunk.id for chunk in shown), dropped))
+    return asked
 
 
 def possible_passages(context: FitContext) -> list[int]:
@@ -119,7 +122,7 @@ def _diagnose(prompter: WithPassages, rows: Sequence[Example], answers: Sequence
     the same rows. `recall`: share of those rows with a gold passage among the first k.
     """
     context = prompter.context
-    gold_passages = GoldPassages(context.task, context.chunks, (*context.train, *context.validation))
+    gold_passages = GoldPassages(context.chunks, (*context.train, *context.validation))
     gold = {row.id: gold_passages.of(row) for row in rows}
     known = [row for row in rows if gold[row.id]]
     found: dict[str, Any] = {"closed_book": context.recipes.get("prompt", {}).get("score"), "gold_rows": len(known)}

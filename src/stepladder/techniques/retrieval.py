@@ -11,13 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepladder.data.words import words
-from stepladder.domain.messages import Chunk, Example, Input
+from stepladder.domain.messages import Chunk, Input
 from stepladder.domain.protocols import Embedder
-from stepladder.domain.task import Task
-from stepladder.techniques.forms import last_user_text, reference_text
+from stepladder.techniques.forms import last_user_text
 
 RANK_CONSTANT = 60
-SHORTEST_REFERENCE = 3  # characters; a shorter answer stands in passages by chance
 
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # it asks for its debug lines to be shown as soon as it is imported
 
@@ -67,40 +65,6 @@ class Retriever:
         return self._embedder.embed([_searchable(chunk) for chunk in self.chunks])
 
 
-class GoldPassages:
-    """Which passages hold the answer to a row, as far as the data says."""
-
-    def __init__(self, task: Task, chunks: Sequence[Chunk], rows: Sequence[Example]) -> None:
-        self._task = task
-        self._documents = [chunk.document for chunk in chunks]
-        self._texts = [_plain(f"{chunk.heading} {chunk.text}") for chunk in chunks]
-        self._sources_given = any(row.sources for row in rows)
-
-    def of(self, row: Example) -> frozenset[int]:
-        """Indices of the gold passages; empty when the row has none that can be known.
-
-        Passages of the row's `sources`, only those that contain the reference if any does. Where no row of the data names
-        sources, passages that contain the reference.
-        """
-        if row.sources:
-            sources = set(row.sources)
-            inside = {index for index, document in enumerate(self._documents) if document in sources}
-            return frozenset(self._containing(row) & inside or inside)
-        return frozenset() if self._sources_given else frozenset(self._containing(row))
-
-    def traces_of(self, row: Example) -> frozenset[int]:
-        """What must go so that the answer stands nowhere: every passage of the gold documents or with the reference in it."""
-        documents = {*row.sources, *(self._documents[index] for index in self.of(row))}
-        inside = {index for index, document in enumerate(self._documents) if document in documents}
-        return frozenset(inside | self._containing(row))
-
-    def _containing(self, row: Example) -> set[int]:
-        wanted = _plain(reference_text(self._task, row)).strip()
-        if len(wanted) < SHORTEST_REFERENCE:
-            return set()
-        return {index for index, text in enumerate(self._texts) if f" {wanted} " in text}
-
-
 def query_of(input: Input) -> str:
     """What is searched for: the last user turn."""
     return last_user_text(input.messages)
@@ -108,11 +72,6 @@ def query_of(input: Input) -> str:
 
 def _searchable(chunk: Chunk) -> str:
     return f"{chunk.heading}\n{chunk.text}" if chunk.heading else chunk.text
-
-
-def _plain(text: str) -> str:
-    """Lower-case words between single spaces, with a space at either end, so that whole words can be looked for."""
-    return f" {' '.join(words(text))} "
 
 
 def _reciprocal_ranks(scores: NDArray[np.float32]) -> NDArray[np.float64]:

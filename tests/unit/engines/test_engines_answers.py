@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from chat_server import chat_server
+from chat_server import chat_server, completion
 from stepladder.domain.messages import Message
-from stepladder.domain.protocols import Decoding, Grammar, Prompt
+from stepladder.domain.protocols import Decoding, Grammar, ModelIdentity, Prompt
 from stepladder.engines.address import Address
 from stepladder.engines.answers import BLOCK_BYTES, AnswerStore, CachedEngine
 from stepladder.engines.cache import RecordedEngine
 from stepladder.engines.endpoint import EndpointEngine
 from stepladder.engines.fake import FakeEngine
 from stepladder.engines.transformers.engine import TransformersEngine
+from stepladder.engines.wrappers import Wrapped
 from stepladder.models.loading import LoadedModel
 
 SHORT = Decoding(max_new_tokens=8)
@@ -193,15 +194,41 @@ def test_a_folder_that_cannot_be_written_costs_the_entry_and_not_the_climb(tmp_p
     assert blocked.asked == 1
 
 
-def test_a_providers_model_is_remembered_and_one_behind_a_url_is_not(tmp_path: Path) -> None:
-    with chat_server() as server:
-        for address, again in ((Address(server.url, "m", "", "openai"), 0), (Address(server.url, "m"), 1)):
-            for _ in range(2):
-                engine = EndpointEngine(address)
-                CachedEngine(engine, store(tmp_path)).generate([ask("a")], SHORT)
-                engine.close()
-            assert len(server.requests) == 1 + again
-            server.requests.clear()
+class Served(Wrapped):
+    """The engine under the name of a served model."""
+
+    def __init__(self, engine: FakeEngine, name: str) -> None:
+        super().__init__(engine)
+        self._name = name
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return ModelIdentity(self._name, "endpoint")
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [("openai:m", 1), ("anthropic:m", 1), ("http://h/v1 m", 2), ("http://h/v1 openai:m", 2), ("h:80 openai:m", 2)],
+)
+def test_a_providers_own_model_is_remembered_and_one_behind_a_url_is_not(name: str, asked: int, tmp_path: Path) -> None:
+    inner = FakeEngine()
+    for _ in range(2):
+        CachedEngine(Served(inner, name), store(tmp_path)).generate([ask("a")], SHORT)
+    assert len(inner.calls) == asked
+
+
+@pytest.mark.parametrize("kept", ["between climbs", "in a run"])
+def test_two_servers_behind_one_providers_name_share_no_answer(kept: str, tmp_path: Path) -> None:
+    said = []
+    for text in ("one", "two"):
+        with chat_server() as server:
+            server.answer = lambda request, text=text: completion(text)  # type: ignore[misc]
+            engine = EndpointEngine(Address(server.url, "m", "", "openai"))
+            run = RecordedEngine(engine, tmp_path / "generations.jsonl")
+            asked = CachedEngine(engine, store(tmp_path / "s")) if kept == "between climbs" else run
+            said += [answer.text for answer in asked.generate([ask("a")], SHORT)]
+            engine.close()
+    assert said == ["one", "two"]
 
 
 def test_it_lies_under_the_record_of_a_run(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from stepladder.domain.errors import EngineError, NotOffered
 from stepladder.domain.messages import Message, ToolCall
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Grammar, Prompt
-from stepladder.engines.address import Address, parse_model
-from stepladder.engines.anthropic import AnthropicEngine
+from stepladder.engines.address import ANTHROPIC_URL, Address, parse_model
+from stepladder.engines.anthropic import AnthropicEngine, Messages
 from stepladder.engines.purse import Prices, Purse
 
 SHORT = Decoding(max_new_tokens=8)
@@ -131,6 +131,38 @@ def test_a_withheld_answer_is_no_answer(server: MessagesServer) -> None:
     assert other.text == "b"
 
 
+NO_ANSWERS = {
+    "nothing, though tokens were written": message([], output_tokens=30),
+    "thoughts alone": message([{"type": "thinking", "thinking": "hm", "signature": "s"}], output_tokens=30),
+    "an ending nobody knows": message([], "overwhelmed", output_tokens=1),
+    "half a text": message("half", "overwhelmed"),
+    "nothing and not ended": {**message([]), "stop_reason": None},
+    "a text that is none": message([{"type": "text", "text": None}]),
+    "a call without a name": message([{"type": "tool_use", "id": "1", "input": {}}], "tool_use"),
+}
+
+
+@pytest.mark.parametrize("body", NO_ANSWERS.values(), ids=NO_ANSWERS.keys())
+def test_a_reply_without_an_answer_or_with_an_unknown_end_is_a_fault_and_no_empty_answer(
+    server: MessagesServer, body: Any
+) -> None:
+    engine = AnthropicEngine(Address(server.url, "claude-test", "", "anthropic"), KEY, first_pause_seconds=0.01)
+    engine.generate([ask("good")], SHORT)
+    server.script = [Reply(body=body)] * 2
+    [lost] = engine.generate([ask("bad")], SHORT)
+    engine.close()
+    assert lost.text == ""
+    assert "answer" in lost.fault
+    assert len(server.requests) == 3
+
+
+def test_claude_may_say_nothing(server: MessagesServer) -> None:
+    server.script = [Reply(body=message([], output_tokens=2)), Reply(body={**message("one"), "stop_reason": None})]
+    silent, said = answer(server, [ask("a"), ask("b")], concurrency=1)
+    assert (silent.text, silent.fault) == ("", "")
+    assert (said.text, said.fault) == ("one", "")
+
+
 def test_cached_tokens_are_part_of_the_prompt(server: MessagesServer) -> None:
     usage = {"cache_creation_input_tokens": 5, "cache_read_input_tokens": 20}
     server.script = [Reply(body=message("ok", input_tokens=4, **usage))]
@@ -228,6 +260,13 @@ def test_a_refused_key_is_an_error_that_does_not_repeat_it(server: MessagesServe
     with pytest.raises(EngineError, match="status 401") as caught:
         answer(server, [ask("x")])
     assert KEY not in str(caught.value)
+
+
+def test_only_anthropics_own_limit_is_known_to_count_thoughts() -> None:
+    for url, within in ((ANTHROPIC_URL, True), ("http://127.0.0.1:1", False)):
+        messages = Messages(Address(url, "c", "", "anthropic"), KEY, 1.0)
+        assert messages.thinks_within_limit is within
+        messages.client.close()
 
 
 def test_what_is_spent_is_what_usage_says(server: MessagesServer) -> None:

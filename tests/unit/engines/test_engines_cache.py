@@ -189,6 +189,15 @@ def test_scores_are_recorded_completion_by_completion(tmp_path: Path) -> None:
     assert [call.completions for call in inner.calls] == [("z",)]
     assert (recorded.hits, recorded.misses) == (4, 1)
     assert second[0][0] == second[0][2]
+    assert all(score.seconds > 0 for row in second for score in row)
+
+
+def test_a_file_that_outlives_versions_is_asked_by_what_else_decides(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    for setting, misses in (({"versions": "1"}, 1), ({"versions": "2"}, 1), ({}, 1), ({"versions": "1"}, 0), (None, 0)):
+        recorded = RecordedEngine(FakeEngine(), path, setting=setting)
+        recorded.generate([ask("a")], SHORT)
+        assert recorded.misses == misses
 
 
 def test_adding_many_answers_does_not_wait_for_the_disk_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

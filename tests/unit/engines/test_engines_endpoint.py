@@ -11,13 +11,14 @@ import pytest
 
 from chat_server import ChatServer, Reply, chat_server, completion, echo
 from stepladder.domain.answer import read_answer
-from stepladder.domain.errors import BudgetError, EngineError, UsageError
+from stepladder.domain.errors import BudgetError, EngineError, Unanswered, UsageError
 from stepladder.domain.messages import Message, ToolCall
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Grammar, Prompt
-from stepladder.engines.address import Address, parse_model
-from stepladder.engines.endpoint import EndpointEngine
+from stepladder.engines.address import OPENAI_URL, Address, moved_models, parse_model
+from stepladder.engines.endpoint import ChatCompletions, EndpointEngine
 from stepladder.engines.purse import Prices, Purse
+from stepladder.engines.usage import HIDDEN_FACTOR, ROOM_FOR_TEMPLATE, Counts, Most, read_counts
 
 SHORT = Decoding(max_new_tokens=8)
 SCHEMA = {"type": "object", "properties": {"kind": {"enum": ["a"]}}, "required": ["kind"], "additionalProperties": False}
@@ -129,6 +130,7 @@ def test_an_error_names_server_status_and_what_to_do(server: ChatServer, status:
     assert server.url in str(caught.value)
     assert f"status {status}" in str(caught.value)
     assert words in str(caught.value)
+    assert isinstance(caught.value, Unanswered) == (status in {429, 503})
     assert len(server.requests) == (5 if status in {429, 503} else 1)
 
 
@@ -160,6 +162,55 @@ def test_an_html_page_instead_of_json_is_an_error(server: ChatServer) -> None:
     server.script = [Reply(body="<html>login</html>", headers={"Content-Type": "text/html"})] * 2
     with pytest.raises(EngineError, match="protocol's shape"):
         answer(server, [ask("x")])
+
+
+NO_ANSWERS: dict[str, dict[str, Any]] = {
+    "no content": {"message": {"role": "assistant"}, "finish_reason": "stop"},
+    "empty, though tokens were written": {"message": {"content": ""}, "finish_reason": "stop"},
+    "null, though tokens were written": {"message": {"content": None}, "finish_reason": "stop"},
+    "thoughts alone": {"message": {"content": None, "reasoning_content": "Hm."}, "finish_reason": "stop"},
+    "a call that is none": {"message": {"content": None, "tool_calls": [{"function": None}]}, "finish_reason": "tool_calls"},
+    "a call without a name": {"message": {"tool_calls": [{"function": {"arguments": "{}"}}]}, "finish_reason": "tool_calls"},
+    "a refusal that is no text": {"message": {"content": None, "refusal": 7}, "finish_reason": "stop"},
+    "empty and not ended": {"message": {"content": ""}, "finish_reason": None},
+    "aborted": {"message": {"content": "half"}, "finish_reason": "abort"},
+    "out of resources": {"message": {"content": "half"}, "finish_reason": "insufficient_system_resource"},
+    "an ending that is no word": {"message": {"content": "half"}, "finish_reason": {"type": "stop"}},
+}
+
+
+@pytest.mark.parametrize("choice", NO_ANSWERS.values(), ids=NO_ANSWERS.keys())
+def test_a_reply_without_an_answer_or_with_an_unknown_end_is_a_fault_and_no_empty_answer(
+    server: ChatServer, choice: dict[str, Any]
+) -> None:
+    engine = EndpointEngine(server.url, "test", "key", first_pause_seconds=0.01)
+    engine.generate([ask("good")], SHORT)
+    server.script = [Reply(body={**completion("x"), "choices": [choice]})] * 2
+    [lost] = engine.generate([ask("bad")], SHORT)
+    engine.close()
+    assert lost.text == ""
+    assert "answer" in lost.fault
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(("content", "reason", "tokens"), [("", "stop", 0), (None, "stop", 1), ("", "eos", 1)])
+def test_a_model_may_say_nothing(server: ChatServer, content: str | None, reason: str, tokens: int) -> None:
+    server.script = [Reply(body=completion(content, reason, completion_tokens=tokens))]
+    [item] = answer(server, [ask("x")])
+    assert (item.text, item.fault, item.cut) == ("", "", False)
+
+
+@pytest.mark.parametrize(("reason", "cut"), [(None, False), ("end_turn", False), ("STOP", False), ("max_tokens", True)])
+def test_a_text_is_an_answer_in_every_dialect_that_is_known(server: ChatServer, reason: Any, cut: bool) -> None:
+    server.script = [Reply(body=completion("one two", reason))]
+    [item] = answer(server, [ask("x")])
+    assert (item.text, item.fault, item.cut) == ("one two", "", cut)
+
+
+def test_thoughts_that_used_the_limit_up_leave_a_cut_answer(server: ChatServer) -> None:
+    server.script = [Reply(body={**completion("x"), "choices": [{"message": {"role": "assistant"}, "finish_reason": "length"}]})]
+    [item] = answer(server, [ask("x")])
+    assert (item.text, item.fault, item.cut) == ("", "", True)
 
 
 def test_a_server_that_is_too_slow_is_an_error(server: ChatServer) -> None:
@@ -350,6 +401,20 @@ def test_the_identity_is_spelled_like_the_setting() -> None:
         engine.close()
 
 
+def test_a_provider_that_was_moved_elsewhere_is_known_by_that_server_without_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1?tenant=secret")
+    address = parse_model("openai:big")
+    assert address is not None
+    engine = EndpointEngine(address)
+    assert address.name == "openai:big"
+    assert engine.identity.name == "http://127.0.0.1:1/v1 openai:big"
+    engine.close()
+    assert moved_models(["openai:big", "anthropic:c", "http://h/v1 m", "org/m"]) == {"openai:big": engine.identity.name}
+    monkeypatch.delenv("OPENAI_BASE_URL")
+    assert moved_models(["openai:big"]) == {}
+    assert Address("https://me:pass@h/v1", "m", "", "openai").identity_name == "https://h/v1 openai:m"
+
+
 def test_the_key_comes_from_the_environment_and_its_absence_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("STEPLADDER_API_KEY", raising=False)
@@ -373,12 +438,42 @@ def test_what_is_spent_is_what_usage_says(server: ChatServer) -> None:
 
 def test_money_is_never_exceeded_however_many_calls_run_at_once(server: ChatServer) -> None:
     server.delay_seconds = 0.01
-    purse = Purse(0.5)  # one call: at most ~0.15 set aside, 0.007 spent
+    server.answer = thoughtful
+    purse = Purse(20.0)  # one call: at most ~4.7 set aside, 0.3 spent
     with pytest.raises(BudgetError, match="Raise"):
         answer(server, [ask("one two")] * 100, prices=PRICES, purse=purse)
-    assert 0 < purse.spent_usd <= 0.5
-    assert purse.spent_usd == pytest.approx(len(server.requests) * 0.007)
+    assert purse.spent_usd <= 20.0
+    assert purse.spent_usd == pytest.approx(len(server.requests) * 0.3)
     assert len(server.requests) > 40  # what a call gave back was used again
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_a_model_that_suddenly_thinks_as_long_as_is_believed_does_not_exceed_it(server: ChatServer, concurrency: int) -> None:
+    bills: list[float] = []
+
+    def bill(request: dict[str, Any]) -> dict[str, Any]:
+        prompt, thoughts = 100, 2
+        if len(server.requests) > 10:
+            prompt, thoughts = len(json.dumps(request)) - 20 + ROOM_FOR_TEMPLATE, HIDDEN_FACTOR * 8
+        bills.append(PRICES.cost_usd(prompt, thoughts))
+        return completion("one two", prompt_tokens=prompt, completion_tokens=thoughts)
+
+    server.answer = bill
+    purse = Purse(30.0)
+    with pytest.raises(BudgetError):
+        answer(server, [ask("one two")] * 60, prices=PRICES, purse=purse, concurrency=concurrency)
+    assert purse.spent_usd == pytest.approx(sum(bills))  # all of it is believed
+    assert 20.0 < purse.spent_usd <= 30.0
+
+
+def test_only_where_the_limit_counts_thoughts_nothing_is_set_aside_for_more() -> None:
+    for url, within in ((OPENAI_URL, True), ("http://127.0.0.1:1/v1", False)):
+        chat = ChatCompletions(Address(url, "m"), "key", 1.0)
+        assert chat.thinks_within_limit is within
+        chat.client.close()
+    counts = {within: read_counts(50, 9, 0, most=Most(100, 8, within), text="x") for within in (False, True)}
+    assert counts[False] == Counts(50, 9)
+    assert counts[True].estimated
 
 
 def test_without_money_nothing_is_sent(server: ChatServer) -> None:
@@ -401,7 +496,7 @@ def test_a_refused_call_costs_nothing_and_one_that_broke_off_counts_in_full(serv
 
 def test_an_attempt_that_broke_off_is_paid_for_and_so_is_the_next(server: ChatServer) -> None:
     server.script = [Reply(body=completion("late"), delay_seconds=0.6), Reply(504, {"error": {"message": "lost"}})]
-    purse = Purse(10.0)
+    purse = Purse(20.0)
     [item] = answer(server, [ask("x")], prices=PRICES, purse=purse, timeout_seconds=0.2)
     assert item.text == "x"
     assert len(server.requests) == 3
@@ -438,7 +533,8 @@ def test_a_server_that_is_not_there_costs_nothing() -> None:
 
 def test_models_that_share_a_purse_do_not_exceed_it_together(server: ChatServer) -> None:
     server.delay_seconds = 0.005
-    purse = Purse(0.6)
+    server.answer = thoughtful
+    purse = Purse(20.0)
     engines = [EndpointEngine(server.url, name, "key", prices=PRICES, purse=purse) for name in ("small", "large")]
     failures: list[BaseException] = []
 
@@ -458,8 +554,8 @@ def test_models_that_share_a_purse_do_not_exceed_it_together(server: ChatServer)
         engine.close()
     assert len(failures) == 2
     assert len({request["model"] for request in server.requests}) == 2
-    assert purse.spent_usd == pytest.approx((len(server.requests) - 3) * 0.007 + 3 * 0.01)
-    assert purse.spent_usd <= 0.6
+    assert purse.spent_usd == pytest.approx(len(server.requests) * 0.3)
+    assert purse.spent_usd <= 20.0
 
 
 def test_a_reservation_stands_in_the_ledger_before_its_call_arrives(tmp_path: Path) -> None:
@@ -480,6 +576,11 @@ def test_a_reservation_stands_in_the_ledger_before_its_call_arrives(tmp_path: Pa
 
 
 def most_of_one_call() -> float:
-    """What is set aside for `ask("x")`: its bytes as tokens and the longest answer."""
+    """What is set aside for `ask("x")`: its bytes and the template as tokens, the longest answer and the longest thoughts."""
     request = {"model": "test", "messages": [{"role": "user", "content": "x"}], "temperature": 0.0, "max_tokens": 8}
-    return PRICES.cost_usd(len(json.dumps(request).encode()), 8)
+    return PRICES.cost_usd(len(json.dumps(request).encode()) + ROOM_FOR_TEMPLATE, 8 * HIDDEN_FACTOR)
+
+
+def thoughtful(request: dict[str, Any]) -> dict[str, Any]:
+    """An answer with thoughts that the limit does not count: 0.3 USD."""
+    return completion("one two", prompt_tokens=100, completion_tokens=100)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from stepladder.engines.calls import GIVE_UP_AFTER
 from stepladder.engines.endpoint import EndpointEngine
 from stepladder.engines.pace import Pace
 from stepladder.engines.purse import Prices, Purse
+from stepladder.engines.usage import HIDDEN_FACTOR, ROOM_FOR_TEMPLATE
 
 SHORT = Decoding(max_new_tokens=8)
 PRICES = Prices(usd_per_million_prompt_tokens=1000.0, usd_per_million_completion_tokens=2000.0)
@@ -141,14 +143,14 @@ def storm(seed: int) -> type[ChatServer]:
 @pytest.mark.parametrize("seed", range(3))
 def test_in_a_storm_every_row_ends_in_its_own_answer_or_a_reason_and_all_of_it_is_paid_for(seed: int) -> None:
     texts = [f"row {number} of the storm" for number in range(40)]
-    purse = Purse(50.0)
+    purse = Purse(500.0)
     with chat_server(storm(seed)) as server:
         found = answer(server, texts, timeout_seconds=0.3, prices=PRICES, purse=purse)
         bill_usd = server.bill_usd  # type: ignore[attr-defined]
     for text, item in zip(texts, found, strict=True):
         assert (item.text == text and not item.fault) or (item.text == "" and item.fault)
     assert sum(not item.fault for item in found) > 30
-    assert bill_usd - 1e-9 <= purse.spent_usd <= 50.0
+    assert bill_usd - 1e-9 <= purse.spent_usd <= 500.0
 
 
 # Too many requests
@@ -226,21 +228,23 @@ def test_the_pace_halves_once_for_calls_turned_away_together_and_grows_slowly() 
 )
 def test_wrong_counts_touch_neither_the_answer_nor_the_budget(server: ChatServer, usage: Any) -> None:
     server.script = [Reply(body={**completion("one two"), "usage": usage})]
-    purse = Purse(1.0)
+    purse = Purse(10.0)
     engine = EndpointEngine(server.url, "test", KEY, prices=PRICES, purse=purse)
     [item] = engine.generate([ask("one two")], SHORT)
     assert item.text == "one two"
     assert item.counts_estimated
     assert 1 <= item.prompt_tokens < 100
     assert 1 <= item.completion_tokens <= 8
-    assert 0.05 < purse.spent_usd < 0.2  # all that was set aside
+    size = len(json.dumps(server.requests[0]))
+    set_aside = PRICES.cost_usd(size + ROOM_FOR_TEMPLATE, 8 * HIDDEN_FACTOR)
+    assert purse.spent_usd == pytest.approx(set_aside)
     assert any("1 answers came without token counts" in line for line in engine.remarks)
     engine.close()
 
 
 def test_thoughts_beyond_the_limit_are_believed_and_paid_for(server: ChatServer) -> None:
     server.script = [Reply(body=completion("one two", prompt_tokens=40, completion_tokens=100))]
-    purse = Purse(1.0)
+    purse = Purse(10.0)
     [item] = answer(server, ["one two"], prices=PRICES, purse=purse)
     assert (item.completion_tokens, item.counts_estimated) == (100, False)
     assert purse.spent_usd == pytest.approx(0.04 + 0.2)
@@ -337,10 +341,22 @@ def test_a_regular_expression_is_held_where_the_server_can_and_refused_where_it_
         answer(server, ["x"], regex)
 
 
-def test_a_probe_that_was_cut_short_proves_nothing_and_is_let_pass(server: ChatServer) -> None:
-    server.script = [Reply(body=completion("Let me think", "length"))]
-    [item] = answer(server, ["x"], Decoding(8, grammar=Grammar("labels", '["spam", "ham"]')))
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_probe_that_was_cut_short_proves_nothing_and_is_let_pass_with_a_remark(server: ChatServer, cut: bool) -> None:
+    if cut:
+        server.script = [Reply(body=completion("Let me think", "length"))]
+    engine = EndpointEngine(server.url, "test", KEY)
+    [item] = engine.generate([ask("x")], Decoding(8, grammar=Grammar("labels", '["spam", "ham"]')))
+    engine.close()
     assert item.text == "spam"
+    assert any("may not hold its answers" in remark for remark in engine.remarks) == cut
+
+
+def test_a_server_that_answers_a_schema_with_nothing_does_not_hold_it() -> None:
+    silent = dialect(lambda request: Reply(body=completion("" if len(request) > 4 else "Hello!")))
+    said = "json_schema: neither a text nor a call, though 3 tokens were written"
+    with chat_server(silent) as server, pytest.raises(NotOffered, match=said):
+        answer(server, ["x"], Decoding(8, grammar=Grammar("labels", '["a"]')))
 
 
 def test_a_probe_that_fails_in_passing_says_nothing_about_what_the_server_can(server: ChatServer) -> None:
@@ -348,6 +364,40 @@ def test_a_probe_that_fails_in_passing_says_nothing_about_what_the_server_can(se
     with pytest.raises(EngineError, match="status 500") as caught:
         answer(server, ["x"], Decoding(8, grammar=Grammar("labels", '["spam"]')), max_retries=1)
     assert not isinstance(caught.value, NotOffered)
+
+
+REPEATED = {
+    "refused": Reply(401, {"error": {"message": f"Incorrect API key provided: {KEY}"}}, {"X-Key": KEY}),
+    "an error under 200": Reply(body={"error": {"message": f"the key {KEY} may not"}}),
+    "an error under 200, as a word": Reply(body={"error": f"{KEY} may not"}),
+    "an error under 200, as a name": Reply(body={"error": {KEY: "may not"}}),
+    "not JSON": Reply(body="<html>" + 66 * "." + KEY),  # the key lies across what is shown of it
+    "an error page": Reply(502, "<html>" + 180 * "." + KEY),
+    "an ending": Reply(body=completion("x", f"{KEY}")),
+    "spelled otherwise": Reply(body=json.dumps({"error": KEY}).replace("sk-", "s\\u006b-")),
+}
+
+
+@pytest.mark.parametrize("reply", REPEATED.values(), ids=REPEATED.keys())
+def test_nothing_of_a_key_that_the_server_repeats_is_in_a_fault(server: ChatServer, reply: Reply) -> None:
+    engine = EndpointEngine(server.url, "test", KEY, first_pause_seconds=0.001)
+    engine.generate([ask("good")], SHORT)
+    server.script = [reply] * 20
+    said = []
+    for _ in range(2):
+        try:
+            said.append(engine.generate([ask("bad")], SHORT)[0].fault)
+        except EngineError as error:
+            said.append("".join(traceback.format_exception(error)))
+    engine.close()
+    assert all(said)
+    assert not any(KEY[:6] in one for one in said)
+
+
+def test_a_key_in_an_answer_is_hidden_too(server: ChatServer) -> None:
+    server.script = [Reply(body=completion(f"Your key is {KEY}."))]
+    [item] = answer(server, ["x"])
+    assert item.text == "Your key is …."
 
 
 def test_a_key_that_the_server_repeats_is_not_in_the_error(server: ChatServer) -> None:

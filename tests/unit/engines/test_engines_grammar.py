@@ -17,7 +17,7 @@ from stepladder.domain.output import dump_json
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Grammar, Prompt
 from stepladder.engines.transformers.engine import TransformersEngine
-from stepladder.engines.transformers.grammar import GrammarCompiler, RowGrammar
+from stepladder.engines.transformers.grammar import KEPT_GRAMMARS, GrammarCompiler, RowGrammar
 from stepladder.models.loading import LoadedModel
 
 
@@ -206,6 +206,25 @@ def test_a_grammar_that_cannot_be_held_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(EngineError, match=words):
         engine.generate([Prompt("row", (Message("user", "x"),))], Decoding(5, grammar=grammar))
+
+
+def test_only_so_many_grammars_stay_compiled_and_those_in_use_among_them(tiny: LoadedModel) -> None:
+    compiled: list[str] = []
+
+    class Counting(GrammarCompiler):
+        def _compile(self, grammar: Grammar) -> Any:
+            compiled.append(grammar.text)
+            return super()._compile(grammar)
+
+    compiler = Counting(tiny.tokenizer.backend.to_str(), tiny.model.config.vocab_size, [2])
+    texts = [f"a{number}" for number in range(KEPT_GRAMMARS + 6)]
+    for text in ["b", *texts]:
+        for one in (text, "b"):
+            assert isinstance(compiler.start(Grammar("regex", one)), RowGrammar)
+    assert compiled == ["b", *texts]
+    assert len(compiler._compiled) == KEPT_GRAMMARS
+    compiler.start(Grammar("regex", texts[0]))
+    assert compiled[-1] == texts[0]
 
 
 def test_without_llguidance_the_extra_is_named(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:

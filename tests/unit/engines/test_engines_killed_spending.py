@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from chat_server import ChatServer, Reply, chat_server, echo
+from chat_server import ChatServer, Reply, chat_server, completion
 from stepladder.engines.purse import Prices, Purse
 
 PRICES = Prices(usd_per_million_prompt_tokens=1000.0, usd_per_million_completion_tokens=2000.0)
-BUDGET_USD = 3.0
+BUDGET_USD = 200.0  # of which 4.7 are set aside for a call
+THOUGHTFUL = completion("x", prompt_tokens=100, completion_tokens=100)
 
 SPENDING = """
 import sys
@@ -48,9 +49,10 @@ class Charging(ChatServer):
         self.bill_usd = 0.0
         self.dice = random.Random(7)
         self.delay_seconds = 0.004
+        self.answer = lambda request: THOUGHTFUL
 
     def handle_chat(self, request: dict[str, Any]) -> Reply:
-        usage = echo(request)["usage"]
+        usage = THOUGHTFUL["usage"]
         with self._guard:
             self.bill_usd += PRICES.cost_usd(usage["prompt_tokens"], usage["completion_tokens"])
             luck = self.dice.random()

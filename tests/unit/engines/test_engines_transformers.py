@@ -217,6 +217,17 @@ def test_scores_do_not_depend_on_the_way_nor_on_how_much_fits_at_once(
     assert trie.called == (way == "the training's trie")
 
 
+def test_scores_carry_their_share_of_the_wall_time(tiny: LoadedModel) -> None:
+    engine = TransformersEngine(tiny)
+    engine.score([ask("x")], [["a"]])  # lays out the weights
+    prompts = [ask(text) for text in WORDS]
+    started = time.perf_counter()
+    scores = engine.score(prompts, [["refund", "delivery"]] * len(prompts))
+    wall = time.perf_counter() - started
+    assert all(score.seconds > 0 for row in scores for score in row)
+    assert 0.2 * wall < sum(score.seconds for row in scores for score in row) <= wall
+
+
 def test_an_empty_completion_is_the_end_of_the_turn_alone(engine: TransformersEngine, oracle: Oracle) -> None:
     [[score]] = engine.score([ask("x")], [[""]])
     assert score.tokens == 1

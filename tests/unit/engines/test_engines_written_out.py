@@ -27,10 +27,13 @@ from stepladder.domain.protocols import Decoding, Drafting, Grammar, Prompt, Req
 from stepladder.engines.cache import RecordedEngine
 from stepladder.engines.transformers.answering import BatchLimits
 from stepladder.engines.transformers.engine import TransformersEngine
+from stepladder.engines.transformers.heads import OwnHead, head_on, read_head
+from stepladder.engines.transformers.rows import Row
 from stepladder.engines.wrappers import Drafted
 from stepladder.files import hash_file
 from stepladder.models.conversation import encode_prompt
 from stepladder.models.loading import LoadedModel
+from stepladder.models.prefix.choice import Chooser, FineLosses
 
 INSTRUCTION = "Answer the customer's message with one JSON object. Think about the order, the parcel and the refund."
 TEXTS = ["where is my parcel", "refund", "I want a refund for the lamp now please", "lamp", "4711", "äöü is broken", "a", "now"]
@@ -106,13 +109,108 @@ def test_rows_of_any_length_come_and_go_and_each_gets_its_own_answer(
     assert_same(tiny, engine.answer(requests), expected)
 
 
-def test_a_decoder_that_computes_something_else_is_not_trusted(tiny: LoadedModel) -> None:
+@pytest.mark.parametrize(("place", "factor"), [("model.layers.1.input_layernorm", 1.5), ("model.norm", 1.03), ("lm_head", 1.03)])
+def test_a_decoder_that_computes_something_else_is_not_trusted(tiny: LoadedModel, place: str, factor: float) -> None:
     model = build("llama", vocab_size=400)
-    norm = model.model.layers[1].input_layernorm
-    norm.register_forward_hook(lambda module, inputs, output: output * 1.5)  # arithmetic that its classes do not tell of
+    changed = model.get_submodule(place)
+    changed.register_forward_hook(lambda module, inputs, output: output * factor)  # arithmetic that its classes do not tell of
     engine = engine_of(tiny, model)
     assert engine._answering.writer is None
+    assert isinstance(engine._answering.head, OwnHead) == (place == "lm_head")
     assert_same(tiny, engine.generate(PROMPTS[:2], Decoding(6)), [generated(tiny, model, prompt, 6) for prompt in PROMPTS[:2]])
+
+
+# In 16 bits
+
+
+def test_in_bf16_the_first_difference_from_generate_is_a_choice_between_two_tokens_nearly_alike(tiny: LoadedModel) -> None:
+    prompts = [ask(f"{text} {number}") for number, text in enumerate(TEXTS * 4)]
+    for architecture in ("llama", "olmo2"):
+        model = build(architecture, torch.bfloat16, vocab_size=400, max_position_embeddings=512)
+        ours = written(engine_of(tiny, model), prompts, 16)
+        plain = [generated(tiny, model, prompt, 16) for prompt in prompts]
+        differing = [place for place, ids in enumerate(plain) if ids != ours[place]]
+        assert len(differing) < len(prompts) / 2
+        for place in differing:
+            common = next(at for at, (one, other) in enumerate(zip(plain[place], ours[place], strict=False)) if one != other)
+            ids = [*ids_of(tiny, prompts[place]), *plain[place][:common]]
+            best = logits_after(model, ids).topk(2).values
+            assert float(best[0] - best[1]) < 0.25
+
+
+def written(engine: TransformersEngine, prompts: Sequence[Prompt], tokens: int) -> list[list[int]]:
+    """The engine's new tokens, the stop token included."""
+    heard: dict[int, list[int]] = {}
+    take = Row.take
+
+    def listen(row: Row, token: int, stop_ids: frozenset[int]) -> None:
+        heard.setdefault(row.index, []).append(token)
+        take(row, token, stop_ids)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Row, "take", listen)
+        engine.generate(prompts, Decoding(tokens))
+    return [heard[place] for place in range(len(prompts))]
+
+
+@torch.inference_mode()
+def logits_after(model: Any, ids: Sequence[int], *, fine: bool = False) -> torch.Tensor:
+    """Of the token after `ids`, fp32: as the model gives them, or with its last product made in fp32."""
+    asked = torch.tensor([ids])
+    if not fine:
+        logits: torch.Tensor = model(input_ids=asked).logits[0, -1].float()
+        return logits
+    states = model.base_model(input_ids=asked).last_hidden_state[0, -1]
+    return torch.mv(model.get_output_embeddings().weight.float(), states.float())
+
+
+@pytest.mark.parametrize("architecture", STOCK)
+def test_in_bf16_models_that_are_not_written_out_choose_and_score_by_logits_in_fp32(tiny: LoadedModel, architecture: str) -> None:
+    model = build(architecture, torch.bfloat16, vocab_size=400, max_position_embeddings=512)
+    engine = engine_of(tiny, model)
+    rounded = []
+    for prompt in PROMPTS:
+        ids = ids_of(tiny, prompt)
+        exact, own = (torch.log_softmax(logits_after(model, ids, fine=fine), dim=-1) for fine in (True, False))
+        [answer] = engine.generate([prompt], Decoding(1, logprobs=3))
+        told = answer.logprobs[0]
+        assert [value for _, value in told.top] == pytest.approx(exact.topk(3).values.tolist(), abs=1e-4)
+        assert told.logprob == pytest.approx(float(exact.max()), abs=1e-4)
+        [[end]] = engine.score([prompt], [[""]])
+        assert end.log_probability == pytest.approx(float(exact[2]), abs=1e-4)
+        rounded.append(abs(float(own[2] - exact[2])))
+    assert max(rounded) > 0.001  # what the model's own logits would be wrong by
+
+
+def test_in_bf16_a_label_scores_the_same_alone_and_in_a_batch_but_for_the_decoders_own_rounding(tiny: LoadedModel) -> None:
+    model = build("llama", torch.bfloat16, vocab_size=400, max_position_embeddings=512)
+    states = torch.randn(40, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
+    targets = torch.arange(40)
+    weight = model.get_output_embeddings().weight
+    exact = torch.nn.functional.cross_entropy(states.double() @ weight.double().t(), targets, reduction="none")
+    found, back = FineLosses(model, Chooser(model)).nll(states, targets, None)
+    assert back is None
+    assert found.tolist() == pytest.approx(exact.tolist(), abs=1e-4)
+    options = ["refund", "delivery", ""]
+    engine = engine_of(tiny, model)
+    together = engine.score(PROMPTS, [options] * len(PROMPTS))
+    for prompt, scores in zip(PROMPTS, together, strict=True):
+        [alone] = engine.score([prompt], [options])
+        assert [one.log_probability for one in alone] == pytest.approx([one.log_probability for one in scores], abs=0.1)
+
+
+def test_an_adapter_on_the_output_layer_keeps_its_say(tiny: LoadedModel) -> None:
+    model = build("llama", vocab_size=400, max_position_embeddings=512, tie_word_embeddings=False)
+    head = read_head(model)
+    assert head_on(model, head) is head
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        wrapped = get_peft_model(model, LoraConfig(r=2, target_modules=["lm_head"], task_type="CAUSAL_LM"))
+    own = head_on(model, head)
+    assert isinstance(own, OwnHead)
+    assert own.vocabulary == 400
+    wrapped.unload()
+    assert head_on(model, head) is head
 
 
 # Adapters side by side

@@ -6,20 +6,21 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from stepladder.domain.errors import DataError, EngineError, UsageError
-from stepladder.domain.messages import Message
-from stepladder.domain.prediction import Generation
-from stepladder.domain.protocols import Decoding, Prompt, Request
+from stepladder.domain.errors import DataError, EngineError, Unanswered, UsageError
+from stepladder.domain.messages import Input, Message
+from stepladder.domain.prediction import Generation, Prediction
+from stepladder.domain.protocols import Decoding, Prompt, Recipe, Request
 from stepladder.engines.fake import FakeEngine
+from stepladder.interfaces.exit_codes import http_status
 from stepladder.service.serving.asking import AskingThread, QueueFull
 from stepladder.service.serving.bases import Alias, BaseModel, Bases
 from stepladder.service.serving.question import Asked, Question, TooLong
 from stepladder.service.serving.serve_file import ServeSettings, load_serve_settings
-from stepladder.service.serving.speakers import DEFAULT_NEW_TOKENS, WeightsSpeaker
+from stepladder.service.serving.speakers import DEFAULT_NEW_TOKENS, RungSpeaker, WeightsSpeaker
 
 
 def bases(models: Sequence[str], aliases: Sequence[str] = (), *, weights: int = 10, memory: int = 25, **more: Any) -> Bases:
@@ -127,6 +128,27 @@ class Slow:
         self.batches.append(texts)
         for index, text in enumerate(texts):
             on_answer(index, EngineError("no", "ask otherwise") if text == "bad" else Generation(text.upper(), 1, 1, 0.0))
+
+
+class Losing:
+    """A rung whose server leaves "bad" without an answer."""
+
+    recipe: ClassVar[Recipe] = {}
+
+    def predict(self, inputs: Sequence[Input]) -> list[Prediction]:
+        texts = [one.messages[0].content for one in inputs]
+        said = [Generation("" if text == "bad" else text, 1, 1, 0.0, fault="it is down" * (text == "bad")) for text in texts]
+        return [Prediction.from_generation(one.id, answer) for one, answer in zip(inputs, said, strict=True)]
+
+
+def test_a_rungs_question_without_an_answer_is_an_error_and_the_others_are_answered() -> None:
+    speaker = RungSpeaker("rung:x/y", Path("x"), Losing)
+    outcomes: dict[int, Any] = {}
+    speaker.answer([Asked(speaker, question(text)) for text in ("one", "bad", "two")], outcomes.__setitem__)
+    assert [outcomes[place].text for place in (0, 2)] == ["one", "two"]
+    assert isinstance(outcomes[1], Unanswered)
+    assert "There is no answer: it is down." in str(outcomes[1])
+    assert http_status(outcomes[1]) == 502
 
 
 def test_what_waits_for_the_same_speaker_is_asked_together_and_the_others_keep_their_place() -> None:

@@ -13,6 +13,8 @@ from stepladder.domain.errors import MissingExtra
 from stepladder.domain.messages import Input
 from stepladder.domain.prediction import Grade, Prediction, Score
 from stepladder.domain.protocols import CompletionScore, Decoding, ModelIdentity, Prompt
+from stepladder.engines.answers import AnswerStore, CachedEngine
+from stepladder.engines.cache import RecordedEngine
 from stepladder.engines.fake import FakeEngine
 from stepladder.techniques.asking import ZeroShot
 from stepladder.techniques.constrained import NOW_ANSWER, THINK, Constrained
@@ -130,6 +132,29 @@ def test_a_calibrated_recipe_keeps_its_priors(tmp_path: Path) -> None:
     assert recipe["decode"] == "score:calibrated"
     assert recipe["priors"] == [-60.0, -60.0, -10.0]
     assert {one["name"]: one["score"] for one in recipe["decodes"]}["score:sum"] == pytest.approx(1 / 3)
+
+
+def test_label_scoring_takes_the_time_it_once_took_where_the_scores_are_known(tmp_path: Path) -> None:
+    class Slow(FakeEngine):
+        def score(
+            self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]], *, adapter: Path | None = None
+        ) -> list[list[CompletionScore]]:
+            scores = super().score(prompts, completions, adapter=adapter)
+            return [[replace(score, seconds=100.0 / len(row)) for score in row] for row in scores]
+
+    def answer(prompt: Prompt, decoding: Decoding, adapter: Path | None) -> str:
+        return "rambling" if decoding.max_new_tokens == 64 else right_label(prompt)
+
+    store = AnswerStore(tmp_path / "answers", 10**8)
+    for climb in ("first", "second"):
+        inner = Slow(answer)
+        engine = RecordedEngine(CachedEngine(inner, store), tmp_path / f"{climb}.jsonl")
+        context = fake_context(tmp_path, engine, "labels")
+        predictor = ZeroShotPrompt().fit(context)
+        assert predictor.recipe["decode"].startswith("score:")
+        predictions = predictor.predict([row.input for row in context.validation])
+        assert [one.latency_seconds for one in predictions] == pytest.approx([100.0] * len(predictions), rel=0.01)
+        assert bool(inner.calls) == (climb == "first")
 
 
 def test_generation_is_kept_where_it_is_as_good_as_scoring(tmp_path: Path) -> None:

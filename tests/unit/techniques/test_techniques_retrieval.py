@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from stepladder.data.gold_passages import GoldPassages
 from stepladder.domain.messages import Chunk, Example, Input, Message
 from stepladder.domain.prediction import Grade, Prediction, Score
 from stepladder.domain.protocols import Decoding, FitContext, Prompt
 from stepladder.engines.fake import FakeEngine
-from stepladder.techniques.fake import FakeEmbedder, fake_context, fake_task
+from stepladder.techniques.fake import FakeEmbedder, fake_context
 from stepladder.techniques.lora_rag import LoraRag, training_passages
 from stepladder.techniques.rag import Rag
-from stepladder.techniques.retrieval import GoldPassages, Retriever, query_of
+from stepladder.techniques.retrieval import Retriever, query_of
 
 CHUNKS = (
     Chunk("documents/fares.md", 0, 1, "A day ticket costs nine pounds.", "Fares"),
@@ -106,25 +107,24 @@ def test_the_last_user_turn_is_searched_for() -> None:
     assert query_of(Input("x", turns)) == "do dogs pay"
 
 
-def test_gold_is_the_passage_of_the_sources_that_holds_the_reference(tmp_path: Path) -> None:
-    gold = GoldPassages(fake_task(tmp_path, "text"), CHUNKS, ROWS)
+def test_gold_is_the_passage_of_the_sources_that_holds_the_reference() -> None:
+    gold = GoldPassages(CHUNKS, ROWS)
     assert gold.of(ROWS[0]) == {0}
     assert gold.of(ROWS[3]) == {1}
     assert gold.of(row("q", "?", "ten pounds", "documents/fares.md")) == {0, 1}
     assert gold.traces_of(ROWS[0]) == {0, 1}
 
 
-def test_a_row_without_sources_has_no_gold_where_others_name_theirs(tmp_path: Path) -> None:
-    task, bare = fake_task(tmp_path, "text"), row("q", "?", "Channel twelve!")
-    assert GoldPassages(task, CHUNKS, ROWS).of(bare) == frozenset()
-    assert GoldPassages(task, CHUNKS, [bare]).of(bare) == {3}
+def test_a_row_without_sources_has_no_gold_where_others_name_theirs() -> None:
+    bare = row("q", "?", "Channel twelve!")
+    assert GoldPassages(CHUNKS, ROWS).of(bare) == frozenset()
+    assert GoldPassages(CHUNKS, [bare]).of(bare) == {3}
 
 
-def test_a_reference_counts_as_contained_only_in_whole_words(tmp_path: Path) -> None:
-    task = fake_task(tmp_path, "text")
+def test_a_reference_counts_as_contained_only_in_whole_words() -> None:
     for answer in ("chan", "9", "on"):
         bare = row("q", "?", answer)
-        assert GoldPassages(task, CHUNKS, [bare]).of(bare) == frozenset()
+        assert GoldPassages(CHUNKS, [bare]).of(bare) == frozenset()
 
 
 def test_the_diagnosis_tells_the_retriever_from_the_reader(tmp_path: Path) -> None:
@@ -158,6 +158,9 @@ def test_rag_says_which_documents_it_showed_best_first(tmp_path: Path) -> None:
     prediction = predictor.predict([ROWS[1].input])[0]
     assert prediction.retrieved[0] == "documents/dogs.md"
     assert len(set(prediction.retrieved)) == len(prediction.retrieved)
+    shown = [chunk for id in prediction.passages for chunk in CHUNKS if chunk.id == id]
+    assert shown[0] == CHUNKS[2]
+    assert list(prediction.retrieved) == list(dict.fromkeys(chunk.document for chunk in shown))
 
 
 def test_the_plain_form_races_against_the_one_that_won_without_passages(tmp_path: Path) -> None:
@@ -184,7 +187,7 @@ def test_training_passages_lack_the_gold_one_in_a_fifth_of_the_rows_and_it_stand
     )
     context = rag_context(tmp_path, FakeEngine(), rows)
     shown = training_passages(context, Retriever(CHUNKS, context.embedder), rows, 3)
-    gold = GoldPassages(context.task, CHUNKS, rows)
+    gold = GoldPassages(CHUNKS, rows)
     places = []
     for one, passages in zip(rows, shown, strict=True):
         assert len(passages) == len(set(passages)) == 3

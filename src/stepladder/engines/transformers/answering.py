@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from stepladder.engines.transformers.caches import Prefix, PrefixMemory, Source,
 from stepladder.engines.transformers.continuous import Place, Writer
 from stepladder.engines.transformers.decode import decode
 from stepladder.engines.transformers.grouping import prefix_groups
+from stepladder.engines.transformers.heads import Head, agree, head_on, read_head, trial_ids
 from stepladder.engines.transformers.rows import Row
 from stepladder.engines.transformers.speakers import Speaker, speaking
 from stepladder.models.loading import LoadedModel
@@ -27,7 +29,6 @@ KEPT_ROOM_BYTES = 256 * 1024**2
 """Lanes no larger than this are kept for the next call: fresh memory costs a page fault every 4 KiB."""
 WORTH_A_RUN = 8
 """Prompts of one adapter and beginning that are answered by themselves; fewer join others, each with a copy of its beginning."""
-TRUSTED = 0.05  # ‖ours - theirs‖ / ‖theirs‖ of logits in bf16, of which rounding makes 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,11 @@ class Answering:
         self.prefixes = PrefixMemory()
         self.writer = build_writer(loaded.model, stop_ids)
         self._room: torch.Tensor | None = None
+
+    @cached_property
+    def head(self) -> Head:
+        """The output layer where the model's own modules answer; to be had before an adapter is put on them."""
+        return read_head(self._loaded.model, None if self.writer is None else self.writer.chooser)
 
     def finish(self, asks: Sequence[Ask]) -> Iterator[Ask]:
         """Each one as its row finishes."""
@@ -160,14 +166,15 @@ class Answering:
         return prefix
 
     def _write_stock(self, asks: Sequence[Ask]) -> Iterator[Row]:
-        speaker = asks[0].speaker
+        speaker, bare = asks[0].speaker, self.head
         with speaking(self._loaded, speaker.folder) as model:
+            head = head_on(model, bare)
             for group in prefix_groups([ask.ids for ask in asks]):
                 family = [asks[place] for place in group]
                 prefix = self._begin(stock_source(model, speaker.key), family)
                 longest = max(ask.row.decoding.max_new_tokens for ask in family)
                 for batch in batches(model, [ask.row.suffix for ask in family], prefix.length + longest, self._limits):
-                    yield from decode(model, prefix, [family[place].row for place in batch], stop_ids=self._stop_ids)
+                    yield from decode(model, head, prefix, [family[place].row for place in batch], stop_ids=self._stop_ids)
 
 
 def build_writer(model: Any, stop_ids: frozenset[int]) -> Writer | None:
@@ -182,12 +189,12 @@ def build_writer(model: Any, stop_ids: frozenset[int]) -> Writer | None:
 @torch.inference_mode()
 def _agrees(writer: Writer, model: Any) -> bool:
     """Whether both give the same logits for a few tokens: the arithmetic of a class may change with transformers' versions."""
-    ids = [number % model.config.get_text_config().vocab_size for number in range(5, 250, 15)]
+    ids = trial_ids(model)
     lanes = Lanes(writer.decoder.anatomy, 1, len(ids))
     states = writer.decoder.step(lanes, [], [Arrival(ids, wanted=len(ids))])
     ours = writer.chooser.logits(states)
     theirs = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0].to(ours.dtype)
-    return bool(torch.linalg.norm(ours - theirs) <= TRUSTED * torch.linalg.norm(theirs))
+    return agree(ours, theirs, model.dtype)
 
 
 def batches(model: Any, suffixes: Sequence[Sequence[int]], extra: int, limits: BatchLimits) -> Iterator[list[int]]:

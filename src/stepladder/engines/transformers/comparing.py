@@ -57,6 +57,6 @@ def chunks(answers: Sequence[Ids], vocabulary: int) -> Iterator[list[int]]:
 def _logits(model: Any, ids: Ids, keep: int) -> torch.Tensor:
     """Logits of the last `keep` positions, (keep, vocabulary), fp32."""
     device = next(model.parameters()).device
-    last = torch.arange(len(ids) - keep, len(ids), device=device)  # by index: see `prefill.forward`
+    last = torch.arange(len(ids) - keep, len(ids), device=device)  # by index: see `heads.OwnHead`
     logits: torch.Tensor = model(input_ids=torch.tensor([ids], device=device), use_cache=False, logits_to_keep=last).logits
     return logits[0].float()

@@ -11,7 +11,8 @@ import torch
 
 from stepladder.engines.transformers.decode import share_seconds
 from stepladder.engines.transformers.grammar import MasksAhead, allowed_tokens
-from stepladder.engines.transformers.rows import Row, choose
+from stepladder.engines.transformers.heads import next_tokens
+from stepladder.engines.transformers.rows import Row
 from stepladder.models.prefix.choice import Chooser
 from stepladder.models.prefix.decoder import Decoder
 from stepladder.models.prefix.lanes import Arrival, Lanes, Shared
@@ -63,7 +64,7 @@ class Writer:
         """Choose and add every row's next tokens; returns the last one of each."""
         counts = [1 + len(row.draft) for row in rows]
         firsts = [sum(counts[:number]) for number in range(len(rows))]
-        chosen = self._choose(rows, states[firsts] if max(counts) > 1 else states, allowed)
+        chosen = next_tokens(self.chooser, states[firsts] if max(counts) > 1 else states, rows, allowed)
         for number, (row, first) in enumerate(zip(rows, firsts, strict=True)):
             row.take(chosen[number], self.stop_ids)
             if row.draft:
@@ -88,27 +89,7 @@ class Writer:
         return token
 
     def _next(self, row: Row, state: torch.Tensor) -> int:
-        return self._choose([row], state, allowed_tokens([row.grammar], self.chooser.vocabulary))[0]
-
-    def _choose(self, rows: Sequence[Row], states: torch.Tensor, allowed: torch.Tensor | None) -> list[int]:
-        """One token a row. Where only the likeliest matters, no logits of all tokens are computed in fp32."""
-        if allowed is not None:
-            allowed = allowed.to(states.device)
-        plain = [number for number, row in enumerate(rows) if row.plain]
-        if len(plain) == len(rows):
-            return self.chooser.likeliest(states, allowed)
-        chosen = dict(zip(plain, self.chooser.likeliest(*_of(plain, states, allowed)), strict=True))
-        rest = [number for number, row in enumerate(rows) if not row.plain]
-        own, left = _of(rest, states, allowed)
-        chosen |= zip(rest, choose(self.chooser.logits(own), [rows[number] for number in rest], left), strict=True)
-        return [chosen[number] for number in range(len(rows))]
-
-
-def _of(
-    numbers: Sequence[int], states: torch.Tensor, allowed: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
-    index = torch.tensor(numbers, dtype=torch.long, device=states.device)
-    return states[index], None if allowed is None else allowed[index]
+        return next_tokens(self.chooser, state, [row], allowed_tokens([row.grammar], self.chooser.vocabulary))[0]
 
 
 def _admit(waiting: deque[Place], free: int) -> list[Place]:

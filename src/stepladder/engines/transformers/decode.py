@@ -10,25 +10,26 @@ import torch
 
 from stepladder.engines.transformers.caches import Prefix
 from stepladder.engines.transformers.grammar import allowed_tokens
+from stepladder.engines.transformers.heads import Head, next_tokens
 from stepladder.engines.transformers.prefill import forward, prefill
-from stepladder.engines.transformers.rows import Row, choose
+from stepladder.engines.transformers.rows import Row
 
 
 @torch.inference_mode()
-def decode(model: Any, prefix: Prefix, rows: Sequence[Row], *, stop_ids: frozenset[int]) -> Iterator[Row]:
+def decode(model: Any, head: Head, prefix: Prefix, rows: Sequence[Row], *, stop_ids: frozenset[int]) -> Iterator[Row]:
     """Yield each row as it finishes, its `answer` without the end-of-turn. Drafts are left aside.
 
     Rows of a model whose cache is not plain must have suffixes of one length (see `is_plain`).
     """
     started = time.perf_counter()
-    ready = prefill(model, prefix, [row.suffix for row in rows], max(row.decoding.max_new_tokens for row in rows))
-    cache, logits, mask, positions = ready.cache, ready.logits, ready.mask, ready.next_position
+    ready = prefill(model, head, prefix, [row.suffix for row in rows], max(row.decoding.max_new_tokens for row in rows))
+    cache, states, mask, positions = ready.cache, ready.states, ready.mask, ready.next_position
     lanes = list(rows)  # lane r of every tensor belongs to lanes[r]
     live = list(rows)
     weights = [len(row.suffix) for row in rows]
     while True:
-        allowed = allowed_tokens([None if row.end else row.grammar for row in lanes], logits.shape[-1])
-        tokens = choose(logits, lanes, None if allowed is None else allowed.to(logits.device))
+        allowed = allowed_tokens([None if row.end else row.grammar for row in lanes], head.vocabulary)
+        tokens = next_tokens(head, states, lanes, allowed)
         for row, token in zip(lanes, tokens, strict=True):
             if not row.end:
                 row.take(token, stop_ids)
@@ -48,7 +49,7 @@ def decode(model: Any, prefix: Prefix, rows: Sequence[Row], *, stop_ids: frozens
             lanes, tokens = live, [tokens[lane] for lane in kept]
         ids = torch.tensor(tokens, device=positions.device).unsqueeze(1)
         mask = None if mask is None else torch.cat([mask, mask.new_ones((len(lanes), 1))], dim=1)
-        logits = forward(model, cache, ids, mask, positions)[:, -1]
+        states = forward(model, head, cache, ids, mask, positions)[:, -1]
         positions = positions + 1
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from stepladder.engines.transformers.caches import PrefixMemory, stock_source
 from stepladder.engines.transformers.comparing import chunks, divergences, text_nll
 from stepladder.engines.transformers.grammar import GrammarCompiler, RowGrammar
 from stepladder.engines.transformers.grouping import prefix_groups
+from stepladder.engines.transformers.heads import Head, head_on
 from stepladder.engines.transformers.rows import Row, draw_seed
 from stepladder.engines.transformers.scoring import Options, score_batch, score_trie
 from stepladder.engines.transformers.speakers import Speakers, speaking
@@ -30,6 +32,8 @@ from stepladder.models.conversation import encode_answer, encode_prompt
 from stepladder.models.loading import LoadedModel
 from stepladder.models.shape import ModelShape, shape_of
 from stepladder.models.tool_calls import CallFormat, call_format
+
+FORMAT = 2  # raise it when the same weights and versions compute something else; 2: own modules choose in fp32 too
 
 
 class TransformersEngine:
@@ -68,6 +72,7 @@ class TransformersEngine:
         """What an answer depends on besides identity, prompt and decoding."""
         packages = ("stepladder", "torch", "transformers", "llguidance")
         return {
+            "format": FORMAT,
             "stop_ids": sorted(self._stop_ids),
             "device": self._loaded.device.type,
             "versions": {name: version(name) for name in packages if find_spec(name) is not None},
@@ -191,19 +196,22 @@ class TransformersEngine:
         longest = [max(map(len, options), default=0) for options in answers]
         self._check_lengths(prompts, [len(ids) + extra for ids, extra in zip(encoded, longest, strict=True)])
         with self._lock:
-            speaker = self._speakers.of(adapter, read=self._answering.writer is not None)
+            writer, bare = self._answering.writer, self._answering.head
+            speaker = self._speakers.of(adapter, read=writer is not None)
+            started = time.perf_counter()
             with speaking(self._loaded, adapter) as model:
-                if len(prompts) > 1 and self._answering.writer is not None and speaker.readable:
-                    sums = score_trie(model, encoded, answers)
+                if len(prompts) > 1 and writer is not None and speaker.readable:
+                    sums = score_trie(model, writer.chooser, encoded, answers)
                 else:
-                    sums = self._score_stock(model, speaker.key, encoded, answers)
+                    sums = self._score_stock(model, head_on(model, bare), speaker.key, encoded, answers)
+            seconds = time.perf_counter() - started
         return [
-            [CompletionScore(value, len(ids)) for value, ids in zip(values, options, strict=True)]
-            for values, options in zip(sums, answers, strict=True)
+            [CompletionScore(value, len(ids), share) for value, ids in zip(values, options, strict=True)]
+            for values, options, share in zip(sums, answers, _shares(seconds, encoded, answers), strict=True)
         ]
 
     def _score_stock(
-        self, model: Any, key: str, encoded: Sequence[Sequence[int]], answers: Sequence[Options]
+        self, model: Any, head: Head, key: str, encoded: Sequence[Sequence[int]], answers: Sequence[Options]
     ) -> list[list[float]]:
         """By the model's own modules, with beginnings that are remembered."""
         sums: list[list[float]] = [[] for _ in encoded]
@@ -214,7 +222,8 @@ class TransformersEngine:
             suffixes = [encoded[place][prefix.length :] for place in group]
             for batch in batches(model, suffixes, prefix.length + longest, self._limits):
                 places = [group[number] for number in batch]
-                found = score_batch(model, prefix, [suffixes[number] for number in batch], [answers[place] for place in places])
+                own = [suffixes[number] for number in batch]
+                found = score_batch(model, head, prefix, own, [answers[place] for place in places])
                 for place, values in zip(places, found, strict=True):
                     sums[place] = values
         return sums
@@ -324,3 +333,10 @@ class TransformersEngine:
     def _decode(self, ids: Sequence[int]) -> str:
         # Control tokens inside an answer are the model's fault and stay visible.
         return self._loaded.tokenizer.decode(ids, keep_control_tokens=True)
+
+
+def _shares(seconds: float, encoded: Sequence[Sequence[int]], answers: Sequence[Options]) -> Iterator[float]:
+    """A call's wall time shared out by tokens: what each completion of every prompt gets."""
+    weights = [len(ids) + sum(map(len, options)) if options else 0 for ids, options in zip(encoded, answers, strict=True)]
+    for weight, options in zip(weights, answers, strict=True):
+        yield seconds * weight / max(1, sum(weights)) / max(1, len(options))

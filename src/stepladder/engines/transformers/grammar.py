@@ -29,6 +29,10 @@ UNWRITABLE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
 """Characters that llguidance has no way to write but as \\uXXXX."""
 
 
+KEPT_GRAMMARS = 64
+"""Compiled grammars at hand; one takes milliseconds to compile, and up to megabytes to keep."""
+
+
 class GrammarCompiler:
     """Compiles grammars for one tokenizer; the last ones stay compiled.
 
@@ -56,9 +60,11 @@ class GrammarCompiler:
         Raises:
             EngineError: The grammar is broken, or asks for something llguidance cannot hold an answer to.
         """
-        if grammar not in self._compiled:
-            self._compiled[grammar] = self._compile(grammar)
-        return RowGrammar(self._compiled[grammar].deep_copy(), self._vocabulary)
+        compiled = self._compiled.pop(grammar, None) or self._compile(grammar)
+        self._compiled[grammar] = compiled  # the last one asked for stands last
+        if len(self._compiled) > KEPT_GRAMMARS:
+            del self._compiled[next(iter(self._compiled))]
+        return RowGrammar(compiled.deep_copy(), self._vocabulary)
 
     def _compile(self, grammar: Grammar) -> Any:
         try:

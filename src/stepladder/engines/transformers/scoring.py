@@ -14,7 +14,9 @@ import torch
 
 from stepladder.engines.transformers import attention
 from stepladder.engines.transformers.caches import Prefix, continue_rows, is_plain
+from stepladder.engines.transformers.heads import Head
 from stepladder.engines.transformers.prefill import Prefilled, forward, prefill
+from stepladder.models.prefix.choice import Chooser, FineLosses
 from stepladder.models.prefix.paths import FusedPath
 from stepladder.models.prefix.rows import EncodedRow
 
@@ -27,9 +29,13 @@ Options = Sequence[Sequence[int]]  # completions of one prompt as token ids, the
 
 
 @torch.inference_mode()
-def score_trie(model: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Options]) -> list[list[float]]:
+def score_trie(
+    model: Any, chooser: Chooser, prompts: Sequence[Sequence[int]], completions: Sequence[Options]
+) -> list[list[float]]:
     """As `score_batch`, through the passes of a training step.
 
+    Args:
+        chooser: The model's output layer, which no adapter has changed.
     Raises:
         NotRead: The decoder is of no class whose arithmetic is written out.
     """
@@ -38,13 +44,13 @@ def score_trie(model: Any, prompts: Sequence[Sequence[int]], completions: Sequen
         for number, (prompt, options) in enumerate(zip(prompts, completions, strict=True))
         for option in options
     ]
-    means = iter(FusedPath(model).row_nll(rows, tokens_per_pass=TRIE_TOKENS))
+    means = iter(FusedPath(model, FineLosses(model, chooser)).row_nll(rows, tokens_per_pass=TRIE_TOKENS))
     return [[-next(means) * len(option) for option in options] for options in completions]
 
 
 @torch.inference_mode()
 def score_batch(
-    model: Any, prefix: Prefix, suffixes: Sequence[Sequence[int]], completions: Sequence[Options]
+    model: Any, head: Head, prefix: Prefix, suffixes: Sequence[Sequence[int]], completions: Sequence[Options]
 ) -> list[list[float]]:
     """Σ log p(token | prompt, tokens before) of every completion, natural log, softmax in fp32.
 
@@ -57,18 +63,21 @@ def score_batch(
     if len(suffixes) > 1 and len(suffixes) * longest > most:
         half = len(suffixes) // 2
         return [
-            *score_batch(model, prefix, suffixes[:half], completions[:half]),
-            *score_batch(model, prefix, suffixes[half:], completions[half:]),
+            *score_batch(model, head, prefix, suffixes[:half], completions[:half]),
+            *score_batch(model, head, prefix, suffixes[half:], completions[half:]),
         ]
     width = max(longest, most // len(suffixes))  # positions of one row at once
     room = min(width, max(_inputs(options) for options in completions))
-    ready = prefill(model, prefix, suffixes, room)
-    first = torch.log_softmax(ready.logits, dim=-1)  # (prompts, vocabulary)
-    sums = [[float(first[prompt, option[0]]) for option in options] for prompt, options in enumerate(completions)]
+    ready = prefill(model, head, prefix, suffixes, room)
+    most_options = max(map(len, completions))
+    begun = [[option[0] for option in options] + [0] * (most_options - len(options)) for options in completions]
+    firsts = torch.tensor(begun, dtype=torch.long, device=ready.states.device).view(len(begun), most_options)
+    first = head.log_probabilities(ready.states, firsts).tolist()
+    sums = [own[: len(options)] for own, options in zip(first, completions, strict=True)]
     if longest > 0 and _can_pack(model):
-        _add_packed(model, ready, completions, width, sums)
+        _add_packed(model, head, ready, completions, width, sums)
     elif longest > 0:
-        _add_one_by_one(model, ready, completions, sums)
+        _add_one_by_one(model, head, ready, completions, sums)
     return sums
 
 
@@ -95,7 +104,9 @@ class _Packed:
     offset: torch.Tensor
 
 
-def _add_packed(model: Any, ready: Prefilled, completions: Sequence[Options], width: int, sums: list[list[float]]) -> None:
+def _add_packed(
+    model: Any, head: Head, ready: Prefilled, completions: Sequence[Options], width: int, sums: list[list[float]]
+) -> None:
     """Add log p of all tokens after the first, the completions of a prompt side by side behind its keys and values.
 
     A mask hides them from each other, so nothing of the prompt is copied for them.
@@ -106,7 +117,7 @@ def _add_packed(model: Any, ready: Prefilled, completions: Sequence[Options], wi
         done, packed = _pack(completions, done, width)
         if packed is None:
             continue
-        logs = _log_probabilities(model, ready, packed, held)
+        logs = _log_probabilities(model, head, ready, packed, held)
         for layer in ready.cache.layers:
             layer.rewind(held)
         for row, (owners, values) in enumerate(zip(packed.owner.tolist(), logs.tolist(), strict=True)):
@@ -134,9 +145,9 @@ def _pack(completions: Sequence[Options], done: Sequence[int], width: int) -> tu
     return reached, _Packed(*padded.unbind(dim=2))
 
 
-def _log_probabilities(model: Any, ready: Prefilled, packed: _Packed, held: int) -> torch.Tensor:
+def _log_probabilities(model: Any, head: Head, ready: Prefilled, packed: _Packed, held: int) -> torch.Tensor:
     """log p of every packed target, (prompts, width), fp64."""
-    device = ready.logits.device
+    device = ready.states.device
     rows, width = packed.ids.shape
     owner = packed.owner.to(device)
     prompt = torch.ones((rows, held), dtype=torch.long, device=device) if ready.mask is None else ready.mask
@@ -150,22 +161,23 @@ def _log_probabilities(model: Any, ready: Prefilled, packed: _Packed, held: int)
     mask = torch.zeros(visible.shape, dtype=model.dtype, device=device)
     mask = mask.masked_fill(~visible, torch.finfo(model.dtype).min).unsqueeze(1)  # added to the scores: fits every attention
     positions = ready.next_position + packed.offset.to(device)
-    logits = forward(model, ready.cache, packed.ids.to(device), mask, positions, keep=width)
-    return torch.log_softmax(logits, dim=-1).gather(2, packed.targets.to(device).unsqueeze(2)).squeeze(2).double()
+    states = forward(model, head, ready.cache, packed.ids.to(device), mask, positions, keep=width)
+    logs = head.log_probabilities(states.flatten(0, 1), packed.targets.to(device).view(-1, 1))
+    return logs.view(rows, width).double()
 
 
-def _add_one_by_one(model: Any, ready: Prefilled, completions: Sequence[Options], sums: list[list[float]]) -> None:
+def _add_one_by_one(model: Any, head: Head, ready: Prefilled, completions: Sequence[Options], sums: list[list[float]]) -> None:
     """As `_add_packed` for models that know only the plain causal mask: one completion a forward, on a copy of its row."""
     for prompt, options in enumerate(completions):
         for place, option in enumerate(options):
             if len(option) == 1:
                 continue
-            ids = torch.tensor([option[:-1]], device=ready.logits.device)
+            ids = torch.tensor([option[:-1]], device=ready.states.device)
             cache = continue_rows(model, ready.cache, [prompt], ids.shape[1])
             positions = ready.next_position[prompt : prompt + 1] + torch.arange(ids.shape[1], device=ids.device)
             mask = None
             if ready.mask is not None:
                 mask = torch.cat([ready.mask[prompt : prompt + 1], ready.mask.new_ones((1, ids.shape[1]))], dim=1)
-            logs = torch.log_softmax(forward(model, cache, ids, mask, positions, keep=ids.shape[1])[0], dim=-1)
+            states = forward(model, head, cache, ids, mask, positions, keep=ids.shape[1])[0]
             targets = torch.tensor(option[1:], device=ids.device)
-            sums[prompt][place] += float(logs.gather(1, targets.unsqueeze(1)).double().sum())
+            sums[prompt][place] += float(head.log_probabilities(states, targets.unsqueeze(1)).double().sum())

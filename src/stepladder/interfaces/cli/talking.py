@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from stepladder.domain.prediction import Prediction
 from stepladder.interfaces.cli.climbing import watching
 from stepladder.interfaces.cli.dialogue import Dialogue, has_person, open_dialogue
 from stepladder.service.chat import Chat, Voice, open_chat
@@ -60,7 +61,7 @@ def _answer_side_by_side(talk: Chat, text: str, console: Console) -> None:
 
         for voice in talk.voices:
             prediction = voice.answer(text, partial(hear, voice.name))
-            written[voice.name] = prediction.text or "(empty)"  # tool calls come in one form only now
+            written[voice.name] = _said(prediction) or "(empty)"  # tool calls come in one form only now
             live.update(_columns(talk, written), refresh=True)
 
 
@@ -96,7 +97,11 @@ def _answer_line(talk: Chat, text: str, *, as_json: bool) -> None:
     console = Console(file=sys.stdout, highlight=False)
     for voice in talk.voices:
         prediction = voice.answer(text, lambda piece: None)
-        console.print(Text(f"{voice.name}: {visible(prediction.text)}"), soft_wrap=True)
+        console.print(Text(f"{voice.name}: {visible(_said(prediction))}"), soft_wrap=True)
+
+
+def _said(prediction: Prediction) -> str:
+    return f"(no answer: {prediction.fault})" if prediction.fault else prediction.text
 
 
 def _as_json(voice: Voice, text: str) -> dict[str, Any]:
@@ -105,6 +110,7 @@ def _as_json(voice: Voice, text: str) -> dict[str, Any]:
     return {
         "rung": voice.name,
         "answer": prediction.text,
+        "fault": prediction.fault,
         "cut": prediction.cut,
         "latency_seconds": prediction.latency_seconds,
         "model_sha256": spoken.model_sha256 if spoken else "",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stepladder.models.prefix.anatomy import Linear
-from stepladder.models.prefix.head import logit_cap, logit_scale
+from stepladder.models.prefix.head import Head, logit_cap, logit_scale
 from stepladder.models.prefix.products import Product
 
 CANDIDATES = 8
@@ -80,7 +80,40 @@ class Chooser:
             logits += self._bias.to(self._wide)
         return self._finish(logits)
 
+    @torch.inference_mode()
+    def log_probabilities(self, states: Tensor, tokens: Tensor) -> Tensor:
+        """ln p of `tokens` (states, any number) after each state, in fp32 at least. The weights are turned to fp32 once."""
+        wide = states.to(self._wide)
+        total = wide.new_full((len(states),), float("-inf"))
+        own = wide.new_zeros(tokens.shape)
+        for first in range(0, len(self._weight), COLUMNS_AT_ONCE):
+            piece = slice(first, first + COLUMNS_AT_ONCE)
+            logits = torch.mm(wide, self._weight[piece].to(self._wide).t())
+            if self._bias is not None:
+                logits += self._bias[piece].to(self._wide)
+            logits = self._finish(logits)
+            total = torch.logaddexp(total, logits.logsumexp(dim=1))
+            places = tokens - first
+            here = (places >= 0) & (places < logits.shape[1])
+            own = torch.where(here, logits.gather(1, places.clamp(0, logits.shape[1] - 1)), own)
+        return own - total[:, None]
+
     def _finish(self, logits: Tensor) -> Tensor:
         if self._scale != 1:
             logits = logits * self._scale
         return logits if self._cap is None else torch.tanh(logits / self._cap) * self._cap
+
+
+class FineLosses(Head):
+    """Losses by a chooser, for answers that are scored; nothing is sent back."""
+
+    def __init__(self, model: Any, chooser: Chooser) -> None:
+        super().__init__(model)
+        self._chooser = chooser
+
+    def nll(
+        self, states: Tensor, targets: Tensor, coefficients: Tensor | None, *, smoothing: float = 0.0
+    ) -> tuple[Tensor, Tensor | None]:
+        if coefficients is not None or smoothing:
+            raise ValueError("these losses cannot be sent back")
+        return -self._chooser.log_probabilities(states, targets[:, None])[:, 0], None

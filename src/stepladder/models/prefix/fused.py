@@ -78,12 +78,13 @@ class FusedStep:
 
     Args:
         anatomy: Of a model in evaluation mode; its adapter is trained, everything else stays.
+        head: What makes losses of states; the model's own by default.
     """
 
-    def __init__(self, anatomy: Anatomy) -> None:
+    def __init__(self, anatomy: Anatomy, head: Head | None = None) -> None:
         self.anatomy = anatomy
         self.device = anatomy.model.device
-        self.head = Head(anatomy.model)
+        self.head = head or Head(anatomy.model)
 
     @torch.no_grad()  # on a generator it holds while the generator runs, and not for whoever is handed a result
     def backward(self, work: Work, sending: Sending) -> Iterator[tuple[list[Label], Tensor]]:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from stepladder.models.prefix.anatomy import NotRead, read_anatomy
 from stepladder.models.prefix.forward import backward_loss, row_nll
 from stepladder.models.prefix.fused import FusedStep, Sending, Work
+from stepladder.models.prefix.head import Head
 from stepladder.models.prefix.losses import MEAN, Loss, Tally
 from stepladder.models.prefix.rows import EncodedRow
 from stepladder.models.prefix.trie import Label
@@ -37,12 +38,14 @@ class FusedPath:
 
     name = "fused"
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, head: Head | None = None) -> None:
         """
+        Args:
+            head: Instead of the one that trains.
         Raises:
             NotRead: The decoder is of no class whose arithmetic is known.
         """
-        self._step = FusedStep(read_anatomy(model))
+        self._step = FusedStep(read_anatomy(model), head)
 
     def backward_loss(self, rows: Sequence[EncodedRow], *, tokens_per_pass: int, loss: Loss = MEAN) -> float:
         work = Work.of(rows, tokens_per_pass=tokens_per_pass, together=loss.together)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepladder.domain.errors import StepladderError
+from stepladder.domain.errors import StepladderError, Unanswered
 from stepladder.domain.messages import Input
 from stepladder.domain.prediction import Generation, Prediction
 from stepladder.domain.protocols import Decoding, Engine, Predictor, Request, Serving, ServingEngine
@@ -131,11 +131,13 @@ class RungSpeaker:
                 self.answer([item], lambda _, outcome, place=place: on_answer(place, outcome))  # type: ignore[misc]
             return
         for place, prediction in enumerate(predictions):
-            on_answer(place, _as_generation(prediction))
+            on_answer(place, _outcome(prediction))
 
 
-def _as_generation(prediction: Prediction) -> Generation:
-    """What was said, with the counts of the model call behind it (none for rungs that ask no model)."""
+def _outcome(prediction: Prediction) -> Generation | StepladderError:
+    """What was said, with the counts of the model call behind it (none for rungs that ask no model); or why nothing was."""
+    if prediction.fault:
+        return Unanswered(f"There is no answer: {prediction.fault}.", "Ask again in a moment.")
     spoken = prediction.generation
     return Generation(
         text=prediction.text,
