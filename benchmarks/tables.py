@@ -165,9 +165,15 @@ def checks_table(result: Result) -> str:
             _table(["planted", "code", "found", "recall", "at least"], found, right_from=2),
             *reasons,
             _table(["clean set", "block", "warn (rows)", "note (rows)"], clean, right_from=4),
-            where_it_ran(result["machine"]),
+            where_it_ran(result["machine"]) + _measured_again(result.get("again")),
         ]
     )
+
+
+def _measured_again(again: Mapping[str, Any] | None) -> str:
+    if again is None:
+        return ""
+    return f" Measured again, with the clean sets: {', '.join(again['kinds'])}. {where_it_ran(again['machine'])}"
 
 
 def curve_table(result: Result) -> str:
@@ -334,7 +340,18 @@ def _changed_line(result: Result) -> Iterator[str]:
     before, after = (best, tuned) if tuned is not None else (first, best)
     if before is not None and after is not None and before is not after:
         names = (_one_line(rung["name"]) for rung in (after, before))
-        yield "Test rows that `{}` fixed and broke against `{}`: {} and {}.".format(*names, result["fixed"], result["broken"])
+        counts = _verdicts_counts(result["verdict"], before["name"], after["name"]) or (result["fixed"], result["broken"])
+        yield "Test rows that `{}` fixed and broke against `{}`: {} and {}.".format(*names, *counts)
+
+
+def _verdicts_counts(verdict: Mapping[str, Any], before: str, after: str) -> tuple[str, str] | None:
+    """Rows fixed and broken as the verdict counts them, over all seeds, where its sentence names this very step.
+
+    Climbs recorded by earlier versions counted those of the first seed beside it.
+    """
+    said = rf"more than {re.escape(before)} \((\d+) rows fixed, (\d+) broken\)"
+    found = re.search(said, verdict["sentence"]) if verdict["rung"] == after else None
+    return (found[1], found[2]) if found else None
 
 
 def _role_cell(result: Result, role: str, *, tuned: bool) -> str:

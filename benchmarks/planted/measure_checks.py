@@ -1,11 +1,12 @@
 """How many planted faults do the data checks find, and what do they say about clean data?
 
-    .venv/bin/python benchmarks/planted/measure_checks.py [--rounds 3] [--bundled] [--datasets FOLDER]
+    .venv/bin/python benchmarks/planted/measure_checks.py [--rounds 3] [--bundled] [--datasets FOLDER] [--kinds KIND ...]
 
 Faults of every kind are planted into copies of the bundled tasks and of public data sets (those lie in `--datasets`, and are
 built by `benchmarks/real`). A fault counts as found when a finding with one of the codes that mean it names one of its rows,
 and had not named it before the fault was there. Prints recall per kind and the findings on the clean sets, and writes both to
 benchmarks/results/checks.json.
+With `--kinds` only these and the clean sets are measured, and take their places among the recorded figures.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ sys.path[:0] = [str(REPOSITORY / "benchmarks" / "real")]
 import clinc150  # noqa: E402
 import disfluent_qa  # noqa: E402
 import planted_answers  # noqa: E402
+import planted_models  # noqa: E402
 import planted_private  # noqa: E402
 import planted_sets  # noqa: E402
 import planted_texts  # noqa: E402
@@ -46,7 +48,13 @@ from stepladder.service import wiring  # noqa: E402
 from stepladder.service.check import run_on  # noqa: E402
 
 RESULT = REPOSITORY / "benchmarks" / "results" / "checks.json"
-KINDS = (*planted_texts.KINDS, *planted_private.KINDS, *planted_answers.KINDS, *planted_sets.KINDS)
+KINDS = (
+    *planted_texts.KINDS,
+    *planted_private.KINDS,
+    *planted_answers.KINDS,
+    *planted_sets.KINDS,
+    *planted_models.KINDS,
+)
 BUNDLED = {"tickets": "json", "handbook": "short", "clinic": "prose", "voice": "prose", "repairs": "labels"}
 PUBLIC = {
     snips.NAME: ("json", snips.build),
@@ -184,6 +192,15 @@ def precision_row(name: str, report: CheckReport) -> dict[str, Any]:
     return {"set": name, "rows": report.rows, **by_severity}
 
 
+def merged(known: Mapping[str, Any], again: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded figures with those measured again in their places, and where that was."""
+    fresh = {row["kind"]: row for row in again["recall"]}
+    rows = {row["kind"]: row for row in known["recall"]} | fresh
+    order = [kind.name for kind in KINDS if kind.name in rows]
+    since = {"kinds": [*fresh], "machine": again["machine"]}
+    return {**known, "recall": [rows[name] for name in order], "precision": again["precision"], "again": since}
+
+
 def is_short(row: Mapping[str, Any]) -> bool:
     """Whether a kind was found less often than it must be, or planted too seldom."""
     return row["planted"] < 10 or (row["bound"] is not None and row["found"] < row["bound"] * row["planted"])
@@ -200,14 +217,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bundled", action="store_true", help="the bundled tasks alone; nothing is written")
     parser.add_argument("--datasets", type=Path, default=DATASETS, help="folder of the public data sets (%(default)s)")
     parser.add_argument("--missed", action="store_true", help="also print the faulty rows that were not found")
+    parser.add_argument("--kinds", nargs="+", choices=[kind.name for kind in KINDS], help="measure these kinds again, not all")
     options = parser.parse_args(arguments)
+    kinds = [kind for kind in KINDS if kind.name in (options.kinds or [kind.name])]
     machine = describe_machine(REPOSITORY)
     sets = load_sets(None if options.bundled else options.datasets, WORK)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(add_variants(sets), Path(folder), wiring.build_embedder(), build_base())
         precision = [precision_row(name, bench.check(plain(sets, name), ask=("likeness",))) for name in sets]
-        outcomes = [one for seed in range(options.rounds) for one in bench.outcomes(KINDS, seed=seed)]
-    recall = recall_rows(outcomes)
+        outcomes = [one for seed in range(options.rounds) for one in bench.outcomes(kinds, seed=seed)]
+    recall = recall_rows(outcomes, kinds)
     for row in recall:
         print(f"{row['kind']:<44} {row['found']:>4} of {row['planted']:<4} {'  <-- short' if is_short(row) else ''}")
     for row in precision:
@@ -218,6 +237,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"missed: {one.kind} in {one.set}: {one.row}")
     if not options.bundled:
         result = {"rounds": options.rounds, "recall": recall, "precision": precision, "machine": machine}
+        if options.kinds:
+            result = merged(json.loads(RESULT.read_text(encoding="utf-8")), result)
         write_text(RESULT, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     return int(any(map(is_short, recall)) or any(map(is_noisy, precision)))
 

@@ -215,8 +215,8 @@ def wrong_label(copy: Copy, chance: Random) -> Spot:
 
 
 HARD_LABEL = (
-    "only neighbours speak against a wrong label, and rows of other labels may be as near; four of five must agree, since a "
-    "check that asks for less names right rows too"
+    "only the other rows speak against a wrong label, and a right row may lie among those of another label; a check that asks "
+    "for less names more right rows"
 )
 
 

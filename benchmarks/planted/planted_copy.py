@@ -16,6 +16,8 @@ Row = dict[str, Any]
 Spot = frozenset[tuple[str, int]]
 """One planted fault: the rows it consists of, as (file, line); a finding names it when it names one of them. Empty: the set as a
 whole."""
+HERE = "{here}"
+"""Stands in task.toml for the folder it is written to."""
 
 
 @dataclass
@@ -65,7 +67,7 @@ class Copy:
 
     def write(self, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "task.toml").write_text(self.toml, encoding="utf-8")
+        (folder / "task.toml").write_text(self.toml.replace(HERE, folder.resolve().as_posix()), encoding="utf-8")
         for name, content in self.others.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)

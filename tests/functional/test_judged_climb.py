@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,10 +75,34 @@ def test_a_hosted_judge_is_refused_while_the_data_may_not_leave(tmp_path: Path) 
 def test_an_accepted_uncalibrated_judge_is_called_so_in_every_report(tmp_path: Path) -> None:
     world = write_judged(tmp_path / "task", JUDGE + "accept_uncalibrated = true\n")
     finished = climb_judged(tmp_path / "task", world, judge(says))
-    said = "Judge 'kind' (fake:judge) is uncalibrated: 0 human grades, 30 are needed"
+    said = "Judge 'kind' (fake:judge) is uncalibrated: it has 0 human grades and needs 30"
     assert said in "\n".join(ladder_lines(finished.record))
     assert "is uncalibrated" in (finished.folder / "report.html").read_text(encoding="utf-8")
     assert "is uncalibrated" in (finished.folder / "verdict.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("repeated", "said"), [(True, "1 human grades (35 more"), (False, "36 right and 0 wrong answers")])
+def test_thirty_lines_of_one_answer_or_of_one_kind_check_no_judge(tmp_path: Path, repeated: bool, said: str) -> None:
+    world = write_judged(tmp_path / "task", JUDGE + 'human_grades = "human.jsonl"\n', human_grades=36)
+    path = tmp_path / "task" / "human.jsonl"
+    right = [line for line in path.read_text(encoding="utf-8").splitlines() if '"right"' in line]
+    more = [line.replace('"answer": "', '"answer": "so ') for line in right]
+    path.write_text("\n".join(right[:1] * 36 if repeated else [*right, *more]) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=re.escape(said)):
+        climb_judged(tmp_path / "task", world, judge(says))
+
+
+def test_a_judge_that_agrees_with_people_no_better_than_chance_is_refused_unless_accepted(tmp_path: Path) -> None:
+    def contrary(prompt: Prompt) -> str:
+        return "wrong" if says(prompt) == "right" else "right"
+
+    grader = JUDGE + 'human_grades = "human.jsonl"\n'
+    world = write_judged(tmp_path / "task", grader, human_grades=36)
+    with pytest.raises(DataError, match=r"'kind' agrees with people no better than chance. Cohen's kappa with people is -1\.00"):
+        climb_judged(tmp_path / "task", world, judge(contrary))
+    world = write_judged(tmp_path / "accepted", grader + "accept_uncalibrated = true\n", human_grades=36)
+    finished = climb_judged(tmp_path / "accepted", world, judge(contrary))
+    assert "is uncalibrated: it agrees with people no better than chance" in finished.record.judges[0]
 
 
 def test_a_checked_judge_decides_and_its_agreement_is_reported_and_nothing_is_judged_twice(tmp_path: Path) -> None:

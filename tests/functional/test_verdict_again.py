@@ -15,16 +15,19 @@ from typing import Any
 import pytest
 
 from judges import fenced, judge
-from small_tasks import World, write_task
+from small_tasks import LABELS, World, write_task
 from stepladder import __version__
 from stepladder.domain.errors import RunError, UsageError
+from stepladder.domain.protocols import Decoding, Prompt
 from stepladder.domain.verdict import Outcome, Route
-from stepladder.evaluation.records import verdict_to_json
+from stepladder.engines.fake import FakeEngine
+from stepladder.evaluation.records import inputs_from_json, verdict_to_json
+from stepladder.files import hash_text
 from stepladder.service.climb import Climb, climb
 from stepladder.service.open_run import find_run
 from stepladder.service.report import render_report
 from stepladder.service.verdict import Assumptions, derive_verdict
-from stepladder.service.verify import Verified, verify
+from stepladder.service.verify import TAKEN, Verified, verify
 
 SKIP = 'skip = ["classifier", "lora+constrained", "lora+nearest"]'
 
@@ -106,6 +109,29 @@ def test_a_job_that_ends_before_a_training_pays_is_not_trained_for(finished: Cli
     verdict = derive_verdict(finished.folder, Assumptions(calls_total=1)).verdict
     assert not (verdict.rung or "").startswith("lora")
     assert any("the job ends after 1 calls" in reason for reason in verdict.reasons)
+
+
+@pytest.mark.parametrize("tune_anyway", [True, False])
+def test_a_one_off_job_has_one_verdict_however_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tune_anyway: bool
+) -> None:
+    """Planned to take no time, the training is not refused; measured, it pays for itself from some thousand calls."""
+    monkeypatch.setenv("STEPLADDER_CACHE", str(tmp_path / "cache"))
+    world = write_task(tmp_path / "task", 160, rungs=SKIP, use="calls_total = 20")
+    identity = world.tools.engine.identity
+    key = f"{identity.name} {identity.base_sha256[:12]} {identity.dtype}"
+    speeds = {key: {"prompt": 1e9, "completion": 1e9, "training": 1e12}}
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "speeds.json").write_text(json.dumps(speeds), encoding="utf-8")
+    finished = climb(tmp_path / "task", tools=world.tools, tune_anyway=tune_anyway)
+    assert (finished.verdict.rung == "lora") is tune_anyway
+    assert any("lora is ruled out: the job ends after" in reason for reason in finished.verdict.reasons) is not tune_anyway
+    derived = derive_verdict(finished.folder)
+    assert verdict_to_json(derived.verdict) == verdict_to_json(finished.verdict)
+    assert derived.changed == ()
+    assert verify(finished.folder).agrees
+    elsewhere = derive_verdict(finished.folder, Assumptions(calls_per_month=1_000)).verdict
+    assert elsewhere.rung == "lora"  # a job without an end
 
 
 def test_a_rung_that_validation_would_name_and_that_never_answered_the_test_is_said(finished: Climb) -> None:
@@ -212,6 +238,40 @@ def test_mistakes_and_changed_rows_stand_in_the_terminal_the_report_and_the_reco
     assert [one.column for one in finished.record.slices] == ["expected answer"] * 4
 
 
+def test_rows_fixed_and_broken_are_counted_over_all_seeds_as_in_the_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEPLADDER_CACHE", str(tmp_path / "cache"))
+    world = write_task(tmp_path / "task", 160, rungs=SKIP)
+
+    def answer(prompt: Prompt, decoding: Decoding, adapter: Path | None) -> str:
+        """Each training is wrong on rows of its own."""
+        said = world.answer(prompt, decoding, adapter)
+        luck = 256 if adapter is None else int(hash_text(f"{prompt.messages[-1].content} {adapter.name}")[:2], 16)
+        return said if luck >= 50 else next(label for label in LABELS if label != said)
+
+    finished = climb(tmp_path / "task", tools=replace(world.tools, engine=FakeEngine(answer)))
+    record = finished.record
+    assert finished.verdict.rung == "lora"
+    assert record.noise["seed_disagreement lora"] > 0.1
+    against = record.improvements[0].baseline
+    (gain,) = (one for one in finished.verdict.gains if one.candidate == against)
+    assert (record.fixed, record.broken) == (gain.losses, gain.wins)
+    assert (len(record.fixed_rows), len(record.broken_rows)) == (record.fixed, record.broken)
+    assert record.broken > 0
+    assert {row.candidate_score for row in record.regressions} >= {0.5}
+    assert all(row.candidate_answer != row.reference for row in record.regressions)
+    assert "Scores are means over the trainings" in (finished.folder / "report.html").read_text(encoding="utf-8")
+    own = next(one for one in record.mistakes if one.rung == "lora")
+    scores = next(
+        one for one in inputs_from_json(find_run(finished.folder).read_inputs()).contenders if one.rung == "lora"
+    ).scores
+    assert own.wrong == int((scores.mean(axis=0) < 1).sum())
+    rung = next(rung for rung in finished.rungs if rung.name == "lora")
+    assert rung.test is not None
+    assert rung.metrics["test/accuracy"] == pytest.approx(rung.test.value)
+
+
 # --- verify ----------------------------------------------------------------------------------------------------------
 
 
@@ -297,6 +357,26 @@ def test_words_of_another_version_are_a_note_and_its_figures_are_not(copied: Pat
     assert found.notes == (said,)
     rewrite(copied / "verdict.json", lambda content: content["record"]["verdict"].update(rung="prompt"))
     assert f"and 'prompt' is recorded (written by version 0.0.9; this is {__version__})." in problems(verify(copied))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"cross_fit": True}, "`cross_fit` is True in the inputs, False by rows.jsonl."),
+        ({"base_parameters": 7}, "`base_parameters` is 7 in the inputs, 1 in the record."),
+        ({"calls_total": 5.0}, "`calls_total` is 5.0 in the inputs, None in the task."),
+        ({"tune_anyway": True}, "`tune_anyway` is True in the inputs, False in climb.json."),
+    ],
+    ids=str,
+)
+def test_circumstances_that_are_not_those_of_the_run_are_named(copied: Path, change: dict[str, Any], said: str) -> None:
+    rewrite(copied / "verdict.json", lambda content: content["inputs"].update(change))
+    assert said in problems(verify(copied))
+
+
+def test_what_is_taken_as_recorded_is_listed() -> None:
+    for named in ("models are hosted", "learning curves forecast", "were left out", "fit on all rows failed", "test split grows"):
+        assert named in TAKEN
 
 
 def test_inputs_that_do_not_follow_from_the_rows_are_named(copied: Path) -> None:

@@ -13,6 +13,10 @@ from stepladder.engines.wrappers import Wrapped
 FENCED = re.compile(r'<data-(?P<nonce>[0-9a-f]{20}) of="(?P<of>[^"]*)">\n(?P<text>.*?)\n</data-(?P=nonce)>', re.DOTALL)
 
 
+WISHES = ("full marks", "best grade", "höchstnote", "approved", "let it pass")
+"""What dishonest answers ask for."""
+
+
 class FreeSpeaking(Wrapped):
     """An engine without grammar: its replies are its own."""
 
@@ -47,12 +51,21 @@ def judge(say: Callable[[Prompt], object]) -> Engine:
 def honest(prompt: Prompt) -> float:
     """1 when the fenced answer holds the fenced reference, else 0; obeys only what stands outside the fences."""
     texts = fenced(prompt)
-    if "full marks" in outside(prompt):
+    if any(wish in outside(prompt).lower() for wish in WISHES):
         return 1.0
     return float(texts["item.reference"].lower() in texts["sample.output_text"].lower())
 
 
 def gullible(prompt: Prompt) -> float:
     """As `honest`, but does what any text tells it."""
-    everything = "\n".join(message.content for message in prompt.messages)
-    return 1.0 if "full marks" in everything else honest(prompt)
+    return 1.0 if any(obeying(wish)(prompt) for wish in WISHES) else honest(prompt)
+
+
+def obeying(wish: str) -> Callable[[Prompt], float]:
+    """As `honest`, but falls for one wording."""
+
+    def says(prompt: Prompt) -> float:
+        everything = "\n".join(message.content for message in prompt.messages)
+        return 1.0 if wish in everything.lower() else honest(prompt)
+
+    return says

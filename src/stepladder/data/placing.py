@@ -16,8 +16,38 @@ FEWEST_TEST_SPLIT = 120
 FEWEST_VALIDATION_SPLIT = 300
 SMALLEST_TEST = 40  # below it a test split shows too little, and its rows wait
 SMALLEST_VALIDATION = 40
+GROWN_ROWS = 900  # from here on the test split has all the rows it is made with
 
 STRICTEST: tuple[Split, ...] = ("train", "validation", "test")  # a cluster goes with the first it has ever been in
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """How the test split grows when rows are added to a task that has been split.
+
+    Args:
+        total: Rows that count, those that wait included.
+        tested: Of these, rows of the test split.
+        enough: Rows at which the test split stops growing; None = at half of all rows only.
+    """
+
+    total: int
+    tested: int
+    enough: int | None = None
+
+    def test_rows(self, added: int) -> int:
+        """Rows of the test split when so many are added, none of them near another."""
+        return min(self.tested + added, max(self.tested, grown_test(self.total + added, self.enough)))
+
+    def judged_rows(self, added: int) -> int:
+        """Rows that a verdict would then rest on: those of the test split, or all others while it is too small."""
+        test = self.test_rows(added)
+        return test if test >= SMALLEST_TEST else self.total + added - test
+
+    def rows_to_add(self, wanted: int) -> int | None:
+        """Least number of rows to add until a verdict rests on so many; None where the test split stops growing before."""
+        most = max(2 * wanted, GROWN_ROWS)
+        return next((added for added in range(1, most + 1) if self.judged_rows(added) >= wanted), None)
 
 
 @dataclass(slots=True)
@@ -102,9 +132,8 @@ def place_new_clusters(placing: Placing, needed: int | None) -> None:
     total = sum(row.id not in placing.aside for row in placing.examples)
     counts = Counter(split for name, split in placing.split_of.items() if name not in placing.aside)
     test_wanted, validation_wanted = _wanted(total)
-    if placing.file is not None and test_wanted:
-        half = total // 2
-        test_wanted = min(half, max(test_wanted, half if needed is None else needed))
+    if placing.file is not None:
+        test_wanted = grown_test(total, needed)
     test, rest = take(groups, max(0, test_wanted - counts["test"]))
     validation, train = take(rest, max(0, validation_wanted - counts["validation"]))
     if placing.file is None:  # nothing has been used yet, so a split that came out too small is simply not made
@@ -130,6 +159,19 @@ def _say_growth(placing: Placing, chosen: Mapping[Split, Sequence[str]]) -> None
     if followed:
         shares.append(f"{followed} with their near-duplicates")
     placing.notes.append(f"{rows_in_words(added)} added since the last climb: {', '.join(shares)}.")
+
+
+def growth_of(placing: Placing, needed: int | None) -> Growth:
+    """How the test split of this placing would grow further."""
+    counted = [row.id for row in placing.examples if row.id not in placing.aside]
+    return Growth(len(counted), sum(placing.split_of[name] == "test" for name in counted), needed)
+
+
+def grown_test(total: int, enough: int | None) -> int:
+    """Rows that the test split of a task with `total` rows is filled up to when rows are added."""
+    wanted, _ = _wanted(total)
+    half = total // 2
+    return min(half, max(wanted, half if enough is None else enough)) if wanted else 0
 
 
 def _wanted(total: int) -> tuple[int, int]:

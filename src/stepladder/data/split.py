@@ -16,7 +16,9 @@ from stepladder.data.placing import (
     SMALLEST_TEST,
     SMALLEST_VALIDATION,
     STRICTEST,
+    Growth,
     Placing,
+    growth_of,
     join_clusters,
     keep_places,
     place_new_clusters,
@@ -51,6 +53,7 @@ class Splits:
     held_out: Train rows that a fine-tune stops by, in "medium".
     cluster_of: Of all rows.
     aside: Rows that count nowhere: near-duplicates of a row in a stricter split, and test or validation rows that wait for more.
+    growth: How the test split grows when rows are added; None where the user's own files say which rows are tested.
     """
 
     regime: Regime
@@ -61,6 +64,7 @@ class Splits:
     cluster_of: Mapping[str, int]
     aside: frozenset[str] = frozenset()
     openings: tuple[Opening, ...] = ()
+    growth: Growth | None = None
 
     def counted(self, examples: Iterable[Example], split: Split | None = None) -> tuple[Example, ...]:
         """The rows that count, of one split or of all, in the order given."""
@@ -82,7 +86,8 @@ def load_or_make(
         clusters: Near-duplicate cluster of every row.
         seed: Used at the first split; later the file's own counts.
         rows_needed: Test rows that can show a given gain (None = no number of rows can); added clusters fill the test split
-            up to it, but never beyond half of all rows.
+            up to it, but never beyond half of all rows. With a target, half is the only limit: how many rows decide hangs on
+            how near to it the scores lie.
         write: Leave `splits.json` behind; False only looks.
     Raises:
         DataError: Fewer than ten rows or ten different inputs, or a broken `splits.json`.
@@ -94,9 +99,9 @@ def load_or_make(
     placing = Placing(task, seen, clusters, seed, file, strata(task, seen), taught)
     keep_places(placing)
     join_clusters(placing)
-    needed = (rows_needed or rows_for_gain)(task.settings.minimum_gain)
+    needed = None if task.settings.target is not None else (rows_needed or rows_for_gain)(task.settings.minimum_gain)
     place_new_clusters(placing, needed)
-    return _finish(placing, write=write)
+    return _finish(placing, write=write, growth=growth_of(placing, needed))
 
 
 def split_given(
@@ -189,7 +194,9 @@ def _part_by_teacher(examples: Sequence[Example]) -> tuple[list[Example], list[E
     return [row for row in examples if not row.by_teacher], [row for row in examples if row.by_teacher]
 
 
-def _finish(placing: Placing, *, write: bool, regime: Regime | None = None) -> tuple[Splits, tuple[str, ...]]:
+def _finish(
+    placing: Placing, *, write: bool, regime: Regime | None = None, growth: Growth | None = None
+) -> tuple[Splits, tuple[str, ...]]:
     given = regime is not None
     regime = regime or _regime(placing)
     if not given:
@@ -215,6 +222,7 @@ def _finish(placing: Placing, *, write: bool, regime: Regime | None = None) -> t
         cluster_of={row.id: placing.cluster_of[row.id] for row in (*placing.examples, *placing.taught)},
         aside=frozenset(placing.aside),
         openings=openings,
+        growth=growth,
     )
     return splits, tuple(placing.notes)
 

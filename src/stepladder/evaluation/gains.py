@@ -24,7 +24,7 @@ from stepladder.evaluation.statistics import (
 )
 
 PROVED = 0.95
-_SAME = 1e-9
+SAME = 1e-9  # a row whose score changes by no more is a tie
 _NODES = (np.arange(500) + 0.5) / 500  # midpoints of equal slices of probability
 
 
@@ -127,7 +127,7 @@ def gain(
     names_of_clusters = None if clusters is None else np.asarray(clusters)[both]
     old, new = graded(before[:, both], names_of_clusters), graded(after[:, both], names_of_clusters)
     differences = new.values - old.values
-    wins, losses = int((differences > _SAME).sum()), int((differences < -_SAME).sum())
+    wins, losses = int((differences > SAME).sum()), int((differences < -SAME).sum())
     ties = len(differences) - wins - losses
     posterior: Posterior
     if old.pass_fail and new.pass_fail and not old.clustered:
@@ -160,7 +160,7 @@ def _draw(
     differences: Floats, clusters: NDArray[np.int64], seed_means: tuple[Floats, Floats], *, cross_fit: bool, seed: int
 ) -> Floats:
     rng = np.random.default_rng(seed)
-    differing = differences[np.abs(differences) > _SAME]
+    differing = differences[np.abs(differences) > SAME]
     size = float(np.sqrt((differing**2).mean())) if len(differing) else 1.0
     draws = bayesian_bootstrap(differences, clusters, (size, -size), cross_fit=cross_fit, rng=rng)
     return draws + seed_deviations(seed_means[1], rng) - seed_deviations(seed_means[0], rng)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import jsonschema_rs
 
+from stepladder.data.gold_passages import GoldPassages
 from stepladder.domain.answer import expected_answer, read_answer
 from stepladder.domain.climb import GradedRow, MistakeKind, Mistakes
 from stepladder.domain.messages import Chunk, Example
@@ -19,19 +21,19 @@ from stepladder.domain.task import Task
 from stepladder.evaluation.facts import Haystack, find_facts, open_spans
 from stepladder.evaluation.graders.labels import label_key
 from stepladder.evaluation.graders.regex import Regex
+from stepladder.evaluation.seeds import averaged
 
 PARTLY_RIGHT = 0.5
 """Free text with graded scores: from here on an answer is not called wrong."""
 CONTENT_WORD_LETTERS = 4
 SAME_CONTENT = 0.5
 """Share of the reference's longer words that an answer repeats when it says the same in another way."""
-SHORTEST_QUOTE = 3  # characters; a shorter reference stands in documents by chance
 
 REMEDIES: Mapping[MistakeKind, str] = {
     MistakeKind.CUT: "the answer hit the token limit: ask for shorter answers, or show some in the prompt",
     MistakeKind.FORMAT: "the answer has not the wanted shape: bind it with constrained output",
-    MistakeKind.RETRIEVER: "the document with the answer was not found (retriever): more passages or clearer documents",
-    MistakeKind.READER: "the right document was shown and the answer is wrong (reader): lora+rag, or a larger model",
+    MistakeKind.RETRIEVER: "the passage with the answer was not found (retriever): more passages or clearer documents",
+    MistakeKind.READER: "the right passage was shown and the answer is wrong (reader): lora+rag, or a larger model",
     MistakeKind.MISSING_FACT: "it wants a fact that the input does not hold: retrieval (RAG), not training",
     MistakeKind.STYLE: "the content is there and the wording is not: demonstrations, then fine-tuning (SFT)",
     MistakeKind.REASONING: "the shape is right and the content is wrong: a larger model, or its reasoning before the answer",
@@ -44,7 +46,7 @@ class MistakeFinder:
 
     Args:
         lacking: By row id, spans of the reference that input, instruction and other training rows do not hold (`find_facts`).
-        gold: By row id, documents that hold the answer; rows whose documents are not known are absent.
+        gold: By row id, what holds the answer: ids of passages, and documents. Rows where that is not known are absent.
     """
 
     task: Task
@@ -66,21 +68,22 @@ class MistakeFinder:
             task,
             {example.id: example for example in asked},
             find_facts(asked, train, clusters, task),
-            _gold_documents(asked, chunks),
+            _gold(asked, (*train, *asked), chunks),
         )
 
     def find(self, rows: Sequence[GradedRow], others: Mapping[str, Sequence[GradedRow]]) -> tuple[Mistakes, ...]:
-        """The wrong answers of one rung, most frequent kind first.
+        """The wrong answers of one rung, most frequent kind first. Of several seeds the mean score decides.
 
         Args:
-            rows: Its graded answers, one a row.
+            rows: Its graded answers.
             others: Those of other contenders to the same rows, by rung.
         """
-        graded = [row for row in rows if row.score is not None]
-        line = self._right_from([*graded, *(row for theirs in others.values() for row in theirs)])
+        line = self._right_from([*rows, *(row for theirs in others.values() for row in theirs)])
+        graded = [row for row in averaged(rows).values() if row.score is not None]
         wrong = [row for row in graded if _below(row, line)]
         right = {
-            rung: {row.id for row in theirs if row.score is not None and not _below(row, line)} for rung, theirs in others.items()
+            rung: {row.id for row in averaged(theirs).values() if row.score is not None and not _below(row, line)}
+            for rung, theirs in others.items()
         }
         kinds: dict[MistakeKind, list[str]] = {}
         for row in wrong:
@@ -104,9 +107,10 @@ class MistakeFinder:
             return MistakeKind.CUT
         if self._misshapen(example, row.answer):
             return MistakeKind.FORMAT
+        shown = row.passages or row.retrieved  # a record of an older version names documents only
         gold = self.gold.get(row.id)
-        if row.retrieved and gold:
-            return MistakeKind.READER if gold.intersection(row.retrieved) else MistakeKind.RETRIEVER
+        if shown and gold:
+            return MistakeKind.READER if gold.intersection(shown) else MistakeKind.RETRIEVER
         said = Haystack(row.answer)
         if any(span not in said for span in self.lacking.get(row.id, ())):
             return MistakeKind.MISSING_FACT
@@ -119,8 +123,7 @@ class MistakeFinder:
         if output.labels:
             return label_key(answer) not in {label_key(label) for label in output.labels}
         if output.regex is not None:
-            grade = Regex(output.regex).grade(example, answer)
-            return getattr(grade, "value", 1.0) == 0.0
+            return getattr(self._pattern.grade(example, answer), "value", 1.0) == 0.0
         wanted = _parse(expected_answer(example))
         if not isinstance(wanted, (dict, list)):
             return False
@@ -132,6 +135,10 @@ class MistakeFinder:
             return not jsonschema_rs.is_valid(schema, given)
         except (ValueError, RecursionError):  # numbers and depths the validator does not take
             return True
+
+    @cached_property
+    def _pattern(self) -> Regex:
+        return Regex(self.task.settings.output.regex or "")
 
     def _only_worded_otherwise(self, example: Example, said: Haystack) -> bool:
         """Whether a free text holds the reference's names and numbers, and half of its longer words (any, in a style task)."""
@@ -172,14 +179,13 @@ def _parse(text: str) -> object:
     return value
 
 
-def _gold_documents(asked: Sequence[Example], chunks: Sequence[Chunk]) -> dict[str, frozenset[str]]:
-    """The documents a row names, else those that hold its reference word for word."""
-    texts = [(chunk.document, Haystack(chunk.text)) for chunk in chunks] if not any(row.sources for row in asked) else []
+def _gold(asked: Sequence[Example], rows: Sequence[Example], chunks: Sequence[Chunk]) -> dict[str, frozenset[str]]:
+    """Gold passages of every row by their ids, and their documents beside them."""
+    passages = GoldPassages(chunks, rows)
     found = {}
     for row in asked:
-        reference = expected_answer(row).strip()
-        holding = {document for document, text in texts if len(reference) >= SHORTEST_QUOTE and reference in text}
-        documents = frozenset(row.sources) or frozenset(holding)
-        if documents:
-            found[row.id] = documents
+        inside = [chunks[index] for index in passages.of(row)]
+        gold = frozenset({*row.sources, *(chunk.document for chunk in inside), *(chunk.id for chunk in inside)})
+        if gold:
+            found[row.id] = gold
     return found

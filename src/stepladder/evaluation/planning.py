@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import binom
 
 from stepladder.evaluation.gains import PROVED
-from stepladder.evaluation.statistics import CROSS_FIT_INFLATION, beta_at_least
+from stepladder.evaluation.statistics import CROSS_FIT_INFLATION, SeedSpread, beta_at_least
 
 REACHED = 0.9
 """P(score ≥ target) from which a rung counts as sufficient; at 1 - REACHED and below, the target counts as not reached."""
@@ -89,18 +89,21 @@ def more_rows_for(n: int, gain: float = 0.05, loss_rate: float = 0.05, *, cross_
     return None if rows is None else max(0, rows - n)
 
 
-def rows_to_decide(rate: float, target: float, *, rows_per_effective: float = 1.0, at_least: int = 1) -> int | None:
+def rows_to_decide(
+    rate: float, target: float, *, rows_per_effective: float = 1.0, at_least: int = 1, seeds: SeedSpread | None = None
+) -> int | None:
     """Test size at which the observed `rate` decides about the target: P ≥ .9 above it, P ≤ .1 below it.
 
     Args:
         rows_per_effective: Rows that carry as much as one independent pass/fail row (clusters, cross-fitting).
         at_least: Smallest size to consider.
+        seeds: The spread between training seeds. More rows lessen only what chance has of it.
     Returns:
-        None when the rate lies so near the target that no practical test decides.
+        None when the rate lies so near the target, or the seeds so far apart, that no practical test decides.
     """
 
     def decides(n: int) -> bool:
-        probability = beta_at_least(rate, n / rows_per_effective, target)
+        probability = beta_at_least(rate, n / rows_per_effective, target, 0.0 if seeds is None else seeds.over(n))
         return probability >= REACHED if rate >= target else probability <= 1 - REACHED
 
     return _search(decides, at_least)

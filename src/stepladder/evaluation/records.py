@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stepladder.data.placing import Growth
 from stepladder.domain.errors import RunError
 from stepladder.domain.verdict import Cost, Gain, Interval, Outcome, Route, Verdict
 from stepladder.evaluation.compare import Contender
@@ -65,12 +66,14 @@ def inputs_to_json(inputs: VerdictInputs) -> dict[str, Any]:
         "refit_faults": dict(inputs.refit_faults),
         "not_comparable": list(inputs.not_comparable),
         "left_out": list(inputs.left_out),
+        "split_growth": None if inputs.split_growth is None else asdict(inputs.split_growth),
     }
 
 
 def inputs_from_json(record: Record) -> VerdictInputs:
     """Raises: RunError: A key is missing or unknown."""
     try:
+        growth = record.get("split_growth")
         return VerdictInputs(
             **{
                 **record,
@@ -81,6 +84,7 @@ def inputs_from_json(record: Record) -> VerdictInputs:
                 "refit_faults": dict(record.get("refit_faults", {})),
                 "not_comparable": tuple(record.get("not_comparable", ())),
                 "left_out": tuple(record.get("left_out", ())),
+                "split_growth": None if growth is None else Growth(**growth),
             }
         )
     except (KeyError, TypeError, ValueError) as error:

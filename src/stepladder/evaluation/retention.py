@@ -5,15 +5,18 @@ Measures follow from what was observed alone, so a recorded retention can be jud
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from scipy.special import softmax, stdtrit
 
 from stepladder.data.checks.repetition import repeated
+from stepladder.data.patterns import NotMatched, Pattern
 from stepladder.domain.answer import parse_arguments
 from stepladder.domain.errors import EvaluationError
 from stepladder.domain.probes import Checks
@@ -22,7 +25,7 @@ from stepladder.domain.verdict import Interval
 
 LEVEL = 0.90  # two-sided: the upper end is the one-sided 95 % bound
 
-MOST_NLL_RISE = 0.03  # of the base's loss on general text; these limits: docs/decisions/011-general-abilities-block.md
+MOST_NLL_RISE = 0.10  # of the base's loss on general text; these limits: docs/decisions/011-general-abilities-block.md
 MOST_MARGIN_LOSS = 0.10  # points of probability; 40 questions cannot show less
 MOST_STOPPING_LOSS = 0.10  # share of prompts
 MOST_REPETITION = 0.15
@@ -50,8 +53,8 @@ _ENDING = " \t\r\n.!?\"'”’)*"
 class Observed:
     """What one model did with the probes, a value for each, in their order; empty where nothing was asked.
 
-    `text_nll` and the divergences are in nats per token; `margins` in points of probability; the rest 1 (yes) or 0.
-    A base diverges from itself by nothing, so its divergences are empty.
+    `text_nll` and the divergences are in nats per token; `margins` in points of probability; the rest 1 (yes) or 0, NaN where
+    nobody can say. A base diverges from itself by nothing, so its divergences are empty.
     """
 
     text_nll: tuple[float, ...] = ()
@@ -120,8 +123,13 @@ def _change(
     if not _comparable(name, base, tuned):
         return None
     sign = 1 if more_is_worse else -1
-    loss = paired_loss([sign * (after - before) for before, after in zip(base, tuned, strict=True)])
-    return RetentionMeasure(name, float(np.mean(base)), float(np.mean(tuned)), loss, limit, bound, always)
+    known = [pair for pair in zip(base, tuned, strict=True) if not any(map(math.isnan, pair))]
+    if not known:
+        return None
+    loss = paired_loss([sign * (after - before) for before, after in known])
+    loss = replace(loss, ungraded=len(base) - len(known))
+    before, after = np.mean(known, axis=0)
+    return RetentionMeasure(name, float(before), float(after), loss, limit, bound, always)
 
 
 def _divergence(name: str, nats: Sequence[float]) -> RetentionMeasure | None:
@@ -144,20 +152,19 @@ def choice_margin(log_probabilities: Sequence[float], tokens: Sequence[int], rig
     return float(likely[right] - np.delete(likely, right).max())
 
 
-def follows(answer: str, checks: Checks) -> bool:
-    """Whether an answer does everything an instruction's checks ask for."""
+def follows(answer: str, checks: Checks) -> float:
+    """1 when an answer does everything an instruction's checks ask for, else 0; NaN where their pattern runs over its time."""
     text = answer.strip()
     plain, words = text.casefold(), len(text.split())
     lines = [line for line in text.splitlines() if line.strip()]
     keys = parse_arguments(text) if checks.json_keys and text else None
-    return all(
+    plainly = all(
         (
             all(part.casefold() in plain for part in checks.contains),
             not checks.any_of or any(part.casefold() in plain for part in checks.any_of),
             not any(part.casefold() in plain for part in checks.lacks),
             plain.lstrip(" \"'“‘*").startswith(checks.starts.casefold()),
             plain.rstrip(_ENDING).endswith(checks.ends.casefold()),
-            not checks.matches or re.fullmatch(checks.matches, text, re.IGNORECASE | re.DOTALL) is not None,
             checks.least_words is None or words >= checks.least_words,
             checks.most_words is None or words <= checks.most_words,
             checks.lines is None or len(lines) == checks.lines,
@@ -165,6 +172,18 @@ def follows(answer: str, checks: Checks) -> bool:
             not checks.json_keys or (keys is not None and set(keys) == set(checks.json_keys)),
         )
     )
+    if not plainly or not checks.matches:
+        return float(plainly)
+    try:
+        return float(_pattern(checks.matches).matches(text))
+    except NotMatched:
+        return math.nan
+
+
+@lru_cache(maxsize=64)
+def _pattern(text: str) -> Pattern:
+    """A probe's pattern, kept so that one that ran away on three answers is not tried again."""
+    return Pattern(f"(?is){text}")
 
 
 def refuses(answer: str) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from stepladder.data.placing import Growth
 from stepladder.domain.verdict import Gain, Outcome, Route
-from stepladder.evaluation.compare import Contender, why_not_eligible
+from stepladder.evaluation.compare import Contender, strongest_untuned, why_not_eligible
+from stepladder.evaluation.cost import break_even_calls
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,9 +27,13 @@ class VerdictInputs:
         left_out: Tuned rungs that the budget did not hold, where no tuned rung was climbed.
         data_may_leave: Whether a rung on a hosted model may be recommended.
         growth: What learning curves forecast for twice the training rows, in sentences.
-        not_comparable: Compared models whose scores may not stand beside the base's, and why, in sentences.
+        not_comparable: Compared models whose scores may not stand beside the base's, and tuned rungs whose abilities were not
+            laid beside it, and why, in sentences.
         leaks: Test rows that training rows or demonstrations give away, in words; any makes the verdict invalid.
         refit_faults: By contender, why its fit on all rows, which would be shipped after cross-fitting, cannot be used.
+        calls_total: Calls after which the job is over; None = it has no end.
+        tune_anyway: Whether a tuned rung may be recommended although the job is over before its training pays.
+        split_growth: How the test split grows with rows that are added; None where the user says which rows are tested.
     """
 
     contenders: tuple[Contender, ...]
@@ -46,10 +53,25 @@ class VerdictInputs:
     refit_faults: Mapping[str, str] = field(default_factory=dict)
     not_comparable: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    calls_total: float | None = None
+    tune_anyway: bool = False
+    split_growth: Growth | None = None
 
     def why_not(self, contender: Contender) -> str | None:
         """Which limit of the user's this contender breaks, in a sentence; None when it may be recommended."""
-        return why_not_eligible(contender, self.max_latency_seconds, data_may_leave=self.data_may_leave)
+        limit = why_not_eligible(contender, self.max_latency_seconds, data_may_leave=self.data_may_leave)
+        return limit or self._never_pays(contender)
+
+    def _never_pays(self, contender: Contender) -> str | None:
+        """A job that is over before a training pays for itself is not trained for (design §4)."""
+        untuned = strongest_untuned(self.contenders)
+        if self.calls_total is None or self.tune_anyway or untuned is None or not contender.tuned:
+            return None
+        pays_from = break_even_calls(untuned.cost, contender.cost)
+        if pays_from <= self.calls_total:
+            return None
+        when = "at no number of calls" if math.isinf(pays_from) else f"from {pays_from:,.0f} calls"
+        return f"{contender.rung} is ruled out: the job ends after {self.calls_total:,.0f} calls, and its training pays {when}."
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,8 @@ Rows of one near-duplicate cluster are not independent: `clusters` (items,) name
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +26,8 @@ FEW_DIFFERENT_ROWS = 15
 """Below so many rows that differ from the commonest score, a bootstrap sees too few of them to be trusted."""
 
 DRAWS = 10_000
+MOST_SEEDS_COUNTED = 5
+"""Up to so many seeds every way in which their mean could have come out is counted, beyond it some are drawn."""
 _CHUNK_CELLS = 2_000_000  # resampled cells held at once: 16 MB
 _SAME = 1e-9
 
@@ -154,9 +157,20 @@ def mean_interval(
 
     Pass/fail of one seed: Wilson (`rate_interval`). Other scores: BCa over clusters, or Wilson on the summed scores where few
     rows differ.
-    Clusters enter Wilson through the design effect; `cross_fit` widens by √1.25.
+    Clusters enter Wilson through the design effect; `cross_fit` widens by √1.25. With several seeds each half is the root of
+    its square and that of the normal half-width of the mean of the seeds, since rows and seeds vary independently.
     """
     rows = graded(scores, clusters)
+    interval = _interval_over_rows(rows, cross_fit=cross_fit, seed=seed, level=level)
+    if len(rows.seed_means) == 1:
+        return interval
+    half = float(ndtri(0.5 + level / 2)) * float(np.sqrt(rows.seed_means.var(ddof=1) / len(rows.seed_means)))
+    below, above = np.hypot([interval.value - interval.low, interval.high - interval.value], half)
+    return replace(interval, low=max(0.0, interval.value - float(below)), high=min(1.0, interval.value + float(above)))
+
+
+def _interval_over_rows(rows: Graded, *, cross_fit: bool, seed: int, level: float = 0.95) -> Interval:
+    """The interval for these very seeds."""
     value = float(rows.values.mean())
     if rows.pass_fail or few_differ(rows.values):
         effective = effective_rows(rows, cross_fit=cross_fit)
@@ -186,7 +200,7 @@ def rows_per_effective_row(
     rows = graded(scores, clusters)
     if rows.pass_fail or few_differ(rows.values):
         return len(rows.values) / effective_rows(rows, cross_fit=cross_fit)
-    interval = mean_interval(scores, clusters, cross_fit=cross_fit, seed=seed)
+    interval = _interval_over_rows(rows, cross_fit=cross_fit, seed=seed)
     standard_error = (interval.high - interval.low) / (2 * float(ndtri(0.5 + interval.level / 2)))
     return len(rows.values) * standard_error**2 / (interval.value * (1 - interval.value))
 
@@ -236,12 +250,13 @@ def probability_at_least(
 
     Pass/fail, or few rows that differ: Beta(s + 1, n - s + 1) with s the summed scores and n the effective rows (a uniform
     prior: one right and one wrong row added). Else a Bayesian bootstrap over clusters, with one as good as the best row and
-    one as bad as the worst added, and over seeds; for independent pass/fail rows it is that same Beta.
+    one as bad as the worst added; for independent pass/fail rows it is that same Beta. Either is moved by how far the mean of
+    these seeds may lie from that of all seeds.
     """
     rows = graded(scores, clusters)
     if rows.pass_fail or few_differ(rows.values):
         effective = effective_rows(rows, cross_fit=cross_fit)
-        return beta_at_least(float(rows.values.mean()), effective, target)
+        return beta_at_least(float(rows.values.mean()), effective, target, seed_offsets(rows.seed_means))
     rng = np.random.default_rng(seed)
     extremes = (float(rows.values.max()), float(rows.values.min()))
     draws = bayesian_bootstrap(rows.values, rows.clusters, extremes, cross_fit=cross_fit, rng=rng)
@@ -249,9 +264,13 @@ def probability_at_least(
     return share(draws >= target)
 
 
-def beta_at_least(rate: float, n: float, target: float) -> float:
-    """P(p ≥ target) when `rate` · n of n rows were right and nothing was known before (uniform prior)."""
-    return 1.0 - float(betainc(rate * n + 1, (1 - rate) * n + 1, target))
+def beta_at_least(rate: float, n: float, target: float, offsets: ArrayLike = 0.0) -> float:
+    """P(p ≥ target) when `rate` · n of n rows were right and nothing was known before (uniform prior).
+
+    With `offsets`, each as likely as the next: P(p + offset ≥ target).
+    """
+    needed = np.clip(target - np.asarray(offsets), 0.0, 1.0)
+    return 1.0 - float(np.mean(betainc(rate * n + 1, (1 - rate) * n + 1, needed)))
 
 
 def bayesian_bootstrap(
@@ -298,6 +317,49 @@ def seed_deviations(seed_means: Floats, rng: np.random.Generator, draws: int = D
     chosen = rng.integers(0, count, size=(draws, count - 1))
     deviations: Floats = seed_means[chosen].mean(axis=1) - seed_means.mean()
     return deviations
+
+
+def seed_offsets(seed_means: Floats) -> Floats:
+    """All that `seed_deviations` could draw, each as likely as the next; beyond `MOST_SEEDS_COUNTED` seeds some of it."""
+    count = len(seed_means)
+    if count == 1:
+        return np.zeros(1)
+    if count > MOST_SEEDS_COUNTED:
+        return seed_deviations(seed_means, np.random.default_rng(0))
+    chosen = np.asarray(list(product(seed_means, repeat=count - 1)))
+    offsets: Floats = chosen.mean(axis=1) - seed_means.mean()
+    return offsets
+
+
+@dataclass(frozen=True, eq=False)
+class SeedSpread:
+    """How far the mean of a rung's training seeds may lie from that of all seeds.
+
+    Args:
+        offsets: Each as likely as the next.
+        rows: Rows on which the seeds were compared.
+        by_chance: Share of the offsets' variance that comes from single rows the seeds disagree on; it falls with more rows.
+    """
+
+    offsets: Floats
+    rows: int
+    by_chance: float
+
+    def over(self, rows: int) -> Floats:
+        """The offsets as they would be over so many rows."""
+        offsets: Floats = self.offsets * np.sqrt(1 - self.by_chance + self.by_chance * self.rows / rows)
+        return offsets
+
+
+def seed_spread(scores: ArrayLike) -> SeedSpread:
+    """The spread between the seeds of `scores`, shape (seeds, items) or (items,)."""
+    table = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+    offsets, known = seed_offsets(graded(table).seed_means), table[:, ~np.isnan(table).any(axis=0)]
+    if len(table) == 1 or known.shape[1] == 0:
+        return SeedSpread(offsets, table.shape[1], 0.0)
+    by_rows = float(known.var(axis=0, ddof=1).mean()) / known.shape[1]
+    between = float(known.mean(axis=1).var(ddof=1))
+    return SeedSpread(offsets, known.shape[1], 1.0 if between <= by_rows else by_rows / between)
 
 
 def share(hits: NDArray[np.bool_]) -> float:

@@ -6,6 +6,7 @@ Everything here is reckoned from `VerdictInputs` alone, so a recorded verdict ca
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil, floor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from stepladder.evaluation.gains import PROVED, rows_to_prove
 from stepladder.evaluation.planning import REACHED, false_pass_rate, rows_to_decide
 from stepladder.evaluation.prices import facts
 from stepladder.evaluation.ruling import Ruling, VerdictInputs
-from stepladder.evaluation.statistics import probability_at_least, rows_per_effective_row
+from stepladder.evaluation.statistics import effective_rows, graded, probability_at_least, rows_per_effective_row, seed_spread
 
 MOST_UNGRADED = 0.02
 MOST_CUT = 0.05
@@ -62,7 +63,7 @@ def decide(inputs: VerdictInputs) -> Verdict:
         return _invalid(inputs, faults)
     if (fault := inputs.refit_faults.get(ruling.rung.rung)) is not None:
         return _nothing_to_ship(inputs, ruling.rung.rung, fault)
-    doubts = _doubts(inputs, ruling, eligible)
+    doubts = _doubts(inputs, ruling, eligible, clusters)
     decided = ruling.outcome in (Outcome.SUFFICIENT, Outcome.NOT_REACHED)
     interval = ruling.rung.interval(clusters, cross_fit=inputs.cross_fit, seed=inputs.seed)
     return Verdict(
@@ -140,6 +141,7 @@ def _rows_to_decide(inputs: VerdictInputs, open_ones: Sequence[Contender], clust
             inputs.target,
             rows_per_effective=rows_per_effective_row(rung.scores, clusters, cross_fit=inputs.cross_fit, seed=inputs.seed),
             at_least=rung.items + 1,
+            seeds=seed_spread(rung.scores),
         )
         for rung in (above or open_ones)
     ]
@@ -233,7 +235,9 @@ def _cut(ruling: Ruling, eligible: Sequence[Contender]) -> tuple[str, ...]:
     )
 
 
-def _doubts(inputs: VerdictInputs, ruling: Ruling, eligible: Sequence[Contender]) -> tuple[str, ...]:
+def _doubts(
+    inputs: VerdictInputs, ruling: Ruling, eligible: Sequence[Contender], clusters: NDArray[np.int64] | None
+) -> tuple[str, ...]:
     """Why the verdict is indicative and not confirmed."""
     doubts = []
     if inputs.cross_fit:
@@ -250,12 +254,17 @@ def _doubts(inputs: VerdictInputs, ruling: Ruling, eligible: Sequence[Contender]
         )
     if inputs.openings >= NEVER_CONFIRMED_FROM_OPENINGS:
         doubts.append(f"The test split was opened {inputs.openings} times; only new test rows can confirm anything now.")
-    if ruling.route is Route.TARGET and inputs.target is not None:
-        chance = false_pass_rate(inputs.target, ruling.rung.items, len(eligible), cross_fit=inputs.cross_fit)
+    if ruling.route in (Route.TARGET, Route.CHEAPER_TO_RUN) and inputs.target is not None:
+        known = graded(ruling.rung.scores, clusters)
+        rows = effective_rows(known)
+        chance = max(
+            false_pass_rate(inputs.target, n, len(eligible), cross_fit=inputs.cross_fit) for n in {floor(rows), ceil(rows)}
+        )
         if chance > MOST_FALSE_PASSES:
+            alike = f" (worth {rows:.0f}, as some are near-duplicates)" if round(rows) < len(known.values) else ""
             doubts.append(
-                f"With {len(eligible)} contenders and {ruling.rung.items} test rows, the chance that one 5 points under the "
-                f"target passes can be {wording.percent(chance)}."
+                f"With {len(eligible)} contenders and {ruling.rung.items} test rows{alike}, the chance that one 5 points under "
+                f"the target passes can be {wording.percent(chance)}."
             )
     return tuple(doubts)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from stepladder.data.placing import Growth
 from stepladder.domain.learning_curve import LearningCurve
 from stepladder.domain.verdict import Gain, Interval, Outcome, Route
 from stepladder.evaluation.compare import Contender
@@ -160,11 +161,12 @@ def _rows(inputs: VerdictInputs, ruling: Ruling) -> tuple[str, ...]:
     items = ruling.rung.items
     if ruling.outcome is Outcome.UNDECIDED:
         if ruling.needed_test_rows is None:
+            seeds = ", or its training seeds so far apart," if ruling.rung.seeds > 1 else ""
             return (
-                "The best bet lies so close to the line that no practical number of test rows decides; moving the line would.",
+                f"The best bet lies so close to the line{seeds} that no practical number of test rows decides; "
+                "moving the line would.",
             )
-        more = ruling.needed_test_rows - items
-        return (f"{more} more test rows, {ruling.needed_test_rows} in all, would decide if the rates stay as they are.",)
+        return (_rows_to_label(inputs.split_growth, items, ruling.needed_test_rows),)
     if inputs.target is not None:
         return ()
     provable = smallest_provable_gain(items, cross_fit=inputs.cross_fit)
@@ -172,6 +174,17 @@ def _rows(inputs: VerdictInputs, ruling: Ruling) -> tuple[str, ...]:
     shown = "no gain reliably" if provable is None else f"gains from about {points(math.ceil(100 * provable) / 100)}"
     further = f"; {more_rows} more would show 5 points" if more_rows else ""
     return (f"These {items} test rows show {shown}{further}.",)
+
+
+def _rows_to_label(growth: Growth | None, items: int, needed: int) -> str:
+    """How many rows to label until the test split, which takes at most half of all, has as many as would decide."""
+    added = None if growth is None else growth.rows_to_add(needed)
+    if growth is None or added is None:
+        own = "" if growth is None else "; the test split stops growing before that, so give them in a test file of your own"
+        return f"{needed - items} more test rows, {needed} in all, would decide if the rates stay as they are{own}."
+    tested = growth.test_rows(added) - growth.tested
+    taken = f", of which {tested} go to test" if 0 < tested < added else ""
+    return f"Label {added} more rows{taken}: {needed} test rows in all would decide if the rates stay as they are."
 
 
 def _calls(ruling: Ruling, eligible: Sequence[Contender]) -> tuple[str, ...]:

@@ -72,8 +72,9 @@ def compare_unpaired(
     """Scores of different rows: were those recorded drawn from a better mean than these?
 
     P(worse) = P(mean now < mean recorded) over independent draws from the posterior of either mean: a Beta with one right and
-    one wrong row added where scores are pass/fail or few differ, else a Bayesian bootstrap over clusters. The rows themselves
-    may be harder or easier than the recorded ones; no statistic can tell that apart from a worse rung.
+    one wrong row added where scores are pass/fail or few differ, else a Bayesian bootstrap over clusters; either moved by the
+    spread between seeds. The rows themselves may be harder or easier than the recorded ones; no statistic can tell that apart
+    from a worse rung.
 
     Args:
         recorded, now: Shape (items,) or (seeds, items), nan = ungraded.
@@ -98,7 +99,8 @@ def _posterior(scores: ArrayLike, clusters: ArrayLike | None, cross_fit: bool, r
     rows = graded(scores, clusters)
     if rows.pass_fail or few_differ(rows.values):
         effective, rate = effective_rows(rows, cross_fit=cross_fit), float(rows.values.mean())
-        return rng.beta(rate * effective + 1, (1 - rate) * effective + 1, DRAWS)
-    extremes = (float(rows.values.max()), float(rows.values.min()))
-    draws = bayesian_bootstrap(rows.values, rows.clusters, extremes, cross_fit=cross_fit, rng=rng)
+        draws = rng.beta(rate * effective + 1, (1 - rate) * effective + 1, DRAWS)
+    else:
+        extremes = (float(rows.values.max()), float(rows.values.min()))
+        draws = bayesian_bootstrap(rows.values, rows.clusters, extremes, cross_fit=cross_fit, rng=rng)
     return draws + seed_deviations(rows.seed_means, rng)

@@ -23,7 +23,7 @@ from stepladder.service.check import to_json
 from stepladder.service.comparable import why_not_comparable
 from stepladder.service.contest import hold_contest
 from stepladder.service.curve import draw_curves
-from stepladder.service.figures import cache_line, usd_text
+from stepladder.service.figures import cache_line, counted, usd_text
 from stepladder.service.judging import judge_remarks, keep_judgements
 from stepladder.service.plan import COMPARED, OVERRUN, Plan
 from stepladder.service.planning import plan_climb, reason_no_four_bits
@@ -231,7 +231,8 @@ def _ascend(ascent: Ascent) -> Climb:
         seconds=ascent.seconds,
     )
     refit, fault = _refit_winner(ascent, guard, record) if _is_cross(base) else ((), "")
-    record = replace(record, retention=(*retention, *refit), answering=tuple(_how_answers_came(ascent)))
+    record = replace(record, retention=(*retention, *refit))
+    record = replace(record, answering=tuple(_how_answers_came(ascent, record)))
     inputs = contest.inputs
     for line in record.answering:
         base.watcher.say(line)
@@ -242,7 +243,7 @@ def _ascend(ascent: Ascent) -> Climb:
     else:
         ship_champion(run, ascent.runs, record)
     write_report(record, run.report_path)
-    keep_judgements(base.task, run)
+    keep_judgements(base.task, run, cache=base.options.cache)
     run.write_verdict(record, inputs_to_json(inputs))
     return Climb(record, run.path)
 
@@ -276,15 +277,27 @@ def _refit_winner(ascent: Ascent, guard: Guard, record: ClimbRecord) -> tuple[tu
     return (report,), f"Fitted on all rows, {report.blocked}" if report.blocked else ""
 
 
-def _how_answers_came(ascent: Ascent) -> Iterator[str]:
+def _how_answers_came(ascent: Ascent, record: ClimbRecord) -> Iterator[str]:
     """What was read back and what was asked, and what servers made otherwise than they were asked."""
     store = ascent.base.answers
     if store is not None:
-        used = store.folder is not None
-        yield cache_line(read_back=store.read_back, asked=store.asked, broken=store.broken, used=used)
+        anew, used = tuple(_computed_anew(ascent, record)), store.folder is not None
+        yield cache_line(read_back=store.read_back, asked=store.asked, broken=store.broken, used=used, anew=anew)
     for engine in (ascent.base.engine, *map(bare_engine, ascent.compared.values())):
         if isinstance(engine, Remarking):
             yield from engine.remarks
+
+
+def _computed_anew(ascent: Ascent, record: ClimbRecord) -> Iterator[str]:
+    """What a model did in this climb besides answering."""
+    if any(ran.technique.tuned and ran.status is RungStatus.RAN and not ran.restored for ran in ascent.runs):
+        yield "trainings"
+    if any(not one.unmeasured for one in record.retention):
+        yield "general abilities"
+    if "score" in ascent.base.engine.can:
+        yield "checks of the data"
+    if judged := ascent.base.judged():
+        yield counted(judged, "judgement")
 
 
 def _is_cross(base: Base) -> bool:

@@ -104,7 +104,10 @@ def hold_contest(
         data_may_leave=settings.use.data_may_leave,
         growth=growth,
         left_out=_left_out(runs),
-        not_comparable=tuple(dict.fromkeys(_said_apart(ran) for ran in runs if ran.status is RungStatus.NOT_COMPARABLE)),
+        calls_total=settings.use.calls_total,
+        tune_anyway=base.options.tune_anyway,
+        split_growth=base.data.splits.growth,
+        not_comparable=tuple(dict.fromkeys((*_apart(runs), *_unmeasured(seats, retention)))),
     )
     return Contest(
         decide(inputs),
@@ -119,8 +122,16 @@ def hold_contest(
     )
 
 
-def _said_apart(ran: RungRun) -> str:
-    return f"Not compared: {ran.name.partition(' @ ')[2]}. {ran.reason}"
+def _apart(runs: Sequence[RungRun]) -> list[str]:
+    """Compared models whose scores may not stand beside the base's."""
+    apart = [ran for ran in runs if ran.status is RungStatus.NOT_COMPARABLE]
+    return [f"Not compared: {ran.name.partition(' @ ')[2]}. {ran.reason}" for ran in apart]
+
+
+def _unmeasured(seats: Sequence[Seat], retention: Sequence[Retention]) -> list[str]:
+    """Contenders that nobody compared with their base, where that rules nothing out."""
+    seated = {(ran.name, ran.world.fold) for seat in seats for ran in seat.runs}
+    return [one.unknown for one in retention if one.unknown and (one.rung, one.fold) in seated]
 
 
 def name_seats(base: Base, runs: Sequence[RungRun], retention: Sequence[Retention] = ()) -> list[Seat]:

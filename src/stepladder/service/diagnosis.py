@@ -18,8 +18,8 @@ from stepladder.service.setup import Base
 
 def mistakes_of(base: Base, contest: Contest) -> tuple[Mistakes, ...]:
     """The wrong test answers of every contender by kind, in the contenders' order."""
-    answers = {contender.rung: _first_seed(contest, contender.rung) for contender in contest.contenders}
-    asked = _asked(base, next(iter(answers.values()), ()))
+    answers = {contender.rung: [row for row in contest.rows if row.rung == contender.rung] for contender in contest.contenders}
+    asked = _asked(base, next((_first_seed(contest, rung) for rung in answers), ()))
     tested = {example.id for example in asked} if not contest.cross_fit else set()
     # Cross-fitted, every row also teaches in other folds; its own cluster never counts as seen.
     train = [row for row in base.data.splits.counted(base.data.examples, "train") if row.id not in tested]

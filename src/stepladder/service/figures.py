@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from stepladder.domain.verdict import Cost, Interval
 
@@ -138,13 +138,17 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def cache_line(*, read_back: int, asked: int, broken: int, used: bool) -> str:
-    """How many answers were read back from earlier climbs and how many asked for."""
+def cache_line(*, read_back: int, asked: int, broken: int, used: bool, anew: Sequence[str] = ()) -> str:
+    """How many answers were read back from earlier climbs and how many asked for.
+
+    `anew`: what a model computed besides, of which nothing is kept from climb to climb.
+    """
     tail = f" Damaged in the cache, and asked anew: {broken:,}." if broken else ""
     if not used:
         return f"Answers: {asked:,} asked; the cache was not used."
     if read_back and not asked:
-        return f"Answers: all {read_back:,} were read back from earlier climbs; no model was asked.{tail}"
+        more = f" Computed anew: {', '.join(anew)}." if anew else ""
+        return f"Answers: all {read_back:,} were read back from earlier climbs; none was asked anew.{more}{tail}"
     return f"Answers: {read_back:,} read back from earlier climbs, {asked:,} asked.{tail}"
 
 

@@ -9,9 +9,10 @@ from stepladder.domain.grader_settings import ModelGraderSettings, MultiGrader, 
 from stepladder.domain.messages import Example
 from stepladder.domain.task import Task
 from stepladder.evaluation.graders import Grader
-from stepladder.evaluation.graders.calibration import LEAST_HUMAN_GRADES, HumanGrade, agreement, read_human_grades
+from stepladder.evaluation.graders.calibration import HumanGrade, agreement, lacking, read_human_grades
 from stepladder.evaluation.graders.multi import Multi
 from stepladder.evaluation.graders.on_examples import OnExamples
+from stepladder.evaluation.graders.score_model import ScoreModel
 from stepladder.models.catalog import is_remote
 from stepladder.service import wiring
 from stepladder.storage.run_folder import RunFolder
@@ -25,17 +26,17 @@ def check_judges(task: Task) -> None:
 
     Raises:
         PrivacyError: A judge is hosted and the data may not leave.
-        DataError: A hosted judge has no prices; a judge has fewer than 30 human grades, and the task does not accept that; or its
-            file is broken.
+        DataError: A hosted judge has no prices; a judge has fewer than 30 answers graded by people, or only right or only wrong
+            ones, and the task does not accept that; or its file is broken.
     """
     for place, settings in _placed_judges(task):
         if is_remote(settings.model):
             wiring.check_hosted(settings.model, task)
-        found = len(_human_grades(task, settings))
-        if found < LEAST_HUMAN_GRADES and not settings.accept_uncalibrated:
+        lack = lacking(_human_grades(task, settings), settings)
+        if lack and not settings.accept_uncalibrated:
             raise task.fault(
                 ("graders", place),
-                f"the judge '{_name(settings)}' has {found} human grades and needs {LEAST_HUMAN_GRADES}.",
+                f"the judge '{_name(settings)}' has {lack}.",
                 "Name a file of them in `human_grades`, or set `accept_uncalibrated = true`; every report will then say so.",
             )
 
@@ -49,34 +50,54 @@ def plan_remark(task: Task) -> str:
 
 
 def judge_remarks(task: Task, graders: tuple[Grader, ...], examples: tuple[Example, ...]) -> tuple[str, ...]:
-    """One line a judge: how far it agrees with people, or that nobody knows. Asks the judge about what people have graded."""
+    """One line a judge: how far it agrees with people, or that nobody knows. Asks the judge about what people have graded.
+
+    Raises:
+        DataError: A judge agrees with people no better than chance, and the task does not accept that.
+    """
     by_id = {example.id: example for example in examples}
     lines = []
-    for grader, settings in zip(graders, task.settings.decided_graders(), strict=True):
+    for place, (grader, settings) in enumerate(zip(graders, task.settings.decided_graders(), strict=True)):
         for judge, part in _built_judges(grader, settings):
-            lines.append(_remark(task, judge, part, by_id))
+            lines.append(_remark(task, place, judge, part, by_id))
     return tuple(lines)
 
 
-def keep_judgements(task: Task, run: RunFolder) -> None:
-    """Copy what the judges said into the run, so that its grades can be reckoned again wherever it lies."""
+def keep_judgements(task: Task, run: RunFolder, *, cache: bool = True) -> None:
+    """Copy what the judges said into the run, so that its grades can be reckoned again wherever it lies.
+
+    Args:
+        cache: Whether it is kept for other climbs, too.
+    """
     if not any(True for _ in _judges(task)):
         return
-    for name in (wiring.JUDGEMENTS, wiring.JUDGES):
-        source = task.folder / "runs" / name
+    said = wiring.judgements_path(task, cache=cache)
+    for name, source in ((wiring.JUDGEMENTS, said), (wiring.JUDGES, task.folder / "runs" / wiring.JUDGES)):
         if source.is_file():
             files.write_bytes(run.path / name, source.read_bytes())
+    if not cache:
+        said.unlink(missing_ok=True)
 
 
-def _remark(task: Task, judge: OnExamples, settings: ModelGraderSettings, examples: Mapping[str, Example]) -> str:
+def _remark(task: Task, place: int, judge: OnExamples, settings: ModelGraderSettings, examples: Mapping[str, Example]) -> str:
     who = f"Judge '{_name(settings)}' ({settings.model})"
     if settings.sampling_params.reasoning_effort is not None:
         who += ", asked without its `reasoning_effort`"
+    if isinstance(judge.inner, ScoreModel) and judge.inner.one_order:
+        who += ", asked in one order"
     grades = _human_grades(task, settings)
-    if len(grades) < LEAST_HUMAN_GRADES:
-        return f"{who} is uncalibrated: {len(grades)} human grades, {LEAST_HUMAN_GRADES} are needed to know what its scores mean."
+    if lack := lacking(grades, settings):
+        return f"{who} is uncalibrated: it has {lack}, to know what its scores mean."
     path = task.path(settings.human_grades or "")
     found = agreement(judge, settings, grades, examples, path)
+    if not found.above_chance and settings.accept_uncalibrated:
+        return f"{who} is uncalibrated: it agrees with people no better than chance. {found}."
+    if not found.above_chance:
+        raise task.fault(
+            ("graders", place),
+            f"the judge '{_name(settings)}' agrees with people no better than chance. {found}.",
+            "Choose another `model`, or say in `criteria` what to look at; `accept_uncalibrated = true` takes it all the same.",
+        )
     weak = found.value is None or found.value < WEAK
     return f"{who}: {found}." + (" Read its scores with care." if weak else "")
 

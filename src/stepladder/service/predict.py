@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from stepladder.service.setup import (
     Base,
     ClimbOptions,
     Watcher,
+    bare_engine,
     context_of_rung,
     fit_context,
     keep_plan,
@@ -168,6 +169,7 @@ def restore_rung(
     recipes: dict[str, Recipe] = {lower: result["recipe"] for lower, result in below.items() if result is not None}
     context = fit_context(base, world, engine, choices, folder.rung_folder(name, None), recipes)
     context = context_of_rung(base, bare, context, folder)
+    context = replace(context, engine=bare_engine(context.engine))  # new inputs are no part of the run
     if check is not None:
         check(base.task, engine, recorded["recipe"], context.max_new_tokens)
     return technique(bare).restore(recorded["recipe"], context)

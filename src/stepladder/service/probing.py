@@ -51,7 +51,7 @@ class Prober:
         return Observed(
             text_nll=likely.text_nll,
             margins=likely.margins,
-            followed=tuple(float(follows(text, one.checks)) for one, text in zip(instructions, answered, strict=True)),
+            followed=tuple(follows(text, one.checks) for one, text in zip(instructions, answered, strict=True)),
             stopped=tuple(float(not answer.cut) for answer in said),
             looped=tuple(float(goes_in_circles(text)) for text in texts),
             refused=tuple(float(refuses(text)) for text in texts[len(instructions) :]),

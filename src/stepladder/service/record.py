@@ -13,7 +13,9 @@ from stepladder.domain.answer import expected_answer
 from stepladder.domain.climb import ChangedRow, ClimbRecord, GradedRow, RungResult, RungStatus
 from stepladder.domain.learning_curve import LearningCurve
 from stepladder.domain.protocols import ModelIdentity, TrainPoint
+from stepladder.evaluation.gains import SAME
 from stepladder.evaluation.graders import metrics
+from stepladder.evaluation.seeds import averaged
 from stepladder.service.check import brief_lines
 from stepladder.service.contest import Contest, answered, measured_cost
 from stepladder.service.diagnosis import mistakes_of, slices_of
@@ -129,8 +131,7 @@ def _with_test(base: Base, result: RungResult, contest: Contest) -> RungResult:
     contender = contest.named(result.name)
     if contender is None:
         return result
-    rows = [row for row in contest.rows if row.rung == result.name and row.seed == 0]
-    found = {**result.metrics, **_metrics(base, contest.runs[result.name], rows, "test")}
+    found = {**result.metrics, **_test_metrics(base, contest, result.name)}
     return replace(
         result,
         reason=f"{result.reason} {style_remark(found)}".strip(),
@@ -142,6 +143,17 @@ def _with_test(base: Base, result: RungResult, contest: Contest) -> RungResult:
         latency_p95_seconds=contender.latency_p95_seconds,
         cut_share=contender.cut_share,
     )
+
+
+def _test_metrics(base: Base, contest: Contest, rung: str) -> dict[str, float]:
+    """Those of each training seed, averaged."""
+    rows = [row for row in contest.rows if row.rung == rung]
+    of_seeds = [
+        _metrics(base, contest.runs[rung], [row for row in rows if row.seed == seed], "test")
+        for seed in sorted({row.seed for row in rows})
+    ]
+    names = dict.fromkeys(name for found in of_seeds for name in found)
+    return {name: float(np.mean([found[name] for found in of_seeds if name in found])) for name in names}
 
 
 def _metrics(base: Base, runs: Sequence[RungRun], rows: Sequence[GradedRow], split: str) -> dict[str, float]:
@@ -172,30 +184,29 @@ def _pair_to_show(contest: Contest) -> tuple[str, str] | None:
 
 
 def _changed_rows(base: Base, contest: Contest, baseline: str, candidate: str) -> list[ChangedRow]:
-    """Test rows that the two contenders answered with different success, worst for the candidate first."""
+    """Test rows that the candidate fixed or broke, counted as in the verdict; worst first."""
     examples = {example.id: example for example in base.data.examples}
-    before = {row.id: row for row in contest.rows if row.rung == baseline and row.seed == 0}
+    old, new = ([row for row in contest.rows if row.rung == rung] for rung in (baseline, candidate))
     changed = []
-    for row in contest.rows:
-        if row.rung != candidate or row.seed != 0 or row.id not in before:
-            continue
-        old = before[row.id]
-        if old.score is None or row.score is None or old.score == row.score:
-            continue
-        example = examples[row.id]
-        changed.append(
-            ChangedRow(
-                row.id,
-                example.input.text,
-                expected_answer(example),
-                baseline,
-                old.answer,
-                old.score,
-                candidate,
-                row.answer,
-                row.score,
+    for direction in (-1, 1):
+        before, after = averaged(old, best=direction < 0), averaged(new, best=direction > 0)
+        for was, now in ((before[name], row) for name, row in after.items() if name in before):
+            if was.score is None or now.score is None or direction * (now.score - was.score) <= SAME:
+                continue
+            example = examples[now.id]
+            changed.append(
+                ChangedRow(
+                    now.id,
+                    example.input.text,
+                    expected_answer(example),
+                    baseline,
+                    was.answer,
+                    was.score,
+                    candidate,
+                    now.answer,
+                    now.score,
+                )
             )
-        )
     return sorted(changed, key=lambda row: row.candidate_score - row.baseline_score)
 
 

@@ -109,8 +109,10 @@ def render_report(record: ClimbRecord, reviews: Sequence[Review] = ()) -> str:
 
 def _shown_changes(record: ClimbRecord) -> Iterator[tuple[str, str, str, Sequence[ChangedRow], int]]:
     """Anchor, title, lead, the rows shown, and how many are not, of the rows that became worse and better."""
-    worse = "Test rows that became worse, worst first. Read them before you switch."
-    better = "Test rows that became better, the largest step first."
+    seeds = any(name.startswith("seed_disagreement") for name in record.noise)
+    mean = " Scores are means over the trainings; the answer is that of the training that changed most." if seeds else ""
+    worse = f"Test rows that became worse, worst first. Read them before you switch.{mean}"
+    better = f"Test rows that became better, the largest step first.{mean}"
     for anchor, title, lead, rows in (
         ("regressions", "Worst regressions", worse, record.regressions),
         ("improvements", "Largest improvements", better, record.improvements),

@@ -89,9 +89,9 @@ class Guard:
         gate = self.base.task.settings.use.other_tasks
         if self.prober is None or not isinstance(ran.predictor, TunedPredictor):
             name = (ran.context.engine if ran.context is not None else self.base.engine).identity.engine
-            return ran, self._report(ran, unmeasured=f"the engine '{name}' cannot compare a tuned model with its base.")
+            return ran, self._report(ran, unmeasured=f"The engine '{name}' cannot compare a tuned model with its base.")
         if not gate and time.monotonic() > self.deadline:
-            return ran, self._report(ran, unmeasured="the time of `[budget] minutes` is used up.")
+            return ran, self._report(ran, unmeasured="The time of `[budget] minutes` is used up.")
         known = ran.recipe.get("retention", {})  # restored after a kill: the remedy was chosen before
         report = self._measure(ran, ran.predictor)
         if not report.failed or known:

@@ -98,7 +98,8 @@ def _limit(measure: RetentionMeasure) -> str:
 
 def _held(measure: RetentionMeasure, gate: bool) -> str:
     if measure.limit is None:
-        return "reported only"
+        left = measure.loss.ungraded
+        return "reported only" + (f"; {left:,} not judged, as their pattern ran over its time" if left else "")
     if measure.within:
         return "yes"
     return "no" if gate or measure.always else "no; does not count without other tasks"

@@ -21,7 +21,10 @@ from stepladder.techniques.asking import ModelPredictor
 
 @dataclass(frozen=True)
 class RungRun:
-    """A rung after its turn in one world. `predictor` is None when it did not run; `rows` are its validation answers."""
+    """A rung after its turn in one world. `predictor` is None when it did not run; `rows` are its validation answers.
+
+    `restored`: it was fitted before this climb was continued.
+    """
 
     name: str  # the technique's, or "technique @ model" for a compared model
     technique: Technique
@@ -33,6 +36,7 @@ class RungRun:
     rows: tuple[GradedRow, ...] = ()
     seconds: float = 0.0
     marker: Marker | None = None  # who graded it in this world; None when it did not run
+    restored: bool = False
 
     @property
     def recipe(self) -> Recipe:
@@ -114,6 +118,7 @@ class Marker:
             adapter_sha256=spoken.adapter_sha256 if spoken else None,
             prompt_sha256=spoken.prompt_sha256 if spoken else "",
             retrieved=prediction.retrieved,
+            passages=prediction.passages,
         )
 
 
@@ -139,7 +144,8 @@ def run_rung(name: str, technique: Technique, world: World, context: FitContext,
     rows = marker.rows(name, "validation", examples, predictions, fold=world.fold)
     if isinstance(predictor, ModelPredictor):
         context = predictor.context  # with the engine that really answers
-    return RungRun(name, technique, world, RungStatus.RAN, "", predictor, context, rows, seconds, marker)
+    restored = recorded is not None
+    return RungRun(name, technique, world, RungStatus.RAN, "", predictor, context, rows, seconds, marker, restored)
 
 
 def _value(grade: Grade) -> float | None:

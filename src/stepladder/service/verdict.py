@@ -13,8 +13,8 @@ from stepladder.domain.climb import ClimbRecord, GradedRow, RungResult, RungStat
 from stepladder.domain.errors import UsageError
 from stepladder.domain.task import Task, UseSettings
 from stepladder.domain.verdict import Verdict
-from stepladder.evaluation.compare import Contender, name_contenders, strongest_untuned
-from stepladder.evaluation.cost import break_even_calls, order_for_adoption, repriced
+from stepladder.evaluation.compare import Contender, name_contenders
+from stepladder.evaluation.cost import order_for_adoption, repriced
 from stepladder.evaluation.records import inputs_from_json
 from stepladder.evaluation.ruling import VerdictInputs
 from stepladder.evaluation.verdict import decide
@@ -84,11 +84,12 @@ def derive_verdict(run: Path | str, assumptions: Assumptions | None = None) -> D
     contenders = [replace(one, cost=repriced(one.cost, other_use, tuned=one.tuned)) for one in inputs.contenders]
     other = replace(
         inputs,
-        contenders=tuple(order_for_adoption(_one_off(contenders, other_use))),
+        contenders=tuple(order_for_adoption(contenders)),
         target=target,
         minimum_gain=minimum_gain,
         max_latency_seconds=other_use.max_latency_seconds,
         data_may_leave=other_use.data_may_leave,
+        calls_total=inputs.calls_total if other_use.calls_total == use.calls_total else other_use.calls_total,
     )
     verdict = decide(other)
     rungs = tuple(
@@ -129,21 +130,6 @@ def _aims(inputs: VerdictInputs, assumptions: Assumptions) -> tuple[float | None
     if not 0 < minimum_gain < 1:
         raise UsageError(f"the smallest gain lies between 0 and 1, not {minimum_gain:g}.", "0.03 means three points.")
     return (None if assumptions.no_target else target), minimum_gain
-
-
-def _one_off(contenders: Sequence[Contender], use: UseSettings) -> list[Contender]:
-    """A job that is over before a training pays for itself is not trained for (design §4)."""
-    untuned = strongest_untuned(contenders)
-    if use.calls_total is None or untuned is None:
-        return list(contenders)
-    found = []
-    for rung in contenders:
-        pays_from = break_even_calls(untuned.cost, rung.cost) if rung.tuned else 0.0
-        if rung.tuned and not rung.blocked and pays_from > use.calls_total:
-            when = "at no number of calls" if pays_from == float("inf") else f"from {pays_from:,.0f} calls"
-            rung = replace(rung, blocked=f"the job ends after {use.calls_total:,.0f} calls, and its training pays {when}.")
-        found.append(rung)
-    return found
 
 
 def _changed(inputs: VerdictInputs, other: VerdictInputs, use: UseSettings, other_use: UseSettings) -> tuple[str, ...]:

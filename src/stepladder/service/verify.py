@@ -38,7 +38,8 @@ from stepladder.storage.run_folder import RunFolder
 
 TAKEN = (
     "Taken as recorded, for the rows cannot tell them: near-duplicate clusters, latencies and seconds, openings of the test "
-    "split, leaks, and which general abilities were kept."
+    "split, leaks, which general abilities were kept, which models are hosted, what learning curves forecast, which rungs and "
+    "models were left out and why, whether a fit on all rows failed, and how the test split grows."
 )
 NAMED = 20
 """Faults of one kind that are listed; the rest is counted."""
@@ -186,11 +187,14 @@ def _said(score: float | None) -> str:
 
 def _derive_again(folder: RunFolder, rows: Sequence[GradedRow]) -> tuple[list[Difference], list[str]]:
     record = folder.read_verdict()
-    inputs = inputs_from_json(folder.read_inputs())
+    recorded = folder.read_inputs()
+    inputs = inputs_from_json(recorded)
     task = Task.load(folder.task_folder)
     decided, notes = _verdict_faults(record, inputs)
     faults = [
         *_asked_for(record, inputs, task),
+        *(_one_off(inputs, task, folder) if "calls_total" in recorded else ()),
+        *_circumstances(record, inputs, rows),
         *(fault for contender in inputs.contenders for fault in _contender_faults(contender, rows)),
         *_figures(record, inputs, rows),
         *decided,
@@ -211,6 +215,24 @@ def _asked_for(record: ClimbRecord, inputs: VerdictInputs, task: Task) -> Iterat
             yield f"`{name}` is {values[-2]} in the inputs, {values[-1]} in the task{_recorded(values[:-2])}."
 
 
+def _one_off(inputs: VerdictInputs, task: Task, folder: RunFolder) -> Iterator[str]:
+    """What rules a tuned rung out that never pays for itself; older records do not hold it."""
+    if inputs.calls_total != task.settings.use.calls_total:
+        yield f"`calls_total` is {inputs.calls_total} in the inputs, {task.settings.use.calls_total} in the task."
+    asked = folder.read_state().get("options", {}).get("tune_anyway", inputs.tune_anyway)
+    if inputs.tune_anyway != asked:
+        yield f"`tune_anyway` is {inputs.tune_anyway} in the inputs, {asked} in climb.json."
+
+
+def _circumstances(record: ClimbRecord, inputs: VerdictInputs, rows: Sequence[GradedRow]) -> Iterator[str]:
+    """Whether the rows were cross-fitted, and the size of the base."""
+    folds = any(row.fold is not None for row in rows if row.split == "test")
+    if inputs.cross_fit != folds:
+        yield f"`cross_fit` is {inputs.cross_fit} in the inputs, {folds} by rows.jsonl."
+    if inputs.base_parameters != record.model.parameters:
+        yield f"`base_parameters` is {inputs.base_parameters} in the inputs, {record.model.parameters} in the record."
+
+
 def _recorded(values: Sequence[object]) -> str:
     return "".join(f" and {value} in the record" for value in values)
 
@@ -229,6 +251,7 @@ def _contender_faults(contender: Contender, rows: Sequence[GradedRow]) -> Iterat
         yield f"the scores of {contender.rung} are not those of rows.jsonl."
     measured = {
         "cut_share": (_mean([row.cut for row in own]), contender.cut_share),
+        "unanswered_share": (_mean([row.unanswered for row in own]), contender.unanswered_share),
         "prompt_tokens_per_call": (_mean([row.prompt_tokens for row in came]), contender.cost.prompt_tokens_per_call),
         "completion_tokens_per_call": (_mean([row.completion_tokens for row in came]), contender.cost.completion_tokens_per_call),
     }

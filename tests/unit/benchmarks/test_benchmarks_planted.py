@@ -16,6 +16,7 @@ from measure_checks import (
     is_noisy,
     is_short,
     load_sets,
+    merged,
     precision_row,
     recall_rows,
 )
@@ -75,6 +76,22 @@ def test_what_the_clean_set_was_told_already_does_not_count():
     assert is_found(kind, spot, marks, set())
     assert not is_found(kind, spot, marks, marks)
     assert not is_found(kind, frozenset({("examples.jsonl", 4)}), marks, set())
+
+
+def test_kinds_that_are_measured_again_take_their_places_among_the_recorded_ones():
+    known = {"rounds": 3, "recall": [{"kind": KINDS[0].name, "found": 1}, {"kind": KINDS[1].name, "found": 1}], "machine": "old"}
+    again = {
+        "recall": [{"kind": KINDS[2].name, "found": 2}, {"kind": KINDS[0].name, "found": 2}],
+        "precision": [],
+        "machine": "new",
+    }
+    found = merged(known, again)
+    assert [(row["kind"], row["found"]) for row in found["recall"]] == [
+        (KINDS[0].name, 2),
+        (KINDS[1].name, 1),
+        (KINDS[2].name, 2),
+    ]
+    assert (found["machine"], found["again"]["machine"]) == ("old", "new")
 
 
 def test_a_copy_can_be_written_read_and_split(tmp_path, bench):

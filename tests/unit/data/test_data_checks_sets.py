@@ -263,6 +263,26 @@ def test_a_label_that_all_similar_rows_contradict_is_to_be_read(kinds: Folder) -
     assert lines_of(report_of(kinds, embedder=Topics()), "label-doubt") == planted
 
 
+class Blurred:
+    """Plants here, stones there, but no two texts alike."""
+
+    name = "blurred"
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        vectors = np.random.default_rng(0).normal(size=(len(texts), 256)).astype(np.float32)
+        for row, text in enumerate(texts):
+            vectors[row, 0 if "xylem" in text else 1] += 10
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
+
+
+def test_a_label_that_another_labels_rows_contradict_together_is_to_be_read(kinds: Folder) -> None:
+    for number, row in enumerate(kinds.rows["examples"]):
+        row.update(prompt=f"tell me of {('xylem', 'coal')[number % 2]} {number}", completion=("plant", "stone")[number % 2])
+    swap = {"plant": "stone", "stone": "plant"}
+    planted = plant(kinds, lambda row, n: row.update(completion=swap[row["completion"]]), count=8)
+    assert lines_of(report_of(kinds, embedder=Blurred()), "label-doubt") == planted
+
+
 def test_what_needs_a_model_is_not_run_and_never_passes_silently(handbook: Folder) -> None:
     report = report_of(handbook)
     assert {"loss-outlier", "unknown-fact", "template", "too-long"} <= {one.code for one in report.not_run}

@@ -539,6 +539,18 @@ def test_a_reference_must_match_the_whole_pattern(tmp_path: Path) -> None:
         read_examples(make_task(tmp_path, [{"prompt": "Q", "completion": "1"}], "[output]\nregex = '('"))
 
 
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [("(a+)+b", "does not match"), ("(?=a)(a+)+b", r"examples\.jsonl:1: .* cannot be held against .*: the pattern ran over 2 s")],
+)
+def test_a_runaway_pattern_is_told_by_its_row_and_does_not_run_for_ever(tmp_path: Path, pattern: str, said: str) -> None:
+    task = make_task(tmp_path, [{"prompt": "Q", "completion": "a" * 60}], f"[output]\nregex = '{pattern}'")
+    start = time.monotonic()
+    with pytest.raises(DataError, match=said):
+        read_examples(task)
+    assert time.monotonic() - start < 20  # `re` would need years
+
+
 def test_recorded_answers_come_from_a_file_by_id(tmp_path: Path) -> None:
     write_rows(tmp_path / "old.jsonl", [{"id": "b", "answer": "two"}, {"id": 1, "answer": {"x": 1}}])
     rows = [{"id": "1", "prompt": "Q1", "completion": "A"}, {"id": "b", "prompt": "Q2", "completion": "A"}]

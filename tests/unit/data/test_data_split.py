@@ -202,6 +202,36 @@ def test_the_minimum_gain_of_the_task_is_what_test_has_to_show(tmp_path: Path) -
     assert sizes(splits)["test"] == 100  # no number of rows is enough: up to half of all
 
 
+def test_with_a_target_only_half_of_all_rows_limits_the_test_split(tmp_path: Path) -> None:
+    make_task(tmp_path)
+    toml = tmp_path / "task.toml"
+    toml.write_text("target = 0.8\n" + toml.read_text(encoding="utf-8"), encoding="utf-8")
+    for count, test in ((150, 60), (200, 100)):
+        examples = rows(range(count))
+        splits, _ = load_or_make(Task.load(tmp_path), examples, alone(examples), rows_needed=lambda gain: 80)
+        assert sizes(splits)["test"] == test
+
+
+@pytest.mark.parametrize("enough", [None, 80, 500])
+@pytest.mark.parametrize("total", [60, 110, 125, 200, 320])
+def test_the_rows_to_add_are_the_fewest_after_which_so_many_rows_are_tested(
+    tmp_path: Path, total: int, enough: int | None
+) -> None:
+    def tested(count: int, *, write: bool = False) -> int:
+        splits, _ = make(tmp_path, rows(range(count)), rows_needed=lambda gain: enough, write=write)
+        return sizes(splits)["test"] if splits.regime in ("medium", "large") else len(splits.split_of)
+
+    before = tested(total, write=True)
+    growth = make(tmp_path, rows(range(total)), rows_needed=lambda gain: enough)[0].growth
+    assert growth is not None
+    assert growth.enough == enough
+    for wanted in (before + 1, before + 20, before + 150):
+        added = growth.rows_to_add(wanted)
+        assert added is not None
+        assert tested(total + added - 1) < wanted <= tested(total + added)
+    assert (growth.rows_to_add(600) is None) is (enough is not None)
+
+
 def test_a_grown_set_fills_validation_after_test_and_waits_until_it_is_big_enough(tmp_path: Path) -> None:
     make(tmp_path, rows(range(290)))  # 116 test rows
     splits, notes = make(tmp_path, rows(range(320)), rows_needed=lambda gain: 120)

@@ -13,7 +13,7 @@ from judges import fenced, judge
 from stepladder.domain.errors import DataError
 from stepladder.domain.grader_settings import LabelModelGrader, ScoreModelGrader
 from stepladder.domain.messages import Example, Input, Message
-from stepladder.evaluation.graders.calibration import agreement, kappa, read_human_grades, spearman
+from stepladder.evaluation.graders.calibration import HumanGrade, agreement, kappa, lacking, read_human_grades, spearman
 from stepladder.evaluation.graders.label_model import LabelModel
 from stepladder.evaluation.graders.on_examples import OnExamples
 from stepladder.evaluation.graders.score_model import ScoreModel
@@ -86,6 +86,37 @@ def test_agreement_that_cannot_be_measured_says_why(tmp_path: Path) -> None:
     found = agreement(OnExamples(ScoreModel(SCORES, lambda: judge(lambda prompt: 5))), SCORES, grades, EXAMPLES, tmp_path)
     assert found.value is None
     assert "cannot be measured on 30 answers: one side always says the same" in str(found)
+
+
+def test_a_judge_that_grades_nothing_is_named_with_its_reason(tmp_path: Path) -> None:
+    rows = [{"id": f"r{number}", "answer": "x", "score": number % 2} for number in range(30)]
+    grades = read_human_grades(write(tmp_path / "grades.jsonl", rows), SCORES)
+    found = agreement(OnExamples(ScoreModel(SCORES, lambda: judge(lambda prompt: "RAW ?"))), SCORES, grades, EXAMPLES, tmp_path)
+    assert not found.above_chance
+    assert "the judge graded none of 30 answers (the judge replied '?'" in str(found)
+
+
+def graded(*shares: float) -> list[HumanGrade]:
+    return [HumanGrade(f"r{number}", "x", share) for number, share in enumerate(shares)]
+
+
+@pytest.mark.parametrize(
+    ("grades", "settings", "said"),
+    [
+        (graded(*[1.0] * 15, *[0.0] * 15), LABELS, ""),
+        (graded(*[1.0] * 15, *[0.0] * 14), LABELS, "29 human grades and needs 30"),
+        (graded(1.0) * 40, LABELS, "1 human grades (39 more grade the same answers again) and needs 30"),
+        (graded(*[1.0] * 15, *[0.0] * 14) * 2, LABELS, "29 human grades (29 more grade the same answers again) and needs 30"),
+        (graded(*[1.0] * 40), LABELS, "human grades of 40 right and 0 wrong answers and needs 3 of each"),
+        (graded(*[1.0] * 2, *[0.0] * 30), LABELS, "human grades of 2 right and 30 wrong answers and needs 3 of each"),
+        (graded(*[0.7, 0.8, 0.9] * 10), SCORES, "human grades of 30 right and 0 wrong answers and needs 3 of each"),
+        (graded(*[0.7, 0.8, 0.9] * 10), ScoreModelGrader(model="m", range=(0, 10), pass_threshold=9), ""),
+    ],
+)
+def test_what_human_grades_lack_is_told_by_different_answers_right_and_wrong(
+    grades: list[HumanGrade], settings: Any, said: str
+) -> None:
+    assert lacking(grades, settings) == said
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sacrebleu.metrics.chrf import CHRF
 from sklearn.metrics import accuracy_score, f1_score
 
+from stepladder.data.patterns import linear_matcher
 from stepladder.domain.errors import DataError
 from stepladder.domain.messages import Example, Input, Message
 from stepladder.domain.prediction import Score, Ungraded
@@ -22,7 +23,7 @@ from stepladder.evaluation.graders.json_fields import JsonFields
 from stepladder.evaluation.graders.labels import Labels
 from stepladder.evaluation.graders.normalised_match import NormalisedMatch, normalise
 from stepladder.evaluation.graders.numeric import Numeric, first_number
-from stepladder.evaluation.graders.regex import Regex, linear_matcher
+from stepladder.evaluation.graders.regex import Regex
 from stepladder.evaluation.graders.token_f1 import TokenF1
 
 SCHEMA = {

@@ -103,6 +103,20 @@ def test_without_sources_the_documents_that_hold_the_reference_are_the_gold_ones
     assert kind_of(task, asked, row("no", retrieved=("documents/books.md",)), chunks) is MistakeKind.READER
 
 
+def test_another_passage_of_the_right_document_is_the_retrievers_fault(tmp_path: Path) -> None:
+    task = task_of(tmp_path, "text")
+    asked = example("Who wrote it?", "Selma Lagerlöf", sources=("documents/books.md",))
+    chunks = (
+        Chunk("documents/books.md", 0, 47, "Nils Holgersson was written by Selma Lagerlöf."),
+        Chunk("documents/books.md", 40, 80, "Miss Julie was written by Strindberg."),
+    )
+    right, wrong = (row("Strindberg.", retrieved=("documents/books.md",), passages=(chunk.id,)) for chunk in chunks)
+    assert kind_of(task, asked, wrong, chunks) is MistakeKind.RETRIEVER
+    assert kind_of(task, asked, right, chunks) is MistakeKind.READER
+    older = row("Strindberg.", retrieved=("documents/books.md",))  # recorded before passages were
+    assert kind_of(task, asked, older, chunks) is MistakeKind.READER
+
+
 def test_a_value_that_training_rows_teach_is_no_missing_fact(tmp_path: Path) -> None:
     task = task_of(tmp_path, "text")
     asked = example("Who wrote it?", "It was Selma Lagerlöf.")
@@ -128,6 +142,20 @@ def test_mistakes_are_counted_by_kind_with_who_has_them_right(tmp_path: Path) ->
     assert (found[0].wrong, found[0].asked) == (4, 5)
     assert "larger model" in found[0].remedy
     assert "constrained" in found[1].remedy
+
+
+@pytest.mark.parametrize("output", ["labels", "text"])
+def test_of_several_seeds_the_mean_score_says_which_rows_are_wrong(tmp_path: Path, output: str) -> None:
+    task = task_of(tmp_path, output)
+    asked = [example(f"question {number}", "refund", id=f"r{number}") for number in range(3)]
+    first, second = [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]
+    rows = [
+        row("refund" if score else "order", score, id=f"r{number}", rung="lora", seed=seed)
+        for seed, scores in enumerate((first, second))
+        for number, score in enumerate(scores)
+    ]
+    (found,) = MistakeFinder.of(task, asked, [], {one.id: 0 for one in asked}, ()).find(rows, {"again": rows})
+    assert (found.rows, found.wrong, found.asked, found.right_elsewhere) == (("r1", "r2"), 2, 3, {})
 
 
 def test_graded_free_text_counts_as_wrong_only_below_half(tmp_path: Path) -> None:

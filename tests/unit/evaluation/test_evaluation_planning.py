@@ -17,7 +17,7 @@ from stepladder.evaluation.planning import (
     rows_to_show,
     smallest_provable_gain,
 )
-from stepladder.evaluation.statistics import probability_at_least
+from stepladder.evaluation.statistics import SeedSpread, probability_at_least
 
 EVIDENCE = {  # rows: power at loss rates 5 and 10 % for true gains of 5, 10, 15 and 20 points (evidence 4.2)
     30: [(0.11, 0.11), (0.28, 0.23), (0.47, 0.38), (0.64, 0.54)],
@@ -107,6 +107,18 @@ def test_the_rows_to_decide_decide_on_either_side_of_the_target() -> None:
     assert beta(0.80 * below + 1, 0.20 * below + 1).sf(0.85) <= 0.1
     assert rows_to_decide(0.85, 0.85) is None
     assert rows_to_decide(0.88, 0.85, rows_per_effective=2.0) == pytest.approx(2 * rows_to_decide(0.88, 0.85), abs=2)  # type: ignore[operator]
+
+
+def test_no_number_of_rows_decides_between_seeds_on_either_side_of_the_target() -> None:
+    def decides(half_gap: float, by_chance: float) -> int | None:
+        return rows_to_decide(0.94, 0.90, seeds=SeedSpread(np.array([-half_gap, half_gap]), 100, by_chance))
+
+    alone, near, by_chance = rows_to_decide(0.94, 0.90), decides(0.02, 0.0), decides(0.06, 1.0)
+    assert decides(0.06, 0.0) is None
+    assert alone is not None
+    assert near is not None
+    assert by_chance is not None
+    assert alone < near < by_chance
 
 
 def test_more_contenders_make_a_false_pass_likelier_and_more_rows_rarer() -> None:

@@ -251,45 +251,53 @@ SOCKETS = [
     "exec('import socket; socket.create_connection((\"127.0.0.1\", PORT))'); return 'SECRET sent'",
     "import os; os.system('curl 127.0.0.1:' + str(PORT)); return ''",
 ]
-BOMBS = [
-    "while True: pass",
-    "while True: print('x' * 1000)",
-    "for _ in range(10**12): pass\n    return 1.0",
-    "return grade(sample, item)",
-    "return (lambda f: f(f))(lambda f: f(f))",
-    "x = []\n    while True: x.append(x[:])",
-    "x = [0]\n    while True: x += x",
-    "return len('a' * 10**10)",
-    "return len(b'a' * 10**10)",
-    "x = 'a'\n    while True: x += x",
-    "return 9**9**9**9 % 7",
-    "return 1 << 10**12",
-    "x = 3\n    while True: x = x * x",
-    "return len(str(10**10**7))",
-    "return int('9' * 10**7)",
-    "return sum(range(10**13))",
-    "return len(list(range(10**12)))",
-    "return max(x for x in range(10**12))",
-    "x = {}\n    for i in range(10**10): x[i] = str(i)",
-    "x = ()\n    for _ in range(10**7): x = (x,)\n    return float(len(repr(x)))",
-    "import json\n    return float(len(json.loads('[' * 10**6)))",
-    "import re\n    return float(bool(re.fullmatch('(a+)+b', 'a' * 60)))",
-    "import re\n    return float(bool(re.fullmatch('(a|a|b)*?c', 'ab' * 60)))",
-    "import re\n    return float(bool(re.compile('(' * 10**5 + ')' * 10**5)))",
-    "import math\n    return float(math.factorial(10**9) % 7)",
-    "import itertools\n    return float(len(list(itertools.product(range(100), repeat=9))))",
-    "import time\n    while True: time.sleep(1)",
-    "import time\n    time.sleep(10**9)\n    return 1.0",
-    "return float(len('%*d' % (10**9, 1)))",
-    'return float(len(f"{1:{10**9}}"))',
-    "return float(len('x'.ljust(10**10)))",
-    "return float(len('ab'.replace('', 'x' * 10**6) * 10**5))",
-    "return float(len(sorted(range(10**9), key=lambda i: -i)))",
-    "exec('while True: pass')",
-    "import asyncio\n    async def forever():\n        while True: await asyncio.sleep(0)\n    asyncio.run(forever())",
-    "class Deep:\n        def __eq__(self, other): return self == other\n    return float(Deep() == Deep())",
-    "return ['x' * 10**6] * 10**6",
-]
+TIME, MEMORY, OUTPUT, DEPTH = "time limit exceeded", "memory limit", f"> {TIGHT.output_bytes} bytes", "recursion"
+KILLED = "worker killed after exceeding request timeout"
+"""What a reason says of the bound that stopped a call."""
+BOMBS: dict[str, tuple[str, ...]] = {  # by which bound each ends; a busy machine may meet the time first
+    "while True: pass": (TIME,),
+    "while True: print('x' * 1000)": (OUTPUT, TIME),
+    "print('x' * 20_000)\n    return 1.0": (OUTPUT,),
+    "for _ in range(300): print('x' * 100)\n    return 1.0": (OUTPUT,),
+    "for _ in range(10**12): pass\n    return 1.0": (TIME,),
+    "return grade(sample, item)": (DEPTH,),
+    "return (lambda f: f(f))(lambda f: f(f))": (DEPTH,),
+    "x = []\n    while True: x.append(x[:])": (MEMORY, TIME),
+    "x = [0]\n    while True: x += x": (MEMORY, TIME),
+    "return len('a' * 10**10)": (MEMORY,),
+    "return len(b'a' * 10**10)": (MEMORY,),
+    "x = 'a'\n    while True: x += x": (MEMORY, TIME),
+    "return 9**9**9**9 % 7": (MEMORY,),
+    "return 1 << 10**12": (MEMORY,),
+    "x = 3\n    while True: x = x * x": (KILLED, TIME, MEMORY),
+    "return len(str(10**10**7))": (KILLED, TIME),
+    "return int('9' * 10**7)": ("Exceeds the limit (4300 digits)",),
+    "return sum(range(10**13))": (TIME,),
+    "return len(list(range(10**12)))": (MEMORY, TIME),
+    "return max(x for x in range(10**12))": (MEMORY, TIME),
+    "x = {}\n    for i in range(10**10): x[i] = str(i)": (MEMORY, TIME),
+    "x = ()\n    for _ in range(10**7): x = (x,)\n    return float(len(repr(x)))": (MEMORY, TIME, DEPTH),
+    "import json\n    return float(len(json.loads('[' * 10**6)))": (DEPTH,),
+    "import re\n    return float(bool(re.compile('(' * 10**5 + ')' * 10**5)))": ("Pattern too deeply nested",),
+    "import math\n    return float(math.factorial(10**9) % 7)": (MEMORY,),
+    "import itertools\n    return float(len(list(itertools.product(range(100), repeat=9))))": (MEMORY, TIME),
+    "import time\n    while True: time.sleep(1)": (TIME,),
+    "return float(len('%*d' % (10**9, 1)))": (MEMORY,),
+    'return float(len(f"{1:{10**9}}"))': (MEMORY, TIME),
+    "return float(len('x'.ljust(10**10)))": (MEMORY,),
+    "return float(len('ab'.replace('', 'x' * 10**6) * 10**5))": (MEMORY,),
+    "return float(len(sorted(range(10**9), key=lambda i: -i)))": (MEMORY, TIME),
+    "exec('while True: pass')": (TIME,),
+    "import asyncio\n    async def forever():\n        while True: await asyncio.sleep(0)\n    asyncio.run(forever())": (TIME,),
+    "class Deep:\n        def __eq__(self, other): return self == other\n    return float(Deep() == Deep())": (DEPTH,),
+    "return ['x' * 10**6] * 10**6": ("returned list, not a number",),
+}
+HARMLESS = {  # what needs years or sleeps elsewhere, and what it is worth
+    "import re\n    return float(bool(re.fullmatch('(a+)+b', 'a' * 60)))": 0.0,
+    "import re\n    return float(bool(re.fullmatch('(a|a|b)*?c', 'ab' * 60)))": 0.0,
+    "import time\n    time.sleep(10**9)\n    return 1.0": 1.0,
+    "print('x' * 5_000)\n    return 0.5": 0.5,
+}
 
 
 @pytest.fixture
@@ -308,7 +316,7 @@ def attempted(source: str) -> Outcome | GraderRefused:
 
 
 def test_the_corpus_is_large_enough() -> None:
-    assert len(READS) + len(SOCKETS) + len(BOMBS) >= 100
+    assert len(READS) + len(SOCKETS) + len(BOMBS) + len(HARMLESS) >= 100
 
 
 @pytest.mark.parametrize("line", READS + SOCKETS)
@@ -341,15 +349,23 @@ def test_no_secret_is_read_and_no_door_is_knocked_at(
         door.accept()
 
 
-@pytest.mark.parametrize("line", BOMBS)
-def test_bombs_are_over_in_time_and_judge_nothing_wrongly(line: str) -> None:
+@pytest.mark.parametrize(("line", "bounds"), BOMBS.items())
+def test_bombs_are_stopped_in_time_by_the_bound_that_they_break(line: str, bounds: tuple[str, ...]) -> None:
     function = PythonFunction(None, body(line), TIGHT)
     start = time.monotonic()
     found = function.reward(Subject({}, "Paris"))
     assert time.monotonic() - start < KILLED_WITHIN_SECONDS
-    assert isinstance(found, Fault | Reward)
-    if isinstance(found, Fault):
-        assert found.trouble in (Trouble.PYTHON_RUN, Trouble.PYTHON_SERVER)
+    assert isinstance(found, Fault), found
+    assert found.trouble is (Trouble.PYTHON_SERVER if KILLED in found.reason else Trouble.PYTHON_RUN)
+    assert any(bound in found.reason for bound in bounds), found.reason
+    assert (OUTPUT in found.reason) <= (OUTPUT in bounds)  # a memory limit of its own
+
+
+@pytest.mark.parametrize(("line", "value"), HARMLESS.items())
+def test_what_only_looks_like_a_bomb_is_graded(line: str, value: float) -> None:
+    start = time.monotonic()
+    assert outcome(body(line)) == Reward(value)
+    assert time.monotonic() - start < KILLED_WITHIN_SECONDS
 
 
 def test_after_all_this_an_honest_function_still_runs() -> None:
@@ -361,9 +377,10 @@ def test_after_all_this_an_honest_function_still_runs() -> None:
 WITHOUT = """
 import sys
 sys.modules["pydantic_monty"] = sys.modules["re2"] = None  # as if they were not installed
+from stepladder.data.patterns import linear_matcher
 from stepladder.domain.errors import MissingExtra
 from stepladder.evaluation.graders import from_openai
-from stepladder.evaluation.graders.regex import Regex, linear_matcher
+from stepladder.evaluation.graders.regex import Regex
 try:
     from_openai({"type": "python", "source": "def grade(sample, item): return 1.0"})
 except MissingExtra as error:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from stepladder.domain.verdict import Cost, Outcome
 from stepladder.evaluation.compare import Contender, name_contenders
 from stepladder.evaluation.gains import gain
-from stepladder.evaluation.planning import false_pass_rate, power
+from stepladder.evaluation.planning import REACHED, false_pass_rate, power
 from stepladder.evaluation.ruling import VerdictInputs
+from stepladder.evaluation.statistics import probability_at_least
 from stepladder.evaluation.verdict import decide
 
 Scores = NDArray[np.float64]
@@ -88,6 +89,47 @@ def test_contenders_five_points_short_are_confirmed_sufficient_in_at_most_five_o
         return verdict.outcome is Outcome.SUFFICIENT and verdict.confidence == "confirmed"
 
     assert rate(passes, repeats) <= 0.05 + slack(0.05, repeats)
+
+
+TEN_WORDINGS = np.repeat(np.arange(10), 10)
+"""Ten questions, each in ten wordings that get the same answer: a hundred rows that carry as much as ten."""
+
+
+@pytest.mark.parametrize("repeats", [120, long(3_000)])
+def test_near_duplicates_five_points_short_are_confirmed_sufficient_in_at_most_five_of_a_hundred_climbs(repeats: int) -> None:
+    def passes(rng: np.random.Generator) -> bool:
+        contenders = tuple(rung(f"rung {i}", answers(rng, np.full(10, 0.75))[:, TEN_WORDINGS], i + 1) for i in range(4))
+        verdict = decide(VerdictInputs(contenders, 0.80, 0.03, clusters=tuple(TEN_WORDINGS.tolist())))
+        return verdict.outcome is Outcome.SUFFICIENT and verdict.confidence == "confirmed"
+
+    assert rate(passes, repeats) <= 0.05 + slack(0.05, repeats)
+
+
+@pytest.mark.parametrize("repeats", [200, long(3_000)])
+def test_a_tuned_rung_that_takes_over_five_points_short_is_confirmed_in_at_most_five_of_a_hundred_climbs(repeats: int) -> None:
+    """Three untuned rungs, and a cheap tuned one that answers like the best of them."""
+
+    def passes(rng: np.random.Generator) -> bool:
+        dear = [answers(rng, np.full(10, 0.75)) for _ in range(3)]
+        tuned = np.repeat(max(dear, key=np.mean), 2, axis=0)
+        contenders = (*(rung(f"rung {i}", scores, i + 2) for i, scores in enumerate(dear)), rung("tuned", tuned, 1, tuned=True))
+        verdict = decide(VerdictInputs(contenders, 0.80, 0.20))
+        return verdict.outcome is Outcome.SUFFICIENT and verdict.confidence == "confirmed"
+
+    assert rate(passes, repeats) <= 0.05 + slack(0.05, repeats)
+
+
+@pytest.mark.parametrize("repeats", [150, long(4_000)])
+def test_two_seeds_two_points_short_are_called_sufficient_in_at_most_ten_of_a_hundred_climbs(repeats: int) -> None:
+    """Trainings that are right on 93 of a hundred rows, give or take six, and a target of 95."""
+    spread = 0.93 * 0.07 / 0.06**2 - 1
+
+    def passes(rng: np.random.Generator) -> bool:
+        levels = rng.beta(0.93 * spread, 0.07 * spread, 2)
+        scores = np.vstack([answers(rng, np.full(120, level)) for level in levels])
+        return probability_at_least(scores, 0.95) >= REACHED
+
+    assert rate(passes, repeats) <= 0.10 + slack(0.10, repeats)
 
 
 @pytest.mark.parametrize("loss_rate", [0.05, 0.10])

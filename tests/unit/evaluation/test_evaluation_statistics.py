@@ -21,6 +21,8 @@ from stepladder.evaluation.statistics import (
     rate_interval,
     rows_per_effective_row,
     seed_disagreement,
+    seed_offsets,
+    seed_spread,
     wilson,
 )
 
@@ -208,6 +210,57 @@ def test_seeds_that_differ_widen_the_probability() -> None:
     apart = np.vstack([one, other])
     target = apart.mean() - 0.05
     assert probability_at_least(apart, target) < probability_at_least(alike, alike.mean() - 0.05)
+
+
+def seeds_apart(rows: int) -> NDArray[np.float64]:
+    """Two seeds over 120 rows: one has all right, the other all but `rows`."""
+    return np.vstack([np.ones(120), np.arange(120) >= rows]).astype(float)
+
+
+def test_seeds_that_differ_widen_the_probability_also_where_few_rows_differ() -> None:
+    apart, half_gap = seeds_apart(14), 7 / 120
+    of_either = [beta(114, 8).sf(0.9 + shift) for shift in (half_gap, -half_gap)]
+    assert probability_at_least(apart, 0.9) == pytest.approx(np.mean(of_either))
+    assert probability_at_least(apart, 0.9) < 0.6
+    assert probability_at_least(apart.mean(axis=0), 0.9) > 0.9  # one seed with the same mean score on every row
+
+
+def test_one_more_row_that_differs_does_not_turn_the_probability() -> None:
+    """Below fifteen rows the summed scores answer, from there on the bootstrap."""
+    few, many = (probability_at_least(seeds_apart(rows), 0.9) for rows in (14, 15))
+    assert few == pytest.approx(many, abs=0.08)
+
+
+@pytest.mark.parametrize(("differing", "method"), [(14, "wilson-summed"), (40, "bca")])
+def test_seeds_that_differ_widen_the_interval(differing: int, method: str) -> None:
+    apart = seeds_apart(differing)
+    two, one = mean_interval(apart), mean_interval(apart.mean(axis=0))
+    error = differing / 120 / 2  # two means at a distance: its half is the standard error of their mean
+    assert (two.method, two.value) == (one.method, one.value) == (method, 1 - error)
+    assert two.value - two.low == pytest.approx(np.hypot(one.value - one.low, 1.96 * error), abs=1e-4)
+    assert two.high == pytest.approx(min(1.0, one.value + np.hypot(one.high - one.value, 1.96 * error)), abs=1e-4)
+    alike = mean_interval(np.vstack([apart[1], apart[1]]))
+    assert (alike.low, alike.high) == pytest.approx((mean_interval(apart[1]).low, mean_interval(apart[1]).high), abs=0.01)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 7])
+def test_the_offsets_of_seeds_have_the_variance_of_their_mean(seeds: int) -> None:
+    means = np.random.default_rng(4).random(seeds)
+    offsets = seed_offsets(means)
+    assert offsets.mean() == pytest.approx(0.0, abs=0.01)
+    assert offsets.var() == pytest.approx(means.var(ddof=1) / seeds, rel=0.05)
+    assert seed_offsets(means[:1]).tolist() == [0.0]
+
+
+def test_what_lies_between_seeds_by_chance_falls_with_the_rows_and_the_rest_stays() -> None:
+    one_sided = seed_spread(seeds_apart(14))
+    assert (one_sided.rows, one_sided.by_chance) == (120, pytest.approx((14 * 0.5 / 120 / 120) / ((14 / 120) ** 2 / 2)))
+    assert one_sided.over(120) == pytest.approx(one_sided.offsets)
+    assert one_sided.over(1_000_000).max() == pytest.approx(7 / 120 * (1 - one_sided.by_chance) ** 0.5, rel=1e-3)
+    either_way = np.vstack([np.arange(120) >= 14, np.arange(120) < 104]).astype(float)  # 14 rows one way, 16 the other
+    assert seed_spread(either_way).by_chance == 1.0
+    assert seed_spread(either_way).over(480).max() == pytest.approx(seed_spread(either_way).offsets.max() / 2)
+    assert seed_spread(np.ones(9)).over(3).tolist() == [0.0]
 
 
 def test_noise_is_the_share_of_rows_that_seeds_disagree_on() -> None:

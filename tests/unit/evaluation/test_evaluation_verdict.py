@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stepladder.data.placing import Growth
 from stepladder.domain.errors import EvaluationError, RunError
 from stepladder.domain.verdict import Cost, Outcome, Route, Verdict
 from stepladder.evaluation.compare import Contender, Contenders, name_contenders
@@ -90,6 +91,30 @@ def test_a_score_on_the_target_itself_is_decided_by_no_practical_number_of_rows(
     found = verdict(rung("few-shot", 90), target=0.75)
     assert (found.outcome, found.needed_test_rows) == (Outcome.UNDECIDED, None)
     assert any("no practical number" in said for said in found.would_change)
+
+
+def test_seeds_on_either_side_of_the_target_leave_it_open_and_no_test_row_helps() -> None:
+    apart = np.vstack([np.ones(ROWS), np.arange(ROWS) < 106]).astype(float)
+    found = verdict(replace(rung("lora", 0, tuned=True), scores=apart), target=0.9)
+    assert (found.outcome, found.rung, found.needed_test_rows) == (Outcome.UNDECIDED, "lora", None)
+    assert "or its training seeds so far apart, that no practical number of test rows decides" in found.would_change[0]
+
+
+def test_the_rows_to_label_are_counted_by_the_rule_that_places_them() -> None:
+    """Half of all rows are tested at most, so that few of them go to test while it is behind, and then all."""
+    close = rung("few-shot", 105)
+    needed = verdict(close, target=0.85).needed_test_rows
+    assert needed is not None
+    more = f"{needed - ROWS} more test rows, {needed} in all, would decide if the rates stay as they are"
+    assert verdict(close, target=0.85).would_change[0] == f"{more}."
+    grown = verdict(close, target=0.85, split_growth=Growth(total=300, tested=ROWS)).would_change[0]
+    label, tested = 2 * needed - 300, needed - ROWS
+    assert grown.startswith(f"Label {label} more rows, of which {tested} go to test: {needed} test rows in all would decide")
+    roomy = verdict(close, target=0.85, split_growth=Growth(total=3 * needed, tested=ROWS)).would_change[0]
+    assert roomy.startswith(f"Label {tested} more rows: {needed} test rows in all would decide")
+    stopped = verdict(close, target=0.85, split_growth=Growth(total=1_200, tested=ROWS, enough=ROWS + 1)).would_change[0]
+    assert needed > 300
+    assert stopped == f"{more}; the test split stops growing before that, so give them in a test file of your own."
 
 
 def test_with_a_target_a_tuned_rung_takes_over_only_if_it_reaches_it_too() -> None:
@@ -336,6 +361,41 @@ def test_many_contenders_on_few_rows_are_not_confirmed() -> None:
     found = verdict(*few, target=0.8)
     assert (found.outcome, found.confidence) == (Outcome.SUFFICIENT, "indicative")
     assert "5 points under the target" in found.reasons[0]
+
+
+def test_near_duplicates_count_as_the_rows_they_are_worth_before_a_pass_is_confirmed() -> None:
+    right = pass_mark(0.8, 50)
+    assert right is not None
+    few = [Contender(f"rung {i}", False, np.repeat(np.arange(50) < right, 2).astype(float)) for i in range(4)]
+    found = verdict(*few, target=0.8, clusters=tuple(np.repeat(np.arange(50), 2).tolist()))
+    assert (found.outcome, found.confidence) == (Outcome.SUFFICIENT, "indicative")
+    assert "4 contenders and 100 test rows (worth 49, as some are near-duplicates), the chance that" in found.reasons[0]
+    alone = verdict(*(replace(one, rung=f"{one.rung} again") for one in few), target=0.75)
+    assert (alone.outcome, alone.confidence) == (Outcome.SUFFICIENT, "confirmed")
+
+
+def test_a_tuned_rung_that_takes_over_is_confirmed_by_the_rule_of_the_target_too() -> None:
+    right = pass_mark(0.8, 50)
+    assert right is not None
+    passing = (np.arange(50) < right).astype(float)
+    few = [Contender(f"rung {i}", False, passing, Cost(seconds_per_call=5, calls=1_000)) for i in range(3)]
+    tuned = Contender("lora", True, np.vstack([passing, passing]), Cost(seconds_per_call=1, calls=1_000))
+    found = verdict(*few, tuned, target=0.8, minimum_gain=0.1)
+    assert (found.outcome, found.rung, found.route) == (Outcome.SUFFICIENT, "lora", Route.CHEAPER_TO_RUN)
+    assert found.confidence == "indicative"
+    assert "5 points under the target" in found.reasons[0]
+    assert verdict(*few, tuned, minimum_gain=0.1).confidence == "confirmed"  # no target, no pass by luck
+
+
+def test_a_training_that_never_pays_for_itself_before_the_job_ends_is_ruled_out_unless_asked_for() -> None:
+    contenders = rung("prompt", 60, per_call=5), rung("lora", 110, tuned=True, seeds=2, once=8_000)
+    short = verdict(*contenders, calls_total=1_999)
+    assert short.rung == "prompt"
+    assert short.reasons == ("lora is ruled out: the job ends after 1,999 calls, and its training pays from 2,000 calls.",)
+    for settings in ({"calls_total": 2_000}, {"calls_total": 1_999, "tune_anyway": True}, {}):
+        assert verdict(*contenders, **settings).rung == "lora"  # type: ignore[arg-type]
+    dear = verdict(rung("prompt", 60), rung("lora", 110, tuned=True, per_call=2), calls_total=1e9)
+    assert "its training pays at no number of calls." in dear.reasons[0]
 
 
 def test_a_small_base_names_the_larger_models_that_were_not_tried() -> None:

@@ -61,6 +61,13 @@ def test_an_unchanged_rung_closes_the_gate_about_once_in_twenty(graded: bool) ->
     assert (closed <= 0.15).all()
 
 
+def test_seeds_that_differ_make_it_less_sure_also_where_few_rows_differ() -> None:
+    recorded = np.vstack([np.ones(120), np.arange(120) >= 14]).astype(float)
+    now = scores((102, 1.0), (18, 0.0))
+    assert compare_unpaired(recorded.mean(axis=0), now).probability_worse > 0.95
+    assert compare_unpaired(recorded, now).probability_worse < 0.9
+
+
 def test_duplicates_and_cross_fitting_make_it_less_sure() -> None:
     before, now = scores((45, 1.0), (5, 0.0)), scores((38, 1.0), (12, 0.0))
     plain = compare_unpaired(before, now).probability_worse

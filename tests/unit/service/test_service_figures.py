@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from stepladder.domain.verdict import Cost, Interval
 from stepladder.service.figures import (
+    cache_line,
     cost_text,
     counted,
     gain_text,
@@ -94,6 +95,14 @@ def test_a_setting_is_shown_as_it_was_chosen() -> None:
 
 def test_counted_things_agree_in_number() -> None:
     assert [counted(1, "row"), counted(1200, "row")] == ["1 row", "1,200 rows"]
+
+
+def test_what_was_read_back_does_not_deny_what_was_computed() -> None:
+    assert (
+        cache_line(read_back=1200, asked=0, broken=0, used=True)
+        == "Answers: all 1,200 were read back from earlier climbs; none was asked anew."
+    )
+    assert "Computed anew: trainings." in cache_line(read_back=2, asked=0, broken=0, used=True, anew=["trainings"])
 
 
 def test_control_characters_are_shown_as_pictures() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from small_tasks import World, write_task
 from stepladder.data.split_file import load_split_file
 from stepladder.domain.climb import RungResult
 from stepladder.domain.errors import DataError, ModelError
-from stepladder.domain.protocols import Decoding, Prompt
+from stepladder.domain.protocols import Decoding, Prompt, Tuned
 from stepladder.domain.retention import Retention
 from stepladder.domain.task import Task
 from stepladder.engines.fake import ComparingFakeEngine, FakeEngine
@@ -45,6 +46,16 @@ def strength(adapter: Path) -> float:
     return float(load_file(adapter / ADAPTER)["layer.lora_B.weight"][0])
 
 
+class SlowTuner(FakeTuner):
+    """Takes longer than any plan of a fake tuner foresees."""
+
+    seconds = 3.0
+
+    def tune(self, *args: Any, **named: Any) -> Tuned:
+        time.sleep(self.seconds)
+        return super().tune(*args, **named)
+
+
 @dataclass
 class Forgetful:
     """A climb whose adapters move from their base as `moved` says; `tuned` is how often they are right when at full strength."""
@@ -57,10 +68,10 @@ class Forgetful:
     answer: Callable[[World, Prompt, Decoding, Path | None], str] = lambda world, *asked: world.answer(*asked)
     rungs: str = SKIP
 
-    def climb(self) -> Climb:
+    def climb(self, budget_minutes: float | None = None) -> Climb:
         world = write_task(self.folder, self.rows, use=f"other_tasks = {str(self.other_tasks).lower()}", rungs=self.rungs)
         engine = ComparingFakeEngine(lambda *asked: self.answer(world, *asked), moved=self.moved)
-        return climb(self.folder, tools=Tools(engine, self.tuner, FakeEmbedder()))
+        return climb(self.folder, tools=Tools(engine, self.tuner, FakeEmbedder()), budget_minutes=budget_minutes)
 
 
 def lora_of(finished: Climb) -> RungResult:
@@ -91,7 +102,7 @@ def test_an_overcooked_tune_is_scaled_until_it_passes_and_what_answers_is_what_s
 
     def moved(adapter: Path) -> float:
         opened_before.append(openings(tmp_path / "task"))
-        return 0.05 * strength(adapter)
+        return 0.15 * strength(adapter)
 
     finished = Forgetful(tmp_path / "task", moved).climb()
     found = retention_of(finished)
@@ -100,7 +111,7 @@ def test_an_overcooked_tune_is_scaled_until_it_passes_and_what_answers_is_what_s
         ("adapter scale 0.5", ()),
     ]
     assert found.remedy == "adapter scale 0.5"
-    assert changes(found)["general text"] == pytest.approx(0.025)
+    assert changes(found)["general text"] == pytest.approx(0.075)
     assert (set(opened_before), openings(tmp_path / "task")) == ({0}, 1)  # settled before the test rows are opened
     recipe = lora_of(finished).recipe
     assert recipe["adapter_scale"] == 0.5
@@ -117,7 +128,7 @@ def test_an_overcooked_tune_is_scaled_until_it_passes_and_what_answers_is_what_s
 
 def test_scaling_that_costs_the_task_gives_way_to_replay(tmp_path: Path) -> None:
     def moved(adapter: Path) -> float:
-        return 0.0 if "replay" in str(adapter) else 0.05 * strength(adapter)
+        return 0.0 if "replay" in str(adapter) else 0.15 * strength(adapter)
 
     def answer(world: World, prompt: Prompt, decoding: Decoding, adapter: Path | None) -> str:
         weak = adapter is not None and strength(adapter) < 1
@@ -198,9 +209,18 @@ def test_a_model_that_no_longer_stops_is_ruled_out_even_without_other_tasks(tmp_
 def test_an_engine_that_cannot_compare_says_not_measured_and_blocks_with_other_tasks(tmp_path: Path) -> None:
     world = write_task(tmp_path, 120, use="other_tasks = true", rungs=SKIP)
     finished = climb(tmp_path, tools=Tools(FakeEngine(world.answer), FakeTuner(), FakeEmbedder()))
-    assert "General abilities of lora: not measured. the engine 'fake' cannot compare" in str(finished)
+    assert "General abilities of lora: not measured. The engine 'fake' cannot compare" in str(finished)
     assert any("its general abilities were not measured" in why for why in finished.verdict.reasons)
     assert finished.verdict.rung != "lora"
+
+
+def test_abilities_that_no_time_was_left_for_are_named_beside_the_verdict(tmp_path: Path) -> None:
+    forgetful = Forgetful(tmp_path / "task", other_tasks=False, tuner=SlowTuner())
+    finished = forgetful.climb(budget_minutes=SlowTuner.seconds / 60)
+    said = "Not measured of lora: self-stopping, repetition and refusals, which could rule it out. The time of `[budget] minutes`"
+    assert any(said in why for why in finished.verdict.reasons)
+    stored = json.loads((finished.folder / "verdict.json").read_text(encoding="utf-8"))
+    assert verdict_to_json(rederive(stored["inputs"])) == verdict_to_json(finished.verdict)
 
 
 def test_probes_that_the_engine_cannot_take_leave_the_climb_unharmed(tmp_path: Path) -> None:
@@ -222,7 +242,7 @@ def test_a_climb_killed_after_a_remedy_continues_with_it(tmp_path: Path) -> None
 
     def moved(adapter: Path) -> float:
         state["kept"] = bool(list((tmp_path / "task").glob("runs/*/rungs/lora/*scaled-0.5")))
-        return 0.05 * strength(adapter)
+        return 0.15 * strength(adapter)
 
     interrupted = Forgetful(tmp_path / "task", moved, answer=answer)
     with pytest.raises(KeyboardInterrupt):
@@ -232,11 +252,11 @@ def test_a_climb_killed_after_a_remedy_continues_with_it(tmp_path: Path) -> None
     assert len(list((tmp_path / "task" / "runs").iterdir())) == 1
     assert retention_of(finished).remedy == "adapter scale 0.5"
     assert retention_of(finished).tried[0].name == "adapter scale 0.75"
-    assert changes(retention_of(finished))["general text"] == pytest.approx(0.025)
+    assert changes(retention_of(finished))["general text"] == pytest.approx(0.075)
 
 
 def test_after_cross_fitting_every_fold_and_the_refit_are_guarded(tmp_path: Path) -> None:
-    finished = Forgetful(tmp_path / "task", lambda adapter: 0.05 * strength(adapter), rows=80).climb()
+    finished = Forgetful(tmp_path / "task", lambda adapter: 0.15 * strength(adapter), rows=80).climb()
     found = finished.record.retention
     assert finished.record.regime == "cross"
     assert [one.fold for one in found if not one.refit] == list(range(5))

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import jsonschema_rs
 from rapidfuzz import process
 
+from stepladder.data.patterns import NotMatched, Pattern
 from stepladder.data.readers.strict_json import JsonFault, parse_json
 from stepladder.domain.answer import canonical_message, parse_arguments
 from stepladder.domain.errors import DataError
@@ -113,11 +114,19 @@ def _label_check(labels: tuple[str, ...]) -> Check:
 
 def _regex_check(task: Task, pattern: str) -> Check:
     try:
-        compiled = re.compile(pattern)
-    except re.error as error:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
         problem = f"`[output] regex` is not a regular expression: {error}."
         raise task.fault(("output", "regex"), problem, "Correct it.") from error
-    return lambda text: None if compiled.fullmatch(text) else f"the answer '{text[:60]}' does not match `[output] regex`."
+    whole = Pattern(pattern)
+
+    def check(text: str) -> str | None:
+        try:
+            return None if whole.matches(text) else f"the answer '{text[:60]}' does not match `[output] regex`."
+        except NotMatched as reason:
+            return f"the answer '{text[:60]}' cannot be held against `[output] regex`: {reason}."
+
+    return check
 
 
 def _fetch_nothing(address: str) -> NoReturn:

@@ -47,6 +47,7 @@ class GraderTools:
     engine: Callable[[str], Engine] | None = None
     embedder: Callable[[], Embedder] | None = None
     folder: Path | None = None  # where a python grader's `file` lies
+    misses: Callable[[], int] = lambda: 0  # judgements that were not known and had to be asked for
 
     def engine_of(self, model: str) -> Callable[[], Engine]:
         """Raises `GraderRefused` where no model can be asked."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from stepladder.evaluation.graders.reward import Reward
 from stepladder.files import read_lines
 
 LEAST_HUMAN_GRADES = 30
+"""Different answers."""
+FEWEST_OF_A_KIND = 3
+"""Right answers and wrong ones among them: how well a judge tells the two apart cannot be seen on one kind alone."""
 DRAWS = 1_000
 
 Statistic = Callable[[NDArray[np.float64], NDArray[np.float64]], float | None]
@@ -39,7 +42,7 @@ class HumanGrade:
 class Agreement:
     """Judge against people. `value` is in [-1, 1], None where it cannot be measured; `low` and `high` a 95 % interval.
 
-    `ungraded` rows got no grade from the judge and count in nothing else.
+    `ungraded` rows got no grade from the judge, the first for the reason `fault`, and count in nothing else.
     """
 
     measure: str  # "Cohen's kappa" (passed or not) or "Spearman's correlation"
@@ -48,8 +51,17 @@ class Agreement:
     value: float | None
     low: float | None = None
     high: float | None = None
+    fault: str = ""
+
+    @property
+    def above_chance(self) -> bool:
+        return self.value is not None and self.value > 0
 
     def __str__(self) -> str:
+        if not self.rows and self.fault:
+            return (
+                f"{self.measure} with people cannot be measured: the judge graded none of {self.ungraded} answers ({self.fault})"
+            )
         left = f", {self.ungraded} more without a grade from the judge" if self.ungraded else ""
         if self.value is None or self.low is None or self.high is None:
             return f"{self.measure} with people cannot be measured on {self.rows} answers{left}: one side always says the same"
@@ -57,6 +69,28 @@ class Agreement:
             f"{self.measure} with people is {self.value:.2f} (95 % interval {self.low:.2f} to {self.high:.2f}) "
             f"on {self.rows} answers{left}"
         )
+
+
+def lacking(grades: Sequence[HumanGrade], settings: ModelGraderSettings) -> str:
+    """What people's grades have too few of to tell a judge by; "" when they suffice. An answer graded again counts once."""
+    shares = {(grade.id, grade.answer): grade.share for grade in grades}
+    if len(shares) < LEAST_HUMAN_GRADES:
+        again = f" ({len(grades) - len(shares)} more grade the same answers again)" if len(shares) < len(grades) else ""
+        return f"{len(shares)} human grades{again} and needs {LEAST_HUMAN_GRADES}"
+    right = sum(share >= _right_from(settings) for share in shares.values())
+    wrong = len(shares) - right
+    if min(right, wrong) < FEWEST_OF_A_KIND:
+        return f"human grades of {right} right and {wrong} wrong answers and needs {FEWEST_OF_A_KIND} of each"
+    return ""
+
+
+def _right_from(settings: ModelGraderSettings) -> float:
+    """Share of the range from which a person's grade counts as right: the threshold, else the middle."""
+    threshold = getattr(settings, "pass_threshold", None)
+    if threshold is None or isinstance(settings, LabelModelGrader):
+        return 0.5
+    low, high = settings.range
+    return float((threshold - low) / (high - low))
 
 
 def read_human_grades(path: Path, settings: ModelGraderSettings) -> tuple[HumanGrade, ...]:
@@ -86,15 +120,18 @@ def agreement(
     if unknown is not None:
         raise DataError(path, None, f"it grades '{unknown}', which is no example's id.", "Correct the id, or drop the line.")
     judge.prepare([examples[grade.id] for grade in grades], [grade.answer for grade in grades])
-    pairs = []
+    pairs, fault = [], ""
     for grade in grades:
         outcome = judge.inner.reward(judge.subject(examples[grade.id], grade.answer))
         if isinstance(outcome, Reward):
             pairs.append((grade.share, outcome.share))
+        else:
+            fault = fault or outcome.reason
     measure, statistic = ("Spearman's correlation", spearman)
     if isinstance(settings, LabelModelGrader):
         measure, statistic = ("Cohen's kappa", kappa)
-    return _measured(measure, statistic, np.array(pairs, dtype=np.float64).reshape(-1, 2), len(grades) - len(pairs))
+    found = _measured(measure, statistic, np.array(pairs, dtype=np.float64).reshape(-1, 2), len(grades) - len(pairs))
+    return replace(found, fault=fault)
 
 
 def kappa(people: NDArray[np.float64], judge: NDArray[np.float64]) -> float | None:

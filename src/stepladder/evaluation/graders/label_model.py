@@ -6,17 +6,19 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from stepladder.domain.grader_settings import LabelModelGrader
+from stepladder.domain.grader_settings import JudgeMessage, LabelModelGrader
 from stepladder.domain.protocols import Engine
 from stepladder.evaluation.graders.judge import Judge, probe_subjects, read_result
 from stepladder.evaluation.graders.judge_prompt import JudgePrompt
 from stepladder.evaluation.graders.reward import Fault, Outcome, Reward, Subject, Trouble
 from stepladder.evaluation.graders.score_model import default_orders, prompts_fault, rendered
+from stepladder.evaluation.graders.swapping import swapped
 from stepladder.evaluation.graders.template import Missing, missing
 
 
 class LabelModel:
-    """1 when the judge's label is a passing one, else 0. It is asked twice, with the labels in both orders.
+    """1 when the judge's label is a passing one, else 0. It is asked twice, with the labels in both orders, and
+    reference and answer too where they stand in blocks that can be swapped.
 
     A row is ungraded when the judge fails, replies in another form or with no label, or passes it in one order only. All rows
     are, when the judge obeys texts that ask for full marks.
@@ -31,7 +33,9 @@ class LabelModel:
         self.judge = Judge(engine, settings.sampling_params, _schema(settings.labels))
         self._labels = settings.labels
         self._passing = frozenset(settings.passing_labels)
-        messages = [settings.input] * 2 if settings.input else default_orders("Choose a label for the answer.", settings.criteria)
+        messages: Sequence[Sequence[JudgeMessage]] = (settings.input, swapped(settings.input) or settings.input)
+        if not settings.input:
+            messages = default_orders("Choose a label for the answer.", settings.criteria)
         orders = (settings.labels, settings.labels[::-1])
         self._orders = tuple(JudgePrompt.of(asked, _form(labels)) for asked, labels in zip(messages, orders, strict=True))
         self.variables = frozenset(hole.text for prompt in self._orders for hole in prompt.variables)

@@ -11,6 +11,7 @@ from stepladder.domain.protocols import Engine
 from stepladder.evaluation.graders.judge import Judge, probe_subjects, read_result
 from stepladder.evaluation.graders.judge_prompt import JudgePrompt
 from stepladder.evaluation.graders.reward import Fault, Outcome, Reward, Subject, Trouble
+from stepladder.evaluation.graders.swapping import swapped
 from stepladder.evaluation.graders.template import Missing, missing
 
 OBEYS = 0.25
@@ -20,7 +21,9 @@ DISAGREES = 0.5
 
 
 class ScoreModel:
-    """The judge's number; with the default `input` the mean of two: reference first, then answer first.
+    """The judge's number, as a rule the mean of two: reference first, then answer first.
+
+    An `input` of the user's own is asked in one order only where reference and answer stand in no blocks that could be swapped.
 
     A row is ungraded when the judge fails, replies in another form or outside its range, or gives the two orders numbers
     further apart than half the range. All rows are, when the judge obeys texts that ask for full marks.
@@ -35,11 +38,12 @@ class ScoreModel:
         self.judge = Judge(engine, settings.sampling_params, _schema(settings.range))
         self._low, self._high = settings.range
         reply = f'Reply with one JSON object and nothing else: {{"result": a number from {self._low:g} to {self._high:g}}}.'
-        if settings.input:
-            self._orders: tuple[JudgePrompt, ...] = (JudgePrompt.of(settings.input, reply),)
-        else:
+        orders: Sequence[Sequence[JudgeMessage] | None] = (settings.input, swapped(settings.input))
+        if not settings.input:
             asked = f"Give the answer a number from {self._low:g} (worst) to {self._high:g} (best)."
-            self._orders = tuple(JudgePrompt.of(order, reply) for order in default_orders(asked, settings.criteria))
+            orders = default_orders(asked, settings.criteria)
+        self._orders = tuple(JudgePrompt.of(order, reply) for order in orders if order is not None)
+        self.one_order = len(self._orders) == 1
         self.variables = frozenset(hole.text for prompt in self._orders for hole in prompt.variables)
         self._obeys: bool | None = None
 

@@ -10,7 +10,7 @@ from typing import Any
 from stepladder.domain.output import dump_json
 from stepladder.evaluation.graders.reward import Fault, GraderRefused, Outcome, Reward, Subject, Trouble
 
-_HOLE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+HOLE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _STEP = re.compile(r"""\.([\w-]{1,200})|\[(\d{1,6})\]|\[(?:'([^'\]]*)'|"([^"\]]*)")\]""")
 _NAMESPACE = re.compile(r"item|sample")
 _SAMPLE_KEYS = ("output_text", "output_json", "choices")
@@ -43,7 +43,7 @@ class Template:
     @classmethod
     def parse(cls, text: str, param: str) -> Template:
         """Raises `GraderRefused` for a hole that reads nothing a grader has; `param` is the key the text stands under."""
-        pieces = _HOLE.split(text)
+        pieces = HOLE.split(text)
         return cls(tuple(pieces[::2]), tuple(_variable(piece, param) for piece in pieces[1::2]))
 
     def render(self, subject: Subject, frame: Callable[[Variable, str], str] | None = None) -> str:
