@@ -3,9 +3,10 @@
     .venv/bin/python benchmarks/retention/calibrate.py [--work FOLDER] [--minutes 12]
 
 Three healthy tunes of the starter model (presets, 40 rows of a bundled task, stopped by held-out rows) and three overcooked
-ones (learning rate times 30 or 10, or 25 epochs that nothing stops); then every overcooked adapter scaled down, and one
-trained again with replay. Prints a line and writes benchmarks/results/retention.json after every step. What stands there is not
-done again, and a training that was broken off goes on in the work folder; no step begins after `--minutes`.
+ones (learning rate times 30 or 10, or 25 epochs that nothing stops); then every overcooked adapter scaled down, and as the last
+step one trained again with replay (the recorded figures end before it). Prints a line and writes
+benchmarks/results/retention.json after every step. What stands there is not done again, and a training that was broken off goes
+on in the work folder; no step begins after `--minutes`.
 """
 
 from __future__ import annotations
