@@ -26,7 +26,7 @@ from planted_variants import add_variants
 
 from stepladder.service import wiring
 
-pytestmark = pytest.mark.starter
+pytestmark = [pytest.mark.starter, pytest.mark.timeout(1500)]  # the first test plants and checks hundreds of copies
 
 
 @pytest.fixture(scope="module")
