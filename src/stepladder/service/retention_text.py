@@ -49,8 +49,15 @@ def retention_line(retention: Retention) -> str:
         lost = ", ".join(one_line(one.name) for one in retention.failed)
         tried = f" Tried in vain: {one_line(', '.join(one.name for one in retention.tried))}." if retention.tried else ""
         return f"General abilities of {name}{where}: LOST ({lost}). {said}.{tried}"
-    kept = "kept" if not retention.remedy else f"restored by {one_line(retention.remedy)}"
-    return f"General abilities of {name}{where}: {kept}. Loss: {said}."
+    return f"General abilities of {name}{where}: {_kept(retention)}. Loss: {said}."
+
+
+def _kept(retention: Retention) -> str:
+    """What became of the abilities of a rung that nothing blocks; what fell past its limit without counting is named."""
+    past = ", ".join(one_line(one.name) for one in retention.measures if not one.within)
+    if past:
+        return f"past their limit ({past}), which does not count without other tasks"
+    return "kept" if not retention.remedy else f"restored by {one_line(retention.remedy)}"
 
 
 def tried_line(retention: Retention) -> str:
