@@ -19,7 +19,7 @@ from stepladder.models.prefix.choice import Chooser
 from stepladder.models.prefix.decoder import Decoder
 from stepladder.models.prefix.lanes import Arrival, Lanes
 from stepladder.models.prefix.products import Voice, read_voice, stack
-from stepladder.models.prefix.row_attention import Side, attend_rows
+from stepladder.models.prefix.row_attention import Held, Sight, attend_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
@@ -69,16 +69,25 @@ def test_rows_that_begin_write_and_leave_give_the_models_own_logits(architecture
     assert_next(model, decoder.step(lanes, [58, 59, 60]), [BEGINNING + row for row in rows])
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma3_text"])
-def test_long_beginnings_are_computed_in_pieces(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["apart", "copied", "elsewhere"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How shared keys are seen: by themselves, copied for each row, or as on a device without torch's sums."""
+    monkeypatch.setattr(row_attention, "FEW_SHARED", 0 if request.param == "apart" else 10_000)
+    if request.param == "elsewhere":
+        monkeypatch.setattr(row_attention, "APART_DEVICES", set())
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_token_of_a_long_beginning_sees_what_it_should(architecture: str) -> None:
     model = build(architecture)
     decoder = Decoder(model)
     ids = [3 + number % 50 for number in range(60)]
-    monkeypatch.setattr("stepladder.models.prefix.decoder.QUERIES_AT_ONCE", 7)
     lanes = Lanes(decoder.anatomy, 2, 80, decoder.share(ids[:33]))
     states = decoder.step(lanes, [], [Arrival(ids[33:], wanted=27), Arrival([5])])
     found = Chooser(model).logits(states)
     torch.testing.assert_close(found[:27], logits_of(model, ids)[33:], rtol=1e-4, atol=1e-4)
+    assert_next(model, decoder.step(lanes, [58, 59]), [[*ids, 58], [*ids[:33], 5, 59]])
 
 
 def test_a_beginning_can_be_cut() -> None:
@@ -206,27 +215,32 @@ def test_logits_in_16_bits_are_not_rounded_to_them() -> None:
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
 
 
-def test_attention_in_16_bits_is_as_near_to_the_truth_as_its_inputs_allow() -> None:
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("count", [1, 5])
+def test_attention_in_16_bits_is_as_near_to_the_truth_as_its_inputs_allow(count: int) -> None:
     draw = torch.Generator().manual_seed(0)
-    queries = torch.randn(2, 3, 4, 64, generator=draw) * 3
 
-    def side(batch: int, keys: int) -> tuple[Tensor, Tensor]:
-        return torch.randn(batch, 64, keys, generator=draw) * 3, torch.randn(batch, keys, 64, generator=draw)
+    def drawn(*sizes: int, by: float = 1.0) -> Tensor:
+        return (torch.randn(*sizes, generator=draw) * by).to(torch.bfloat16)
 
-    own, shared = side(6, 30), side(3, 200)
-    rounded = [part.to(torch.bfloat16) for part in (queries, *own, *shared)]
-    found = attend_rows(rounded[0], Side(*rounded[1:3], None), Side(*rounded[3:], None), 0.125)
-    exact = [part.double() for part in rounded]
-    true = attend_rows(exact[0], Side(*exact[1:3], None), Side(*exact[3:], None), 0.125)
-    wide = [part.float() for part in rounded]
-    torch.testing.assert_close(
-        attend_rows(wide[0], Side(*wide[1:3], None), Side(*wide[3:], None), 0.125).double(), true, rtol=1e-4, atol=1e-5
-    )
-    scores = torch.cat([exact[0].view(6, 4, 64) @ exact[1], (exact[0].transpose(0, 1).reshape(3, 8, 64) @ exact[3]).view(
-        3, 2, 4, 200).transpose(0, 1).reshape(6, 4, 200)], dim=2) * 0.125  # fmt: skip
-    values = torch.cat([exact[2], exact[4][None].expand(2, -1, -1, -1).reshape(6, 200, 64)], dim=1)
-    torch.testing.assert_close((torch.softmax(scores, dim=-1) @ values).view(true.shape), true)
-    error = (found.double() - true).abs().max()
+    queries = drawn(2, count, 6, 64, by=3.0)  # two query heads to a key head
+    own = drawn(2, 3, 30, 64, by=3.0), drawn(2, 3, 30, 64)
+    shared = drawn(1, 3, 200, 64, by=3.0), drawn(1, 3, 200, 64)
+    positions = torch.arange(230 - count, 230)[None]
+
+    def attended(dtype: torch.dtype) -> Tensor:
+        sight = Sight(positions, 200, 30, None, dtype)
+        held = Held(*(part.to(dtype) for part in own)), Held(*(part.to(dtype) for part in shared))
+        return attend_rows(queries.to(dtype), *held, sight, 0.125)
+
+    keys, values = (torch.cat([two.expand(2, -1, -1, -1), one], dim=2).double() for one, two in zip(own, shared, strict=True))
+    by_head = queries.double().view(2, count, 3, 2, 64).permute(0, 2, 3, 1, 4)
+    scores = by_head @ keys[:, :, None].transpose(-1, -2) * 0.125
+    scores = scores.masked_fill(torch.arange(230)[None] > positions[0][:, None], float("-inf"))
+    true = (torch.softmax(scores, dim=-1) @ values[:, :, None]).permute(0, 3, 1, 2, 4).reshape(2, count, 6, 64)
+    torch.testing.assert_close(attended(torch.float64), true)
+    torch.testing.assert_close(attended(torch.float32).double(), true, rtol=1e-4, atol=1e-5)
+    error = (attended(torch.bfloat16).double() - true).abs().max()
     assert error < 0.02, error  # a score of 30 rounded to 16 bits alone would be off by 0.06, and its weight by 6 %
 
 

@@ -1,7 +1,4 @@
-"""Keys and values while answers are written: those of a shared beginning, held once, and a lane of each row for its own.
-
-Keys are held as columns, (…, head dim, tokens): scores are then plain products, for which nothing is turned round first.
-"""
+"""Keys and values while answers are written: those of a shared beginning, held once, and a lane of each row for its own."""
 
 from __future__ import annotations
 
@@ -14,22 +11,26 @@ from torch import Tensor
 
 from stepladder.models.prefix.anatomy import Anatomy
 from stepladder.models.prefix.products import Voice
+from stepladder.models.prefix.row_attention import Held
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Rotated keys (layers, key heads, head dim, tokens) and values (layers, key heads, tokens, head dim) of a beginning."""
+    """Rotated keys and values of a beginning, each (layers, key heads, tokens, head dim)."""
 
     keys: Tensor
     values: Tensor
 
     @property
     def length(self) -> int:
-        return self.keys.shape[3]
+        return self.keys.shape[2]
+
+    def of(self, layer: int) -> Held:
+        return Held(self.keys[layer][None], self.values[layer][None])
 
     def first(self, length: int) -> Shared:
         """The first `length` tokens; nothing is copied."""
-        return Shared(self.keys[..., :length], self.values[:, :, :length])
+        return Shared(self.keys[:, :, :length], self.values[:, :, :length])
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +76,7 @@ class Lanes:
             # Zeros: what stands behind a row's own tokens is hidden by adding -inf, which turns anything but NaN to nothing.
             room = torch.zeros(numbers, dtype=anatomy.dtype, device=anatomy.model.device)
         self.room = room
-        keys, values = room[:numbers].view(2, -1).unbind(0)
-        self.keys = keys.view(*sizes, anatomy.head_dim, capacity)
-        self.values = values.view(*sizes, capacity, anatomy.head_dim)
+        self.keys, self.values = room[:numbers].view(2, *sizes, capacity, anatomy.head_dim).unbind(0)
         self.rows, self.capacity = rows, capacity
         self.shared, self.voice, self.mixed = shared, voice, mixed
         self.lengths: list[int] = []  # tokens in each lane in use
@@ -87,12 +86,16 @@ class Lanes:
     def shared_length(self) -> int:
         return 0 if self.shared is None else self.shared.length
 
+    def of(self, layer: int, lanes: slice, tokens: int) -> Held:
+        """The first tokens of lanes; nothing is copied."""
+        return Held(self.keys[layer, lanes, :, :tokens], self.values[layer, lanes, :, :tokens])
+
     def hold(self, arrival: Arrival) -> int:
         """Give a row the next lane; returns how many tokens it holds by now."""
         lane = len(self.lengths)
         held = 0 if arrival.held is None else arrival.held.length
         if arrival.held is not None:
-            self.keys[:, lane, ..., :held] = arrival.held.keys
+            self.keys[:, lane, :, :held] = arrival.held.keys
             self.values[:, lane, :, :held] = arrival.held.values
         self.lengths.append(held)
         self.speakers.append(arrival.speaker)
@@ -104,7 +107,7 @@ class Lanes:
         last = len(self.lengths)
         if lane == last:
             return
-        self.keys[:, lane, ..., :length] = self.keys[:, last, ..., :length]
+        self.keys[:, lane, :, :length] = self.keys[:, last, :, :length]
         self.values[:, lane, :, :length] = self.values[:, last, :, :length]
         self.lengths[lane], self.speakers[lane] = length, speaker
 

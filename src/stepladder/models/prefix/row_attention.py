@@ -1,75 +1,93 @@
 """Attention of rows that are being answered: each query sees the shared beginning, then its own row's tokens up to itself.
 
-The shared keys and values stand once for all rows, in one product for all their queries. Both parts of the softmax are put
-together at the end: Σ e^s v over the shared part plus that over the row's own, by the sum of both Σ e^s.
-
-In 16 bits a score of 10 would be rounded by 0.03, which is felt in every weight. So the largest score of each query is found
-first, and the scores are computed once more with it taken off before they are rounded: those that count are then near zero,
-where rounding is fine.
+The shared keys and values stand once for all rows. On a CPU one fused pass takes all queries over them, a second one each row's
+queries over its own; both are put together by the logarithms of their sums of e^score (Dao et al. 2022, FlashAttention, §3.1).
+Where that is not to be had, where a window hides shared keys from some queries, or where they are few, each row gets a copy.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-QUERIES_AT_ONCE = 256
+APART_DEVICES = {"cpu"}
+"""Where torch's fused attention tells the logarithms of its sums in a form that is used here."""
+FEW_SHARED = 256
+"""Shared tokens that are copied for rows of several queries: putting two results together costs more there."""
+FEW_QUERIES = 1024
+"""Queries of a row up to which a mask over all keys is small beside the scores' work."""
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """Keys (batch, dim, keys), values (batch, keys, dim), and what is added to scores (batch or 1, queries, keys): 0 or -inf."""
+class Held:
+    """Rotated keys and values, each (rows, key heads, tokens, dim)."""
 
     keys: Tensor
     values: Tensor
-    mask: Tensor | None
+
+    @property
+    def length(self) -> int:
+        return self.keys.shape[2]
+
+    def behind(self, shared: Held) -> Held:
+        """With the shared ones (one row) before each row's own."""
+        rows = len(self.keys)
+        return Held(
+            torch.cat([shared.keys.expand(rows, -1, -1, -1), self.keys], dim=2),
+            torch.cat([shared.values.expand(rows, -1, -1, -1), self.values], dim=2),
+        )
+
+    def repeated(self, group: int) -> Held:
+        """A key head for each query head."""
+        if group == 1:
+            return self
+        return Held(self.keys.repeat_interleave(group, dim=1), self.values.repeat_interleave(group, dim=1))
 
 
-def attend_rows(queries: Tensor, own: Side, shared: Side | None, scaling: float) -> Tensor:
-    """Outputs like `queries`.
+@dataclass(frozen=True)
+class Sight:
+    """What the queries of rows side by side see; its masks are made when asked for, and once for all layers.
 
-    Args:
-        queries: (rows, key heads, queries, dim); query heads of a key head count as queries.
-        own: Batch = rows · key heads. Each query sees at least one key.
-        shared: Batch = key heads; its queries are those of all rows, row by row.
+    Attributes:
+        queries: Positions (rows, queries), or (1, queries) where all rows stand alike.
+        shared: Keys before the rows' own.
+        own: Own keys of each row.
+        window: Of how many positions up to its own a query sees the keys; None = all.
     """
-    rows, heads, count, dim = queries.shape
-    by_row = queries.reshape(rows * heads, count, dim)
-    scores = _scores(by_row, own, scaling)
-    top = scores.amax(dim=-1)
-    if shared is None:
-        output, total = _mix(by_row, own, scores, top, scaling)
-        return output.div_(total[..., None]).to(queries.dtype).view(queries.shape)
-    by_head = queries.transpose(0, 1).reshape(heads, rows * count, dim)
-    others = _scores(by_head, shared, scaling)
-    top = torch.maximum(top.view(rows, heads, count), others.amax(dim=-1).view(heads, rows, count).transpose(0, 1))
-    output, total = _mix(by_row, own, scores, top.reshape(rows * heads, count), scaling)
-    further, more = _mix(by_head, shared, others, top.transpose(0, 1).reshape(heads, rows * count), scaling)
-    output = output.view(rows, heads, count, dim) + further.view(heads, rows, count, dim).transpose(0, 1)
-    total = total.view(rows, heads, count) + more.view(heads, rows, count).transpose(0, 1)
-    return output.div_(total[..., None]).to(queries.dtype)
 
+    queries: Tensor
+    shared: int
+    own: int
+    window: int | None
+    dtype: torch.dtype
 
-def _scores(queries: Tensor, side: Side, scaling: float) -> Tensor:
-    """(batch, queries, keys)."""
-    if side.mask is not None:
-        return torch.baddbmm(side.mask, queries, side.keys, alpha=scaling)
-    blank = queries.new_empty((len(queries), queries.shape[1], side.keys.shape[2]))
-    return torch.baddbmm(blank, queries, side.keys, beta=0, alpha=scaling)
+    @cached_property
+    def is_square(self) -> bool:
+        """Whether the queries are those of all own keys, and see each other up to themselves."""
+        return self.queries.shape == (1, self.own) and (self.window is None or self.own <= self.window)
 
+    @cached_property
+    def sees_all_shared(self) -> bool:
+        return self.window is None or int(self.queries.max()) < self.window
 
-def _mix(queries: Tensor, side: Side, scores: Tensor, top: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-    """Σ e^(s - top) v, (batch, queries, dim), and Σ e^(s - top), (batch, queries), both in fp32 at least."""
-    wide = torch.promote_types(queries.dtype, torch.float32)
-    if queries.dtype == wide:
-        scores = scores.sub_(top[..., None])
-    else:
-        start = -top[..., None].expand_as(scores) if side.mask is None else side.mask - top[..., None]
-        scores = torch.baddbmm(start, queries, side.keys, alpha=scaling)
-    scores = scores.exp_()
-    return torch.bmm(scores, side.values).to(wide), scores.sum(dim=-1, dtype=wide)
+    @cached_property
+    def own_mask(self) -> Tensor:
+        """(rows or 1, 1, queries, own keys): 0, or -inf where a key is hidden."""
+        return self._mask(self.shared)
+
+    @cached_property
+    def whole_mask(self) -> Tensor:
+        """As `own_mask`, over the shared keys too."""
+        return self._mask(0)
+
+    def _mask(self, first: int) -> Tensor:
+        positions = torch.arange(first, self.shared + self.own, device=self.queries.device)
+        unseen = hidden(self.queries, positions, self.window)
+        return torch.zeros(unseen.shape, dtype=self.dtype, device=unseen.device).masked_fill_(unseen, float("-inf"))[:, None]
 
 
 def hidden(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
@@ -80,5 +98,85 @@ def hidden(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
     return ahead | (keys[..., None, :] <= queries[..., :, None] - window)
 
 
-def as_mask(unseen: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.zeros(unseen.shape, dtype=dtype, device=unseen.device).masked_fill_(unseen, float("-inf"))
+def attend_rows(queries: Tensor, own: Held, shared: Held | None, sight: Sight, scaling: float) -> Tensor:
+    """Outputs like `queries`, (rows, queries, heads, dim).
+
+    Args:
+        own: Each query sees at least one key of it. Behind what a row holds may stand anything but NaN: it is hidden.
+        shared: One row, which all rows see.
+    """
+    if shared is None:
+        return _attend(queries, own, None if _is_causal(sight) else sight.own_mask, scaling)
+    if not _apart(queries, shared, sight):
+        return _attend(queries, own.behind(shared), sight.whole_mask, scaling)
+    output, total = _attend_own(queries, own, sight, scaling)
+    further, more = _attend_shared(queries, shared, scaling)
+    wide = torch.promote_types(queries.dtype, torch.float32)
+    weight = torch.sigmoid(total - more)[..., None].to(wide)
+    return torch.lerp(further.to(wide), output.to(wide), weight).to(queries.dtype)
+
+
+def _is_causal(sight: Sight) -> bool:
+    return sight.is_square and sight.queries.shape[1] > 1
+
+
+def _apart(queries: Tensor, shared: Held, sight: Sight) -> bool:
+    """Whether shared keys and own ones are gone over one after the other."""
+    if queries.device.type not in APART_DEVICES or not sight.sees_all_shared:
+        return False
+    return queries.shape[1] == 1 or queries.shape[1] > FEW_QUERIES or shared.length > FEW_SHARED
+
+
+def _attend(queries: Tensor, seen: Held, mask: Tensor | None, scaling: float) -> Tensor:
+    """Over one set of keys; without a mask each query sees those up to its own."""
+    asked, held = _by_head(queries, seen)
+    output = F.scaled_dot_product_attention(asked, held.keys, held.values, attn_mask=mask, is_causal=mask is None, scale=scaling)
+    return _by_row(output, queries)
+
+
+def _attend_own(queries: Tensor, own: Held, sight: Sight, scaling: float) -> tuple[Tensor, Tensor]:
+    """Outputs (rows, queries, heads, dim) and logarithms of the sums of e^score (rows, queries, heads)."""
+    asked, held = _by_head(queries, own)
+    mask = None if _is_causal(sight) else sight.own_mask
+    output, total = _fused(asked, held, mask, scaling, causal=mask is None)
+    return _by_row(output, queries), _by_row(total[..., None], queries)[..., 0]
+
+
+def _attend_shared(queries: Tensor, shared: Held, scaling: float) -> tuple[Tensor, Tensor]:
+    """As `_attend_own`: the queries of all rows and of all heads that share a key head in one product."""
+    rows, count, heads, dim = queries.shape
+    key_heads = shared.keys.shape[1]
+    asked = queries.reshape(rows, count, key_heads, -1, dim).permute(2, 0, 1, 3, 4).reshape(1, key_heads, -1, dim)
+    output, total = _fused(asked, shared, None, scaling, causal=False)
+    sizes = (key_heads, rows, count, heads // key_heads)
+    return (
+        output.reshape(*sizes, dim).permute(1, 2, 0, 3, 4).reshape(queries.shape),
+        total.reshape(sizes).permute(1, 2, 0, 3).reshape(rows, count, heads),
+    )
+
+
+def _fused(asked: Tensor, seen: Held, mask: Tensor | None, scaling: float, *, causal: bool) -> tuple[Tensor, Tensor]:
+    """Outputs (rows, heads, queries, dim) and the logarithms of their sums (rows, heads, queries)."""
+    output, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        asked, seen.keys, seen.values, 0.0, causal, attn_mask=mask, scale=scaling
+    )
+    return output, total
+
+
+def _by_head(queries: Tensor, seen: Held) -> tuple[Tensor, Held]:
+    """Queries (rows, heads, queries, dim) and as many heads of keys.
+
+    Heads that share a key head are further queries of it where a row has one query only; else the keys are repeated, which costs
+    little beside the scores of many queries.
+    """
+    rows, count, heads, dim = queries.shape
+    key_heads = seen.keys.shape[1]
+    if count == 1:
+        return queries.reshape(rows, key_heads, heads // key_heads, dim), seen
+    return queries.transpose(1, 2), seen.repeated(heads // key_heads)
+
+
+def _by_row(output: Tensor, queries: Tensor) -> Tensor:
+    """The way back from `_by_head`: (rows, queries, heads, …)."""
+    rows, count, heads, _ = queries.shape
+    return output.reshape(rows, 1, heads, -1) if count == 1 else output.transpose(1, 2)
