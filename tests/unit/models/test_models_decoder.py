@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from small_architectures import ARCHITECTURES, build
 from stepladder.models.prefix import row_attention
@@ -18,6 +19,7 @@ from stepladder.models.prefix.anatomy import NotRead, read_anatomy
 from stepladder.models.prefix.choice import Chooser
 from stepladder.models.prefix.decoder import Decoder
 from stepladder.models.prefix.lanes import Arrival, Lanes
+from stepladder.models.prefix.layer import norm_forward, rotate
 from stepladder.models.prefix.products import Voice, read_voice, stack
 from stepladder.models.prefix.row_attention import Held, Sight, attend_rows
 
@@ -247,3 +249,21 @@ def test_attention_in_16_bits_is_as_near_to_the_truth_as_its_inputs_allow(count:
 def test_hidden_keys_and_windows_are_those_of_a_causal_model() -> None:
     seen = ~row_attention.hidden(torch.tensor([[3, 4]]), torch.arange(6), 3)
     assert seen.int().tolist() == [[[0, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0]]]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_norms_and_rotations_in_16_bits_round_as_the_models_own_modules_do(architecture: str) -> None:
+    model = build(architecture, torch.bfloat16)
+    anatomy = read_anatomy(model)
+    draw = torch.Generator().manual_seed(0)
+    states = (torch.randn(1, 7, model.config.hidden_size, generator=draw) * 3).to(torch.bfloat16)
+    stock, norm = model.base_model.layers[0].input_layernorm, anatomy.layers[0].norm_attention
+    with torch.inference_mode():
+        assert torch.equal(norm_forward(norm, states[0]), stock(states)[0])
+        heads = torch.randn(1, 2, 7, anatomy.head_dim, generator=draw).to(torch.bfloat16)
+        angles = anatomy.rotations(torch.arange(7))[anatomy.layers[0].kind]
+        half = angles[0].shape[-1] // 2
+        cosines, sines = (angle.to(torch.bfloat16) for angle in angles)
+        turned, _ = apply_rotary_pos_emb(heads[..., : 2 * half], heads[..., : 2 * half], cosines[None], sines[None])
+        expected = torch.cat([turned, heads[..., 2 * half :]], dim=-1)
+        assert torch.equal(rotate(heads, cosines[:, :half], sines[:, :half]), expected)

@@ -198,9 +198,19 @@ def _accumulate(parameter: Tensor, gradient: Tensor, scale: float) -> None:
 def norm_forward(norm: Norm, inputs: Tensor) -> Tensor:
     if norm.bias is not None:
         return F.layer_norm(inputs, norm.weight.shape, norm.weight, norm.bias, norm.eps)
+    if inputs.dtype in (torch.bfloat16, torch.float16):
+        return _rms_norm_rounded(norm, inputs)
     if norm.wide:
         return F.rms_norm(inputs.to(norm.weight.dtype), norm.weight.shape, norm.weight, norm.eps).to(inputs.dtype)
     return F.rms_norm(inputs, norm.weight.shape, norm.weight, norm.eps)
+
+
+def _rms_norm_rounded(norm: Norm, inputs: Tensor) -> Tensor:
+    """In 16 bits, rounded where transformers' modules round; torch's own rounds elsewhere, and takes several times as long."""
+    wide = inputs.float()
+    root = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(wide.shape[-1]).add_(norm.eps).rsqrt_()
+    normed = wide.mul_(root)
+    return normed.mul_(norm.weight).to(inputs.dtype) if norm.wide else normed.to(inputs.dtype).mul_(norm.weight)
 
 
 def norm_backward(norm: Norm, gradient: Tensor, inputs: Tensor) -> Tensor:
@@ -233,12 +243,15 @@ def _split_heads(anatomy: Anatomy, projected: Tensor) -> tuple[Tensor, Tensor, T
 
 
 def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Rotary embedding of (…, tokens, head dim) by (tokens, half); dimensions beyond the two halves stay as they are."""
+    """Rotary embedding of (…, tokens, head dim) by (tokens, half); dimensions beyond the two halves stay as they are.
+
+    Each product is rounded by itself, as transformers' modules do it.
+    """
     half = cosines.shape[-1]
     rotated = torch.empty(heads.shape, dtype=heads.dtype, device=heads.device)
     left, right = heads[..., :half], heads[..., half : 2 * half]
-    torch.mul(left, cosines, out=rotated[..., :half]).addcmul_(right, sines, value=-1)
-    torch.mul(right, cosines, out=rotated[..., half : 2 * half]).addcmul_(left, sines)
+    torch.mul(left, cosines, out=rotated[..., :half]).sub_(right * sines)
+    torch.mul(right, cosines, out=rotated[..., half : 2 * half]).add_(left * sines)
     if 2 * half < heads.shape[-1]:
         rotated[..., 2 * half :] = heads[..., 2 * half :]
     return rotated

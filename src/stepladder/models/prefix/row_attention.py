@@ -16,7 +16,7 @@ from torch import Tensor
 
 APART_DEVICES = {"cpu"}
 """Where torch's fused attention tells the logarithms of its sums in a form that is used here."""
-FEW_SHARED = 256
+FEW_SHARED = 128
 """Shared tokens that are copied for rows of several queries: putting two results together costs more there."""
 FEW_QUERIES = 1024
 """Queries of a row up to which a mask over all keys is small beside the scores' work."""
@@ -113,7 +113,7 @@ def attend_rows(queries: Tensor, own: Held, shared: Held | None, sight: Sight, s
     further, more = _attend_shared(queries, shared, scaling)
     wide = torch.promote_types(queries.dtype, torch.float32)
     weight = torch.sigmoid(total - more)[..., None].to(wide)
-    return torch.lerp(further.to(wide), output.to(wide), weight).to(queries.dtype)
+    return further.to(wide).lerp_(output.to(wide), weight).to(queries.dtype)
 
 
 def _is_causal(sight: Sight) -> bool:
