@@ -137,6 +137,18 @@ def test_money_is_set_aside_before_and_the_bill_is_booked_even_after_a_restart(s
     assert again.spent_usd == pytest.approx(TOKENS * 20 / 1e6)
 
 
+@pytest.mark.parametrize("counted", [0, 10**12])
+def test_a_bill_beyond_what_was_set_aside_is_not_believed(
+    server: LiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: int
+) -> None:
+    monkeypatch.setattr("made_up_worker.TOKENS", counted)
+    purse = Purse(1.0)
+    with working(server.house.store):
+        done = tune(tuner(server, purse=purse, **PRICES), tmp_path)
+    assert done.trained_tokens == counted
+    assert 0 < done.usd == purse.spent_usd < purse.budget_usd
+
+
 def test_nothing_is_sent_where_the_budget_does_not_hold_the_training(server: LiveServer, tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match="may cost"):
         tune(tuner(server, purse=Purse(0.0001), **PRICES), tmp_path)

@@ -214,7 +214,9 @@ class EndpointTuner:
             )
         tokens = int(job.trained_tokens or 0)
         usd = self._training_usd(tokens) if self.settings.priced else None
-        self._settle(ticket, ticket.reserved_usd if usd is None or not tokens else usd)
+        if usd is not None and ticket.reservation is not None and not 0 < usd <= ticket.reserved_usd:
+            usd = ticket.reserved_usd  # no count, or one of more tokens than there are bytes: not believed
+        self._settle(ticket, ticket.reserved_usd if usd is None else usd)
         seconds = float((job.finished_at or time.time()) - job.created_at)
         return HostedTune(str(job.fine_tuned_model), str(job.id), epochs, tokens, usd, max(0.0, seconds))
 

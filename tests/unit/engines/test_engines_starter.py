@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from stepladder.domain.messages import Message
 from stepladder.domain.protocols import Decoding, Prompt
@@ -17,13 +18,17 @@ pytestmark = [pytest.mark.long, pytest.mark.starter]
 
 SYSTEM = "Read the request to a voice assistant and say in one sentence what it wants, and which words tell you so."
 WORDS = "please book a table for five near the old mill on friday and tell me what the weather will be in Paris then".split()
-PROMPTS = [
-    Prompt(
-        f"row-{row}", (Message("system", SYSTEM), Message("user", " ".join(WORDS[row % 7 : row % 7 + 5 + row % 11]) + f" {row}"))
-    )
-    for row in range(32)
-]
 TOKENS = 24
+
+
+def prompts_of(rows: int) -> list[Prompt]:
+    return [
+        Prompt(
+            f"row-{row}",
+            (Message("system", SYSTEM), Message("user", " ".join(WORDS[row % 7 : row % 7 + 5 + row % 11]) + f" {row}")),
+        )
+        for row in range(rows)
+    ]
 
 
 def generated(loaded: LoadedModel, prompts: Sequence[Prompt], rows_at_once: int) -> list[list[int]]:
@@ -63,19 +68,23 @@ def written(loaded: LoadedModel, prompts: Sequence[Prompt]) -> list[list[int]]:
 
 def test_in_fp32_every_token_is_the_one_of_plain_generate() -> None:
     loaded = load("smollm2-135m-instruct", device="cpu", dtype="float32")
-    assert written(loaded, PROMPTS[:10]) == generated(loaded, PROMPTS[:10], 1)
+    prompts = prompts_of(10)
+    assert written(loaded, prompts) == generated(loaded, prompts, 1)
 
 
 def test_in_bf16_no_more_rows_differ_than_between_generate_and_its_own_batches_and_only_by_rounding() -> None:
+    """Which near-equal tokens rounding tips is luck, here as there: more rows than by luck would tell of a fault."""
     loaded = load("smollm2-135m-instruct", device="cpu", dtype="bfloat16")
-    plain, batched, ours = generated(loaded, PROMPTS, 1), generated(loaded, PROMPTS, 16), written(loaded, PROMPTS)
-    differing = [place for place in range(len(PROMPTS)) if plain[place] != ours[place]]
-    own = [place for place in range(len(PROMPTS)) if plain[place] != batched[place]]
-    assert len(differing) <= len(own), (differing, own)
+    prompts = prompts_of(96)
+    plain, batched, ours = generated(loaded, prompts, 1), generated(loaded, prompts, 16), written(loaded, prompts)
+    differing = {place for place in range(len(prompts)) if plain[place] != ours[place]}
+    own = {place for place in range(len(prompts)) if plain[place] != batched[place]}
+    only_ours, only_own = len(differing - own), len(own - differing)
+    assert binomtest(only_ours, max(1, only_ours + only_own), alternative="greater").pvalue > 0.01, (differing, own)
     for place in differing:
         pairs = zip(plain[place], ours[place], strict=False)
         common = next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(plain[place]), len(ours[place])))
-        ids = [*encode_prompt(loaded.template, loaded.tokenizer, PROMPTS[place].messages), *plain[place][:common]]
+        ids = [*encode_prompt(loaded.template, loaded.tokenizer, prompts[place].messages), *plain[place][:common]]
         with torch.inference_mode():
             best = loaded.model(torch.tensor([ids])).logits[0, -1].float().topk(2).values
         assert float(best[0] - best[1]) < 0.25
