@@ -54,10 +54,10 @@ def retention_line(retention: Retention) -> str:
 
 def _kept(retention: Retention) -> str:
     """What became of the abilities of a rung that nothing blocks; what fell past its limit without counting is named."""
+    restored = f"restored by {one_line(retention.remedy)}" if retention.remedy else ""
     past = ", ".join(one_line(one.name) for one in retention.measures if not one.within)
-    if past:
-        return f"past their limit ({past}), which does not count without other tasks"
-    return "kept" if not retention.remedy else f"restored by {one_line(retention.remedy)}"
+    beyond = f"past their limit ({past}), which does not count without other tasks" if past else ""
+    return "; ".join(filter(None, (restored, beyond))) or "kept"
 
 
 def tried_line(retention: Retention) -> str:

@@ -76,7 +76,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
     """How shared keys are seen: by themselves, copied for each row, or as on a device without torch's sums."""
     monkeypatch.setattr(row_attention, "FEW_SHARED", 0 if request.param == "apart" else 10_000)
     if request.param == "elsewhere":
-        monkeypatch.setattr(row_attention, "APART_DEVICES", set())
+        monkeypatch.setattr(row_attention, "SUMMING_DEVICES", set())
 
 
 @pytest.mark.usefixtures("way")

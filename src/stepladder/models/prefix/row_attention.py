@@ -1,8 +1,8 @@
 """Attention of rows that are being answered: each query sees the shared beginning, then its own row's tokens up to itself.
 
-The shared keys and values stand once for all rows. On a CPU one fused pass takes all queries over them, a second one each row's
-queries over its own; both are put together by the logarithms of their sums of e^score (Dao et al. 2022, FlashAttention, §3.1).
-Where that is not to be had, where a window hides shared keys from some queries, or where they are few, each row gets a copy.
+The shared keys and values stand once for all rows: one pass takes all queries over them, a second one each row's queries over
+its own, and both are put together by the logarithms of their sums of e^score (Dao et al. 2022, FlashAttention, §3.1). Where a
+window hides shared keys from some queries, or where rows begin and a copy costs less, each row gets one.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-APART_DEVICES = {"cpu"}
-"""Where torch's fused attention tells the logarithms of its sums in a form that is used here."""
+SUMMING_DEVICES = {"cpu"}
+"""Where torch's fused attention tells the logarithms of its sums in a form that is used here; elsewhere it is written out."""
 FEW_SHARED = 128
 """Shared tokens that are copied for rows of several queries: putting two results together costs more there."""
 FEW_QUERIES = 1024
@@ -66,18 +66,17 @@ class Sight:
     dtype: torch.dtype
 
     @cached_property
-    def is_square(self) -> bool:
-        """Whether the queries are those of all own keys, and see each other up to themselves."""
-        return self.queries.shape == (1, self.own) and (self.window is None or self.own <= self.window)
-
-    @cached_property
     def sees_all_shared(self) -> bool:
         return self.window is None or int(self.queries.max()) < self.window
 
     @cached_property
-    def own_mask(self) -> Tensor:
-        """(rows or 1, 1, queries, own keys): 0, or -inf where a key is hidden."""
-        return self._mask(self.shared)
+    def own_mask(self) -> Tensor | None:
+        """(rows or 1, 1, queries, own keys): 0, or -inf where a key is hidden.
+
+        None where the own keys are those of the queries, more than one, which see each other up to themselves.
+        """
+        square = self.own > 1 and self.queries.shape == (1, self.own)
+        return None if square and (self.window is None or self.own <= self.window) else self._mask(self.shared)
 
     @cached_property
     def whole_mask(self) -> Tensor:
@@ -106,25 +105,22 @@ def attend_rows(queries: Tensor, own: Held, shared: Held | None, sight: Sight, s
         shared: One row, which all rows see.
     """
     if shared is None:
-        return _attend(queries, own, None if _is_causal(sight) else sight.own_mask, scaling)
+        return _attend(queries, own, sight.own_mask, scaling)
     if not _apart(queries, shared, sight):
         return _attend(queries, own.behind(shared), sight.whole_mask, scaling)
-    output, total = _attend_own(queries, own, sight, scaling)
+    output, total = _attend_own(queries, own, sight.own_mask, scaling)
     further, more = _attend_shared(queries, shared, scaling)
     wide = torch.promote_types(queries.dtype, torch.float32)
     weight = torch.sigmoid(total - more)[..., None].to(wide)
     return further.to(wide).lerp_(output.to(wide), weight).to(queries.dtype)
 
 
-def _is_causal(sight: Sight) -> bool:
-    return sight.is_square and sight.queries.shape[1] > 1
-
-
 def _apart(queries: Tensor, shared: Held, sight: Sight) -> bool:
     """Whether shared keys and own ones are gone over one after the other."""
-    if queries.device.type not in APART_DEVICES or not sight.sees_all_shared:
+    if not sight.sees_all_shared:
         return False
-    return queries.shape[1] == 1 or queries.shape[1] > FEW_QUERIES or shared.length > FEW_SHARED
+    many = queries.shape[1] > FEW_QUERIES or shared.length > FEW_SHARED
+    return queries.shape[1] == 1 or (many and queries.device.type in SUMMING_DEVICES)
 
 
 def _attend(queries: Tensor, seen: Held, mask: Tensor | None, scaling: float) -> Tensor:
@@ -134,11 +130,10 @@ def _attend(queries: Tensor, seen: Held, mask: Tensor | None, scaling: float) ->
     return _by_row(output, queries)
 
 
-def _attend_own(queries: Tensor, own: Held, sight: Sight, scaling: float) -> tuple[Tensor, Tensor]:
+def _attend_own(queries: Tensor, own: Held, mask: Tensor | None, scaling: float) -> tuple[Tensor, Tensor]:
     """Outputs (rows, queries, heads, dim) and logarithms of the sums of e^score (rows, queries, heads)."""
     asked, held = _by_head(queries, own)
-    mask = None if _is_causal(sight) else sight.own_mask
-    output, total = _fused(asked, held, mask, scaling, causal=mask is None)
+    output, total = _with_sums(asked, held, mask, scaling, causal=mask is None)
     return _by_row(output, queries), _by_row(total[..., None], queries)[..., 0]
 
 
@@ -147,7 +142,7 @@ def _attend_shared(queries: Tensor, shared: Held, scaling: float) -> tuple[Tenso
     rows, count, heads, dim = queries.shape
     key_heads = shared.keys.shape[1]
     asked = queries.reshape(rows, count, key_heads, -1, dim).permute(2, 0, 1, 3, 4).reshape(1, key_heads, -1, dim)
-    output, total = _fused(asked, shared, None, scaling, causal=False)
+    output, total = _with_sums(asked, shared, None, scaling, causal=False)
     sizes = (key_heads, rows, count, heads // key_heads)
     return (
         output.reshape(*sizes, dim).permute(1, 2, 0, 3, 4).reshape(queries.shape),
@@ -155,12 +150,23 @@ def _attend_shared(queries: Tensor, shared: Held, scaling: float) -> tuple[Tenso
     )
 
 
-def _fused(asked: Tensor, seen: Held, mask: Tensor | None, scaling: float, *, causal: bool) -> tuple[Tensor, Tensor]:
-    """Outputs (rows, heads, queries, dim) and the logarithms of their sums (rows, heads, queries)."""
-    output, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        asked, seen.keys, seen.values, 0.0, causal, attn_mask=mask, scale=scaling
-    )
-    return output, total
+def _with_sums(asked: Tensor, seen: Held, mask: Tensor | None, scaling: float, *, causal: bool) -> tuple[Tensor, Tensor]:
+    """Outputs (rows, heads, queries, dim) and the logarithms of their sums (rows, heads, queries).
+
+    Args:
+        causal: As many queries as keys, each of which sees those up to its own; only where torch tells its sums.
+    """
+    if asked.device.type in SUMMING_DEVICES:
+        output, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            asked, seen.keys, seen.values, 0.0, causal, attn_mask=mask, scale=scaling
+        )
+        return output, total
+    wide = torch.promote_types(asked.dtype, torch.float32)  # in 16 bits a score of 10 would be rounded by 0.03
+    scores = torch.matmul(asked.to(wide), seen.keys.to(wide).transpose(2, 3)) * scaling
+    if mask is not None:
+        scores += mask
+    total = scores.logsumexp(dim=-1)
+    return torch.matmul((scores - total[..., None]).exp_().to(asked.dtype), seen.values), total
 
 
 def _by_head(queries: Tensor, seen: Held) -> tuple[Tensor, Held]:
