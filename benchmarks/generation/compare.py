@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import binomtest
+
 from generation.systems import BATCHED, MUST_REACH, ONE_BY_ONE, OURS, RUNGS, SETTINGS, SYSTEMS
 from real.climb_result import describe_machine
 from stepladder.domain.errors import DataError
@@ -148,11 +150,16 @@ class Comparison:
 
         ours, batched = differing(OURS), differing(BATCHED)
         margins = self._child("margins", rung, pairs=ours)["margins"] if ours else []
+        rows_of_ours, rows_of_batches = ({number for number, *_ in one} for one in (ours, batched))
+        only_ours, only_batches = len(rows_of_ours - rows_of_batches), len(rows_of_batches - rows_of_ours)
         return {
             "rung": rung,
             "rows": len(plain),
             "ours_differ": len(ours),
             "batches_differ": len(batched),
+            "only_ours_differ": only_ours,
+            "only_batches_differ": only_batches,
+            "odds_by_luck": odds_by_luck(only_ours, only_batches),
             "largest_margin": max(margins, default=0.0),
             "holds": len(ours) <= len(batched) and max(margins, default=0.0) < LARGEST_MARGIN,
         }
@@ -186,6 +193,15 @@ class Comparison:
         )
 
 
+def odds_by_luck(only_ours: int, only_batches: int) -> float:
+    """How likely it is that at least so many of the rows in which one of both differs are ours, were each as likely the other's.
+
+    One-sided exact sign test (McNemar 1947).
+    """
+    both = only_ours + only_batches
+    return float(binomtest(only_ours, both, alternative="greater").pvalue) if both else 1.0
+
+
 def same_text(entry: Mapping[str, Any]) -> str:
     """One line on whether answers are the same."""
     if entry.get("head") == "rounded":
@@ -197,7 +213,8 @@ def same_text(entry: Mapping[str, Any]) -> str:
     verdict = "the same but for rounding." if entry["holds"] else "NOT the same by the rule."
     return (
         f"{entry['ours_differ']} of {entry['rows']} answers differ from generate() one by one (of its own batches' "
-        f"{entry['batches_differ']} do), at a margin of at most {entry['largest_margin']:.2f} logits: {verdict}"
+        f"{entry['batches_differ']} do; luck alone makes ours so many {entry['odds_by_luck']:.0%} of the time), "
+        f"at a margin of at most {entry['largest_margin']:.2f} logits: {verdict}"
     )
 
 

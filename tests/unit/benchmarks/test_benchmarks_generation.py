@@ -1,12 +1,14 @@
 """The pure parts of the comparison of answering speed: results, the rule of same answers, the table, the plan."""
 
+import copy
 import json
 
 import pytest
+import torch
 
 import bench_generate
-from generation.child import ATTENTIONS, measure_generate, measure_ours, whole_answer
-from generation.compare import RATIO, Results, same_text, with_ratios
+from generation.child import ATTENTIONS, fine_logits, measure_generate, measure_ours, whole_answer
+from generation.compare import RATIO, Results, odds_by_luck, same_text, with_ratios
 from generation.rungs import Rung, read
 from generation.systems import BATCHED, MUST_REACH, ONE_BY_ONE, OURS, RUNGS, SYSTEMS
 from generation.table import generation_table
@@ -37,7 +39,15 @@ def row(rung="zero-shot", system=OURS, speed=8.0, number=1, **changes):
     return {**base, **changes}
 
 
-SAME = {"rung": "zero-shot", "rows": 105, "ours_differ": 2, "batches_differ": 5, "largest_margin": 0.12, "holds": True}
+SAME = {
+    "rung": "zero-shot",
+    "rows": 105,
+    "ours_differ": 2,
+    "batches_differ": 5,
+    "odds_by_luck": 0.98,
+    "largest_margin": 0.12,
+    "holds": True,
+}
 
 
 def test_every_wish_is_about_a_rung_and_a_system_that_are_measured():
@@ -90,6 +100,23 @@ def test_a_rung_comes_back_from_its_file(tmp_path):
     rung = Rung("tuned", (Prompt("row-0", (Message("system", "s"), Message("user", "ä"))),), 48, "adapter")
     (tmp_path / "rungs.json").write_text(json.dumps([rung.as_json()]), encoding="utf-8")
     assert read(tmp_path / "rungs.json", "tuned") == rung
+
+
+def test_margins_are_those_of_the_model_with_its_head_in_fp32(tiny):
+    ids = [1, 4, 9, 7]
+    with torch.inference_mode():
+        logits = tiny.model(torch.tensor([ids])).logits[0, -1]
+    torch.testing.assert_close(fine_logits(tiny.model, ids), logits)
+    rounded = copy.deepcopy(tiny.model).bfloat16()
+    fine = fine_logits(rounded, ids)
+    assert fine.dtype == torch.float32
+    assert not torch.equal(fine, fine.bfloat16().float())
+
+
+def test_luck_is_a_sign_test_over_the_rows_in_which_one_of_both_differs():
+    assert odds_by_luck(0, 0) == 1.0
+    assert odds_by_luck(3, 0) == pytest.approx(1 / 8)
+    assert odds_by_luck(2, 1) == pytest.approx(1 / 2)
 
 
 def test_the_rule_of_same_answers_is_said_in_words():
