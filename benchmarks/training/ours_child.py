@@ -24,6 +24,7 @@ from stepladder.models.loading import load
 from stepladder.models.prefix.rows import EncodedRow
 from stepladder.models.prefix.trie import build_trie
 from stepladder.training.adapters import adapted, adapter_tensors, fast_attention, set_adapter_tensors
+from stepladder.training.compiling import compile_where_it_pays
 from stepladder.training.loop import TrainStep, build_optimizer, train
 from stepladder.training.memory import reused_memory
 from stepladder.training.presets import TrainSettings, choose_settings
@@ -112,6 +113,7 @@ def measure(order: dict[str, Any], rows: list[EncodedRow]) -> dict[str, Any]:
         model = ready.wrapped.get_base_model()
         notes: list[str] = []
         path = choose_path(model, rows, notes.append)
+        compile_where_it_pays(path, model, rows, ready.settings, notes.append)
         optimizer = build_optimizer(ready.wrapped, ready.settings)
         began = now(torch)
         started, steps, seconds, warm_up = 0.0, 0, 0.0, 0.0

@@ -30,6 +30,7 @@ from stepladder.training.adapters import (
 )
 from stepladder.training.binding import Binding, bind, refuse_others
 from stepladder.training.checkpoint import Progressed, load_adapter
+from stepladder.training.compiling import compile_where_it_pays
 from stepladder.training.failures import disk_named, memory_named
 from stepladder.training.follow import SAVE_EVERY_SECONDS, LiveTraining, Reported, follow
 from stepladder.training.loop import build_optimizer
@@ -224,6 +225,9 @@ def _train(
         with adapted(base.model, settings) as wrapped:
             objective.prepare(wrapped)
             path = choose_path(wrapped.get_base_model(), weighted, progress.note)
+            compile_where_it_pays(
+                path, wrapped.get_base_model(), weighted, settings, progress.note, together=objective.loss.together
+            )
             objective = objective.begin(path, [*rows, *held_out], tokens_per_pass=settings.tokens_per_pass)
             live = LiveTraining(wrapped, build_optimizer(wrapped, settings), checkpoints, binding)
             progressed = live.restore(progress.note)

@@ -18,8 +18,8 @@ from stepladder.models.prefix import row_attention
 from stepladder.models.prefix.anatomy import NotRead, read_anatomy
 from stepladder.models.prefix.choice import Chooser
 from stepladder.models.prefix.decoder import Decoder
+from stepladder.models.prefix.elementwise import norm_forward, rotate
 from stepladder.models.prefix.lanes import Arrival, Lanes
-from stepladder.models.prefix.layer import norm_forward, rotate
 from stepladder.models.prefix.products import Voice, read_voice, stack
 from stepladder.models.prefix.row_attention import Held, Sight, attend_rows
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from stepladder.models.prefix.anatomy import Anatomy, Layer, NotRead, read_anatomy
+from stepladder.models.prefix.elementwise import norm_forward, open_forward, rotate
 from stepladder.models.prefix.lanes import Arrival, Lanes, Shared
-from stepladder.models.prefix.layer import norm_forward, open_forward, rotate
 from stepladder.models.prefix.passes import Beginning, Pass, Step
 from stepladder.models.prefix.products import Voice, layer_products, weights_plain
 
@@ -85,7 +85,7 @@ class Decoder:
             states = states + added
             read = normed if layer.norm_mlp is None else norm_forward(layer.norm_mlp, states)
             spread = products["mlp_in"](read, loras.get("mlp_in"), speakers)
-            opened = open_forward(anatomy.activation, spread, gated=layer.gated)
+            opened = open_forward(anatomy.activation, spread, layer.gated)
             added = products["mlp_out"](opened, loras.get("mlp_out"), speakers)
             if layer.norm_after_mlp is not None:
                 added = norm_forward(layer.norm_after_mlp, added)

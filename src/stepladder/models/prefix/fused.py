@@ -17,7 +17,8 @@ from torch import Tensor
 from stepladder.models.prefix.anatomy import Anatomy
 from stepladder.models.prefix.attention import Past, lay_out, weights_fit
 from stepladder.models.prefix.head import Head
-from stepladder.models.prefix.layer import Stream, Tape, layer_backward, layer_forward, norm_backward, norm_forward
+from stepladder.models.prefix.kernels import PLAIN, Kernels
+from stepladder.models.prefix.layer import Stream, Tape, layer_backward, layer_forward
 from stepladder.models.prefix.rows import EncodedRow
 from stepladder.models.prefix.trie import Kept, Label, Node, Pass, build_trie, cut_into_passes, label_places
 
@@ -79,10 +80,12 @@ class FusedStep:
     Args:
         anatomy: Of a model in evaluation mode; its adapter is trained, everything else stays.
         head: What makes losses of states; the model's own by default.
+        kernels: What computes between the products.
     """
 
-    def __init__(self, anatomy: Anatomy, head: Head | None = None) -> None:
+    def __init__(self, anatomy: Anatomy, head: Head | None = None, kernels: Kernels = PLAIN) -> None:
         self.anatomy = anatomy
+        self.kernels = kernels
         self.device = anatomy.model.device
         self.head = head or Head(anatomy.model)
 
@@ -135,7 +138,7 @@ class FusedStep:
         keep_weights = weights_fit(
             segments, heads=anatomy.heads, layers=len(anatomy.layers), bytes_per_number=anatomy.dtype.itemsize
         )
-        stream = Stream(segments, keep_weights, rotations)
+        stream = Stream(segments, keep_weights, rotations, self.kernels)
         states = anatomy.embed(token_ids)
         kept: list[tuple[Tensor, Tensor]] = []
         tapes: list[Tape | None] = []
@@ -152,7 +155,7 @@ class FusedStep:
         """Nats of every label; with `back` also the gradient at the states before the final norm."""
         anatomy = self.anatomy
         entered = run.states[run.places]
-        normed = norm_forward(anatomy.final_norm, entered)
+        normed = self.kernels.norm_forward(anatomy.final_norm, entered)
         targets = torch.tensor([label.token_id for label in run.labels], dtype=torch.long, device=self.device)
         wanted = None
         if sending is not None and back:
@@ -163,7 +166,7 @@ class FusedStep:
         if gradient is None:
             return nll, None
         at_states = torch.zeros_like(run.states)
-        at_states.index_add_(0, run.places, norm_backward(anatomy.final_norm, gradient, entered))
+        at_states.index_add_(0, run.places, self.kernels.norm_backward(anatomy.final_norm, gradient, entered))
         return nll, at_states
 
     def _backward(self, run: Run, gradient: Tensor, passed_on: Sequence[tuple[Tensor, Tensor]] | None) -> None:

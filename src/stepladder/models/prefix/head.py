@@ -14,6 +14,9 @@ from torch import Tensor
 
 from stepladder.models.prefix.rows import LOGITS_AT_ONCE
 
+LABELS_A_CORE = 4
+"""Logits of so many labels in fp32 stay in a core's own cache between the ten times they are read and written."""
+
 
 def head_logits(model: Any, states: Tensor) -> Tensor:
     """Logits of (…, hidden) states behind the final norm, in fp32 or the model's own wider type."""
@@ -43,7 +46,7 @@ def logit_cap(model: Any) -> float | None:
 @dataclass(slots=True)
 class _Buffers:
     raw: Tensor  # (labels, vocabulary), in the model's type
-    wide: Tensor  # the same in fp32 at least
+    wide: Tensor  # fewer of them, in fp32 at least
 
 
 class Head:
@@ -82,25 +85,33 @@ class Head:
     def _piece(
         self, states: Tensor, targets: Tensor, coefficients: Tensor | None, smoothing: float
     ) -> tuple[Tensor, Tensor | None]:
-        raw, logits = self._views(states)
+        raw, wide = self._views(states)
         torch.mm(states, self.weight.t(), out=raw)
         if self.bias is not None:
             raw += self.bias
-        logits.copy_(raw)
+        nll = wide.new_empty(len(targets))
+        for first in range(0, len(targets), len(wide)):
+            piece = slice(first, min(first + len(wide), len(targets)))
+            share = None if coefficients is None else coefficients[piece, None].to(wide.dtype)
+            nll[piece] = self._losses(raw[piece], wide, targets[piece], share, smoothing)
+        return nll, None if coefficients is None else raw @ self.weight
+
+    def _losses(self, raw: Tensor, wide: Tensor, targets: Tensor, share: Tensor | None, smoothing: float) -> Tensor:
+        """Nats of a few labels; with a `share` (labels, 1), the gradient of Σ share · nll takes the place of `raw`."""
+        logits = raw if raw.dtype == wide.dtype else wide[: len(raw)].copy_(raw)
         if self.scale != 1:
             logits.mul_(self.scale)
         if self.cap is not None:
             logits.div_(self.cap).tanh_().mul_(self.cap)
-        bent = None if self.cap is None or coefficients is None else logits.square().div_(-self.cap * self.cap).add_(1)
+        bent = None if self.cap is None or share is None else logits.square().div_(-self.cap * self.cap).add_(1)
         own = logits.gather(1, targets[:, None])
         if smoothing:
             own = torch.lerp(own, logits.mean(dim=1, keepdim=True), smoothing)
         highest = logits.amax(dim=1, keepdim=True)
         sums = logits.sub_(highest).exp_().sum(dim=1, keepdim=True)
         nll = (sums.log() + highest - own)[:, 0]
-        if coefficients is None:
-            return nll, None
-        share = coefficients[:, None].to(logits.dtype)
+        if share is None:
+            return nll
         logits.mul_(share / sums)
         logits.scatter_add_(1, targets[:, None], -share * (1 - smoothing))
         if smoothing:
@@ -109,13 +120,15 @@ class Head:
             logits.mul_(bent)
         if self.scale != 1:
             logits.mul_(self.scale)
-        raw.copy_(logits)
-        return nll, raw @ self.weight
+        if logits is not raw:
+            raw.copy_(logits)
+        return nll
 
     def _views(self, states: Tensor) -> tuple[Tensor, Tensor]:
         labels, vocabulary = len(states), self.weight.shape[0]
         if self._buffers is None or len(self._buffers.raw) < labels:
             raw = torch.empty(labels, vocabulary, dtype=states.dtype, device=states.device)
-            wide = torch.promote_types(states.dtype, torch.float32)
-            self._buffers = _Buffers(raw, raw if wide == raw.dtype else raw.new_empty(raw.shape, dtype=wide))
-        return self._buffers.raw[:labels], self._buffers.wide[:labels]
+            at_once = LABELS_A_CORE * torch.get_num_threads() if raw.device.type == "cpu" else labels
+            wide = raw.new_empty(min(labels, at_once), vocabulary, dtype=torch.promote_types(states.dtype, torch.float32))
+            self._buffers = _Buffers(raw, wide)
+        return self._buffers.raw[:labels], self._buffers.wide

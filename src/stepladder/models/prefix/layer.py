@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from stepladder.models.prefix.anatomy import Anatomy, Layer, Linear, Norm
+from stepladder.models.prefix.anatomy import Anatomy, Layer, Linear
 from stepladder.models.prefix.attention import Attended, Past, Segment, attend, attend_backward
+from stepladder.models.prefix.elementwise import head_views, side_by_side
+from stepladder.models.prefix.kernels import Kernels
 
 
 @dataclass(slots=True)
@@ -34,28 +35,29 @@ class Tape:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What all layers of a pass share: its segments, and cosines and sines by kind of layer, each (tokens, half)."""
+    """What all layers of a pass share: its segments, cosines and sines by kind of layer, each (tokens, half), and kernels."""
 
     segments: tuple[Segment, ...]
     keep_weights: bool  # of the attention, for the backward pass
     rotations: dict[str, tuple[Tensor, Tensor]]
+    kernels: Kernels
 
 
 def layer_forward(
     anatomy: Anatomy, layer: Layer, entered: Tensor, stream: Stream, past: Past | None, *, keep: bool
 ) -> tuple[Tensor, tuple[Tensor, Tensor], Tape | None]:
     """(tokens, hidden) to (tokens, hidden); also the rotated keys and values, and the tape when `keep`."""
+    kernels = stream.kernels
     downs: dict[str, list[Tensor | None]] = {}
-    normed = norm_forward(layer.norm_attention, entered)
+    unrotated: tuple[Tensor, Tensor] | None = None
+    normed = kernels.norm_forward(layer.norm_attention, entered)
     projected, downs["attention_in"] = project(layer.attention_in, normed)
-    queries, keys, values = _split_heads(anatomy, projected)
-    unrotated = (queries, keys) if layer.query_norm is not None else None
     if layer.query_norm is not None and layer.key_norm is not None:
-        queries, keys = norm_forward(layer.query_norm, queries), norm_forward(layer.key_norm, keys)
-    cosines, sines = stream.rotations[layer.kind]
-    rotated = rotate(queries.permute(1, 2, 0, 3), cosines, sines)
-    rotated_keys = rotate(keys.permute(1, 0, 2), cosines, sines)
-    kept_values = values.permute(1, 0, 2).contiguous()
+        unrotated = head_views(projected, anatomy.heads, anatomy.key_heads)[:2]
+        projected = _norm_heads(anatomy, layer, kernels, projected)
+    rotated, rotated_keys, kept_values = kernels.split_heads(
+        projected, *stream.rotations[layer.kind], anatomy.heads, anatomy.key_heads
+    )
     mixed, attended = attend(
         rotated,
         rotated_keys,
@@ -68,12 +70,12 @@ def layer_forward(
         keep_weights=stream.keep_weights,
     )
     joined, downs["attention_out"] = project((layer.attention_out,), mixed)
-    added = joined if layer.norm_after_attention is None else norm_forward(layer.norm_after_attention, joined)
+    added = joined if layer.norm_after_attention is None else kernels.norm_forward(layer.norm_after_attention, joined)
     middle = entered + added
-    read = normed if layer.norm_mlp is None else norm_forward(layer.norm_mlp, middle)
+    read = normed if layer.norm_mlp is None else kernels.norm_forward(layer.norm_mlp, middle)
     spread, downs["mlp_in"] = project(layer.mlp_in, read)
-    folded, downs["mlp_out"] = project((layer.mlp_out,), open_forward(anatomy.activation, spread, gated=layer.gated))
-    added = folded if layer.norm_after_mlp is None else norm_forward(layer.norm_after_mlp, folded)
+    folded, downs["mlp_out"] = project((layer.mlp_out,), kernels.open_forward(anatomy.activation, spread, layer.gated))
+    added = folded if layer.norm_after_mlp is None else kernels.norm_forward(layer.norm_after_mlp, folded)
     tape = None
     if attended is not None:
         tape = Tape(
@@ -104,49 +106,53 @@ def layer_backward(
     Args:
         passed_on: Gradients that later passes left at this pass's keys and values, (key heads, tokens, head dim).
     """
-    tokens = gradient.shape[0]
+    kernels = stream.kernels
     back = gradient
     if layer.norm_after_mlp is not None and tape.folded is not None:
-        back = norm_backward(layer.norm_after_mlp, gradient, tape.folded)
+        back = kernels.norm_backward(layer.norm_after_mlp, gradient, tape.folded)
     beside, middle = None, gradient
     if layer.norm_mlp is None:
-        beside = _mlp_backward(anatomy, layer, tape, norm_forward(layer.norm_attention, tape.entered), back)
+        beside = _mlp_backward(anatomy, layer, tape, kernels, kernels.norm_forward(layer.norm_attention, tape.entered), back)
     else:
-        back = _mlp_backward(anatomy, layer, tape, norm_forward(layer.norm_mlp, tape.middle), back)
-        middle = gradient + norm_backward(layer.norm_mlp, back, tape.middle)
+        back = _mlp_backward(anatomy, layer, tape, kernels, kernels.norm_forward(layer.norm_mlp, tape.middle), back)
+        middle = kernels.norm_backward_beside(layer.norm_mlp, back, tape.middle, gradient)
     back = middle
     if layer.norm_after_attention is not None and tape.joined is not None:
-        back = norm_backward(layer.norm_after_attention, middle, tape.joined)
+        back = kernels.norm_backward(layer.norm_after_attention, middle, tape.joined)
     back = project_backward((layer.attention_out,), tape.mixed, tape.downs["attention_out"], back)
     queries, keys, values = attend_backward(
         back, tape.attended, stream.segments, past, scaling=anatomy.scaling, window=layer.window
     )
     if passed_on is not None:
         keys, values = keys + passed_on[0].to(keys.dtype), values + passed_on[1].to(values.dtype)
-    cosines, sines = stream.rotations[layer.kind]
-    queries, keys = rotate(queries, cosines, -sines).permute(2, 0, 1, 3), rotate(keys, cosines, -sines).permute(1, 0, 2)
+    joint = kernels.join_heads(queries, keys, values, *stream.rotations[layer.kind])
     if tape.unrotated is not None and layer.query_norm is not None and layer.key_norm is not None:
-        queries = norm_backward(layer.query_norm, queries, tape.unrotated[0])
-        keys = norm_backward(layer.key_norm, keys, tape.unrotated[1])
-    joint = torch.cat([queries.reshape(tokens, -1), keys.reshape(tokens, -1), values.permute(1, 0, 2).reshape(tokens, -1)], dim=1)
-    normed = norm_forward(layer.norm_attention, tape.entered)
+        queries, keys, values = head_views(joint, anatomy.heads, anatomy.key_heads)
+        queries = kernels.norm_backward(layer.query_norm, queries, tape.unrotated[0])
+        keys = kernels.norm_backward(layer.key_norm, keys, tape.unrotated[1])
+        joint = side_by_side(queries, keys, values)
+    normed = kernels.norm_forward(layer.norm_attention, tape.entered)
     back = project_backward(layer.attention_in, normed, tape.downs["attention_in"], joint)
     if beside is not None:
         back = back.add_(beside)
-    return middle + norm_backward(layer.norm_attention, back, tape.entered)
+    return kernels.norm_backward_beside(layer.norm_attention, back, tape.entered, middle)
 
 
-def _mlp_backward(anatomy: Anatomy, layer: Layer, tape: Tape, read: Tensor, gradient: Tensor) -> Tensor:
+def _norm_heads(anatomy: Anatomy, layer: Layer, kernels: Kernels, projected: Tensor) -> Tensor:
+    """Queries and keys behind their norms, where a model has them; values as they are."""
+    queries, keys, values = head_views(projected, anatomy.heads, anatomy.key_heads)
+    assert layer.query_norm is not None
+    assert layer.key_norm is not None
+    return side_by_side(
+        kernels.norm_forward(layer.query_norm, queries), kernels.norm_forward(layer.key_norm, keys), values
+    )  # fmt: skip
+
+
+def _mlp_backward(anatomy: Anatomy, layer: Layer, tape: Tape, kernels: Kernels, read: Tensor, gradient: Tensor) -> Tensor:
     """Gradient of what the MLP gave to gradient of what it read."""
-    if layer.gated:
-        gate, up = _halves(tape.spread)
-        opened = _activate(anatomy.activation, gate)
-        back = project_backward((layer.mlp_out,), opened * up, tape.downs["mlp_out"], gradient)
-        back = _gate_backward(anatomy.activation, back, tape.spread, opened)
-    else:
-        opened = _activate(anatomy.activation, tape.spread)
-        back = project_backward((layer.mlp_out,), opened, tape.downs["mlp_out"], gradient)
-        back = _activate_backward(anatomy.activation, back, tape.spread, torch.empty_like(tape.spread))
+    opened = kernels.open_forward(anatomy.activation, tape.spread, layer.gated)
+    back = project_backward((layer.mlp_out,), opened, tape.downs["mlp_out"], gradient)
+    back = kernels.open_backward(anatomy.activation, back, tape.spread, layer.gated)
     return project_backward(layer.mlp_in, read, tape.downs["mlp_in"], back)
 
 
@@ -193,103 +199,3 @@ def _accumulate(parameter: Tensor, gradient: Tensor, scale: float) -> None:
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     parameter.grad.add_(gradient, alpha=scale)
-
-
-def norm_forward(norm: Norm, inputs: Tensor) -> Tensor:
-    if norm.bias is not None:
-        return F.layer_norm(inputs, norm.weight.shape, norm.weight, norm.bias, norm.eps)
-    if inputs.dtype in (torch.bfloat16, torch.float16):
-        return _rms_norm_rounded(norm, inputs)
-    if norm.wide:
-        return F.rms_norm(inputs.to(norm.weight.dtype), norm.weight.shape, norm.weight, norm.eps).to(inputs.dtype)
-    return F.rms_norm(inputs, norm.weight.shape, norm.weight, norm.eps)
-
-
-def _rms_norm_rounded(norm: Norm, inputs: Tensor) -> Tensor:
-    """In 16 bits, rounded where transformers' modules round; torch's own rounds elsewhere, and takes several times as long."""
-    wide = inputs.float()
-    root = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(wide.shape[-1]).add_(norm.eps).rsqrt_()
-    normed = wide.mul_(root)
-    return normed.mul_(norm.weight).to(inputs.dtype) if norm.wide else normed.to(inputs.dtype).mul_(norm.weight)
-
-
-def norm_backward(norm: Norm, gradient: Tensor, inputs: Tensor) -> Tensor:
-    """d/dx of x · r · w with r = rsqrt(mean x² + eps): r · (g·w − x · r² · mean(g·w·x)); of a layer norm by torch's own."""
-    if norm.bias is not None:
-        _, mean, root = torch.native_layer_norm(inputs, norm.weight.shape, norm.weight, norm.bias, norm.eps)
-        back: Tensor = torch.ops.aten.native_layer_norm_backward(
-            gradient, inputs, norm.weight.shape, mean, root, norm.weight, norm.bias, [True, False, False]
-        )[0]
-        return back
-    wide = torch.promote_types(inputs.dtype, torch.float32)
-    width = inputs.shape[-1]
-    squares = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True, dtype=wide).square_()
-    root = squares.div_(width).add_(norm.eps).rsqrt_()
-    weighted = (gradient.to(norm.weight.dtype) * norm.weight).to(inputs.dtype) if norm.wide else gradient * norm.weight
-    along = (weighted * inputs).sum(dim=-1, keepdim=True, dtype=wide)
-    share = along.mul_(root.pow(3)).div_(width).to(inputs.dtype)
-    return weighted.mul_(root.to(inputs.dtype)).addcmul_(inputs, share, value=-1)
-
-
-def _split_heads(anatomy: Anatomy, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries (tokens, key heads, group, head dim), keys and values (tokens, key heads, head dim), as views."""
-    tokens, heads, key_heads, dim = projected.shape[0], anatomy.heads, anatomy.key_heads, anatomy.head_dim
-    queries, keys, values = torch.split(projected, [heads * dim, key_heads * dim, key_heads * dim], dim=1)
-    return (
-        queries.view(tokens, key_heads, heads // key_heads, dim),
-        keys.view(tokens, key_heads, dim),
-        values.view(tokens, key_heads, dim),
-    )
-
-
-def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Rotary embedding of (…, tokens, head dim) by (tokens, half); dimensions beyond the two halves stay as they are.
-
-    Each product is rounded by itself, as transformers' modules do it.
-    """
-    half = cosines.shape[-1]
-    rotated = torch.empty(heads.shape, dtype=heads.dtype, device=heads.device)
-    left, right = heads[..., :half], heads[..., half : 2 * half]
-    torch.mul(left, cosines, out=rotated[..., :half]).sub_(right * sines)
-    torch.mul(right, cosines, out=rotated[..., half : 2 * half]).add_(left * sines)
-    if 2 * half < heads.shape[-1]:
-        rotated[..., 2 * half :] = heads[..., 2 * half :]
-    return rotated
-
-
-def _halves(spread: Tensor) -> tuple[Tensor, Tensor]:
-    gate, up = spread.chunk(2, dim=1)
-    return gate, up
-
-
-def _activate(activation: str, gate: Tensor) -> Tensor:
-    if activation == "silu":
-        return F.silu(gate)
-    return F.gelu(gate, approximate="tanh" if activation == "gelu_tanh" else "none")
-
-
-def open_forward(activation: str, spread: Tensor, *, gated: bool) -> Tensor:
-    if not gated:
-        return _activate(activation, spread)
-    gate, up = _halves(spread)
-    return _activate(activation, gate).mul_(up)
-
-
-def _gate_backward(activation: str, gradient: Tensor, spread: Tensor, opened: Tensor) -> Tensor:
-    """Gradient of act(gate) · up, as (tokens, 2 · intermediate); `opened` = act(gate)."""
-    gate, up = _halves(spread)
-    result = torch.empty_like(spread)
-    to_gate, to_up = _halves(result)
-    torch.mul(gradient, opened, out=to_up)
-    _activate_backward(activation, gradient.mul_(up), gate, to_gate)
-    return result
-
-
-def _activate_backward(activation: str, gradient: Tensor, gate: Tensor, into: Tensor) -> Tensor:
-    """Gradient of act(gate), written `into` a tensor of its shape."""
-    if activation == "silu":
-        torch.ops.aten.silu_backward.grad_input(gradient, gate, grad_input=into)
-    else:
-        approximate = "tanh" if activation == "gelu_tanh" else "none"
-        torch.ops.aten.gelu_backward.grad_input(gradient, gate, approximate=approximate, grad_input=into)
-    return into

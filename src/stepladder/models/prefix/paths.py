@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from stepladder.models.prefix.anatomy import NotRead, read_anatomy
+from stepladder.models.prefix.compiled import NotCompiled, compiled_kernels, provided_for
 from stepladder.models.prefix.forward import backward_loss, row_nll
 from stepladder.models.prefix.fused import FusedStep, Sending, Work
 from stepladder.models.prefix.head import Head
@@ -36,8 +37,6 @@ class Path(Protocol):
 class FusedPath:
     """Our own passes over the trie of the rows; see `fused`."""
 
-    name = "fused"
-
     def __init__(self, model: Any, head: Head | None = None) -> None:
         """
         Args:
@@ -46,6 +45,23 @@ class FusedPath:
             NotRead: The decoder is of no class whose arithmetic is known.
         """
         self._step = FusedStep(read_anatomy(model), head)
+
+    @property
+    def name(self) -> str:
+        return " ".join(filter(None, ("fused", self._step.kernels.name)))
+
+    @property
+    def may_compile(self) -> bool:
+        """Whether `compile` is for this model, number format and device."""
+        return provided_for(self._step.anatomy)
+
+    def compile(self) -> None:
+        """From now on, what stands between the products is compiled code, which rounds less often.
+
+        Raises:
+            NotCompiled: That cannot be had here; everything stays as it was.
+        """
+        self._step.kernels = compiled_kernels(self._step.anatomy)
 
     def backward_loss(self, rows: Sequence[EncodedRow], *, tokens_per_pass: int, loss: Loss = MEAN) -> float:
         work = Work.of(rows, tokens_per_pass=tokens_per_pass, together=loss.together)
@@ -86,4 +102,4 @@ class StockPath:
         return row_nll(self._model, rows, share=self._share, tokens_per_pass=tokens_per_pass)
 
 
-__all__ = ["FusedPath", "NotRead", "Path", "StockPath"]
+__all__ = ["FusedPath", "NotCompiled", "NotRead", "Path", "StockPath"]
