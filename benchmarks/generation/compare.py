@@ -149,7 +149,9 @@ class Comparison:
             return [(number, one, other) for number, (one, other) in pairs if one != other]
 
         ours, batched = differing(OURS), differing(BATCHED)
-        margins = self._child("margins", rung, pairs=ours)["margins"] if ours else []
+        margin, margin_of_batches = (
+            max(self._child("margins", rung, pairs=pairs)["margins"]) if pairs else 0.0 for pairs in (ours, batched)
+        )
         rows_of_ours, rows_of_batches = ({number for number, *_ in one} for one in (ours, batched))
         only_ours, only_batches = len(rows_of_ours - rows_of_batches), len(rows_of_batches - rows_of_ours)
         return {
@@ -160,8 +162,9 @@ class Comparison:
             "only_ours_differ": only_ours,
             "only_batches_differ": only_batches,
             "odds_by_luck": odds_by_luck(only_ours, only_batches),
-            "largest_margin": max(margins, default=0.0),
-            "holds": len(ours) <= len(batched) and max(margins, default=0.0) < LARGEST_MARGIN,
+            "largest_margin": margin,
+            "largest_margin_of_batches": margin_of_batches,
+            "holds": len(ours) <= len(batched) and margin < LARGEST_MARGIN,
         }
 
     def _child(self, task: str, rung: str, **order: Any) -> dict[str, Any]:
@@ -214,7 +217,8 @@ def same_text(entry: Mapping[str, Any]) -> str:
     return (
         f"{entry['ours_differ']} of {entry['rows']} answers differ from generate() one by one (of its own batches' "
         f"{entry['batches_differ']} do; luck alone makes ours so many {entry['odds_by_luck']:.0%} of the time), "
-        f"at a margin of at most {entry['largest_margin']:.2f} logits: {verdict}"
+        f"at a margin of at most {entry['largest_margin']:.2f} logits (its batches': "
+        f"{entry['largest_margin_of_batches']:.2f}): {verdict}"
     )
 
 

