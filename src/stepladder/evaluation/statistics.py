@@ -25,6 +25,9 @@ AT_AN_END = 0.1
 FEW_DIFFERENT_ROWS = 15
 """Below so many rows that differ from the commonest score, a bootstrap sees too few of them to be trusted."""
 
+FAILURE = 0.0
+"""Score of an answer that is wrong in every way; the worst there is."""
+
 DRAWS = 10_000
 MOST_SEEDS_COUNTED = 5
 """Up to so many seeds every way in which their mean could have come out is counted, beyond it some are drawn."""
@@ -155,8 +158,8 @@ def mean_interval(
 ) -> Interval:
     """Mean score with its interval.
 
-    Pass/fail of one seed: Wilson (`rate_interval`). Other scores: BCa over clusters, or Wilson on the summed scores where few
-    rows differ.
+    Pass/fail of one seed: Wilson (`rate_interval`). Other scores: BCa over clusters, its lower end with one failure added, or
+    Wilson on the summed scores where few rows differ.
     Clusters enter Wilson through the design effect; `cross_fit` widens by √1.25. With several seeds each half is the root of
     its square and that of the normal half-width of the mean of the seeds, since rows and seeds vary independently.
     """
@@ -178,10 +181,19 @@ def _interval_over_rows(rows: Graded, *, cross_fit: bool, seed: int, level: floa
         method = "wilson" if rows.pass_fail else "wilson-summed"
     else:
         low, high = bca(rows.values, rows.clusters, level=level, seed=seed)
+        low = min(low, bca(*_with_a_failure(rows), level=level, seed=seed)[0])
         stretch = CROSS_FIT_INFLATION**0.5 if cross_fit else 1.0
         low, high = max(0.0, value - (value - low) * stretch), min(1.0, value + (high - value) * stretch)
         method = "bca"
     return Interval(value, low, high, level, method, len(rows.values), rows.ungraded)
+
+
+def _with_a_failure(rows: Graded) -> tuple[Floats, NDArray[np.int64]]:
+    """Values and clusters of these rows and one that failed wholly.
+
+    Of a rung that fails one row in fifty, every third sample of sixty rows holds no failure, and resampling cannot know of any.
+    """
+    return np.append(rows.values, FAILURE), np.append(rows.clusters, rows.clusters.max() + 1)
 
 
 def effective_rows(rows: Graded, *, cross_fit: bool = False) -> float:
@@ -250,18 +262,22 @@ def probability_at_least(
 
     Pass/fail, or few rows that differ: Beta(s + 1, n - s + 1) with s the summed scores and n the effective rows (a uniform
     prior: one right and one wrong row added). Else a Bayesian bootstrap over clusters, with one as good as the best row and
-    one as bad as the worst added; for independent pass/fail rows it is that same Beta. Either is moved by how far the mean of
-    these seeds may lie from that of all seeds.
+    a failure added; for independent pass/fail rows it is that same Beta. Either is moved by how far the mean of these seeds
+    may lie from that of all seeds.
     """
     rows = graded(scores, clusters)
     if rows.pass_fail or few_differ(rows.values):
         effective = effective_rows(rows, cross_fit=cross_fit)
         return beta_at_least(float(rows.values.mean()), effective, target, seed_offsets(rows.seed_means))
     rng = np.random.default_rng(seed)
-    extremes = (float(rows.values.max()), float(rows.values.min()))
-    draws = bayesian_bootstrap(rows.values, rows.clusters, extremes, cross_fit=cross_fit, rng=rng)
-    draws += seed_deviations(rows.seed_means, rng)
+    draws = graded_mean(rows, cross_fit=cross_fit, rng=rng) + seed_deviations(rows.seed_means, rng)
     return share(draws >= target)
+
+
+def graded_mean(rows: Graded, *, cross_fit: bool, rng: np.random.Generator) -> Floats:
+    """Draws from the posterior of the mean of graded scores for these seeds, one row as good as the best and a failure added."""
+    added = (float(rows.values.max()), FAILURE)
+    return bayesian_bootstrap(rows.values, rows.clusters, added, cross_fit=cross_fit, rng=rng)
 
 
 def beta_at_least(rate: float, n: float, target: float, offsets: ArrayLike = 0.0) -> float:

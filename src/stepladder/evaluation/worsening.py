@@ -12,10 +12,10 @@ from stepladder.evaluation.gains import gain
 from stepladder.evaluation.statistics import (
     DRAWS,
     Floats,
-    bayesian_bootstrap,
     effective_rows,
     few_differ,
     graded,
+    graded_mean,
     mean_interval,
     seed_deviations,
     share,
@@ -101,6 +101,5 @@ def _posterior(scores: ArrayLike, clusters: ArrayLike | None, cross_fit: bool, r
         effective, rate = effective_rows(rows, cross_fit=cross_fit), float(rows.values.mean())
         draws = rng.beta(rate * effective + 1, (1 - rate) * effective + 1, DRAWS)
     else:
-        extremes = (float(rows.values.max()), float(rows.values.min()))
-        draws = bayesian_bootstrap(rows.values, rows.clusters, extremes, cross_fit=cross_fit, rng=rng)
+        draws = graded_mean(rows, cross_fit=cross_fit, rng=rng)
     return draws + seed_deviations(rows.seed_means, rng)

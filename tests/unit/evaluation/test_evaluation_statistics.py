@@ -11,6 +11,7 @@ from scipy.stats import beta, binom, bootstrap
 from statsmodels.stats.proportion import proportion_confint
 
 from stepladder.domain.errors import EvaluationError
+from stepladder.evaluation.planning import REACHED
 from stepladder.evaluation.statistics import (
     bayesian_bootstrap,
     bca,
@@ -81,18 +82,30 @@ SHAPES: dict[str, tuple[Callable[[np.random.Generator, int], NDArray[np.float64]
         lambda rng, n: np.where(rng.random(n) < 0.03, 0.0, 0.9 + 0.1 * rng.random(n)),
         0.97 * 0.95,
     ),
+    "seven fields, one of them wrong, or not to be read": (
+        lambda rng, n: rng.choice([1.0, 6 / 7, 0.0], size=n, p=[0.58, 0.40, 0.02]),
+        0.58 + 0.40 * 6 / 7,
+    ),
 }
 
 
 @pytest.mark.parametrize(("n", "repeats"), [(60, 80), *(pytest.param(n, 2_000, marks=pytest.mark.long) for n in (60, 100, 300))])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_intervals_of_means_cover_the_truth_in_92_of_100_over_six_shapes_of_scores(shape: str, n: int, repeats: int) -> None:
+def test_intervals_of_means_cover_the_truth_in_92_of_100_over_seven_shapes_of_scores(shape: str, n: int, repeats: int) -> None:
     draw, truth = SHAPES[shape]
     rng = np.random.default_rng(2026)
     intervals = [mean_interval(draw(rng, n)) for _ in range(repeats)]
     covered = sum(interval.low <= truth <= interval.high for interval in intervals) / repeats
     slack = 3 * (0.92 * 0.08 / repeats) ** 0.5 if repeats < 1_000 else 0.0
     assert covered >= 0.92 - slack
+
+
+@pytest.mark.parametrize("repeats", [200, pytest.param(2_000, marks=pytest.mark.long)])
+def test_a_target_just_beyond_a_rung_that_seldom_fails_wholly_is_called_reached_in_at_most_ten_of_a_hundred(repeats: int) -> None:
+    draw, truth = SHAPES["seven fields, one of them wrong, or not to be read"]
+    rng = np.random.default_rng(2026)
+    reached = sum(probability_at_least(draw(rng, 60), truth + 0.005) >= REACHED for _ in range(repeats)) / repeats
+    assert reached <= 0.10 + 3 * (0.10 * 0.90 / repeats) ** 0.5
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (5, 2), (0.5, 0.5)])
@@ -199,7 +212,7 @@ def test_graded_scores_never_reach_certainty_and_rise_with_the_mean() -> None:
     values = np.random.default_rng(0).uniform(0.6, 0.9, 100)
     low, middle, high = (probability_at_least(values, target) for target in (0.95, values.mean(), 0.4))
     assert 0 < low < 0.01
-    assert middle == pytest.approx(0.5, abs=0.15)
+    assert 0.2 < middle < 0.5  # a row that fails wholly may not have been among them
     assert 0.99 < high < 1
 
 
