@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from stepladder.domain.errors import EvaluationError
 from stepladder.domain.verdict import Cost, Gain, Interval
 from stepladder.evaluation.cost import order_for_adoption, without_once
-from stepladder.evaluation.gains import gain
+from stepladder.evaluation.gains import gain, gain_over_trainings
 from stepladder.evaluation.statistics import graded, mean_interval
 
 
@@ -160,3 +160,14 @@ class Pairing:
                 names=key,
             )
         return self._known[key]
+
+    def over_trainings(self, baseline: Contender, candidate: Contender, least: float) -> float:
+        """P(gain > least) without trust in the spread of few seeds."""
+        return gain_over_trainings(
+            baseline.scores,
+            candidate.scores,
+            least=least,
+            clusters=self.clusters,
+            cross_fit=self.cross_fit,
+            seed=self.seed,
+        )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from scipy.special import betainc, betaincinv, ndtri
 
@@ -16,11 +17,12 @@ from stepladder.domain.verdict import Gain, Interval
 from stepladder.evaluation.statistics import (
     CROSS_FIT_INFLATION,
     Floats,
+    Graded,
     bayesian_bootstrap,
     graded,
-    mean_of_known,
     seed_deviations,
     share,
+    student_deviations,
 )
 
 PROVED = 0.95
@@ -118,15 +120,8 @@ def gain(
     Raises:
         EvaluationError: The rows differ in number, or none has both scores.
     """
-    before, after = (np.atleast_2d(np.asarray(scores, dtype=np.float64)) for scores in (baseline, candidate))
-    if before.shape[1] != after.shape[1]:
-        raise EvaluationError("the two rungs answered different numbers of rows.")
-    both = ~(np.isnan(before).all(axis=0) | np.isnan(after).all(axis=0))
-    if not both.any():
-        raise EvaluationError("no row has a score from both rungs.")
-    names_of_clusters = None if clusters is None else np.asarray(clusters)[both]
-    old, new = graded(before[:, both], names_of_clusters), graded(after[:, both], names_of_clusters)
-    differences = new.values - old.values
+    pair = _paired(baseline, candidate, clusters)
+    old, new, differences = pair.old, pair.new, pair.differences
     wins, losses = int((differences > SAME).sum()), int((differences < -SAME).sum())
     ties = len(differences) - wins - losses
     posterior: Posterior
@@ -134,15 +129,14 @@ def gain(
         factor = CROSS_FIT_INFLATION if cross_fit else 1.0
         posterior = WinLoss(wins / factor, losses / factor, ties / factor)
     else:
-        seeds = (_seed_means(before[:, both]), _seed_means(after[:, both]))
-        posterior = Drawn(_draw(differences, old.clusters, seeds, cross_fit=cross_fit, seed=seed))
+        posterior = Drawn(_draw(pair, seed_deviations, cross_fit=cross_fit, seed=seed))
     value = float(differences.mean())
     low, high = posterior.bounds(level)
     method = "dirichlet" if isinstance(posterior, WinLoss) else "bootstrap"
     return Gain(
         baseline=names[0],
         candidate=names[1],
-        interval=Interval(value, min(low, value), max(high, value), level, method, len(differences), int((~both).sum())),
+        interval=Interval(value, min(low, value), max(high, value), level, method, len(differences), pair.left_out),
         wins=wins,
         losses=losses,
         ties=ties,
@@ -152,18 +146,54 @@ def gain(
     )
 
 
-def _seed_means(table: Floats) -> Floats:
-    return mean_of_known(table[~np.isnan(table).all(axis=1)], axis=1)
+def gain_over_trainings(
+    baseline: ArrayLike,
+    candidate: ArrayLike,
+    *,
+    least: float,
+    clusters: ArrayLike | None = None,
+    cross_fit: bool = False,
+    seed: int = 0,
+) -> float:
+    """P(gain > least) where the spread of two or three seeds is not believed to be that of all: Student's t in its place.
+
+    Raises:
+        EvaluationError: As `gain`.
+    """
+    draws = _draw(_paired(baseline, candidate, clusters), student_deviations, cross_fit=cross_fit, seed=seed)
+    return share(draws > least)
 
 
-def _draw(
-    differences: Floats, clusters: NDArray[np.int64], seed_means: tuple[Floats, Floats], *, cross_fit: bool, seed: int
-) -> Floats:
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """The rows that both rungs have scores for."""
+
+    old: Graded
+    new: Graded
+    left_out: int
+
+    @property
+    def differences(self) -> Floats:
+        return self.new.values - self.old.values
+
+
+def _paired(baseline: ArrayLike, candidate: ArrayLike, clusters: ArrayLike | None) -> _Pair:
+    before, after = (np.atleast_2d(np.asarray(scores, dtype=np.float64)) for scores in (baseline, candidate))
+    if before.shape[1] != after.shape[1]:
+        raise EvaluationError("the two rungs answered different numbers of rows.")
+    both = ~(np.isnan(before).all(axis=0) | np.isnan(after).all(axis=0))
+    if not both.any():
+        raise EvaluationError("no row has a score from both rungs.")
+    names = None if clusters is None else np.asarray(clusters)[both]
+    return _Pair(graded(before[:, both], names), graded(after[:, both], names), int((~both).sum()))
+
+
+def _draw(pair: _Pair, of_seeds: Callable[[Floats, np.random.Generator], Floats], *, cross_fit: bool, seed: int) -> Floats:
     rng = np.random.default_rng(seed)
-    differing = differences[np.abs(differences) > SAME]
+    differing = pair.differences[np.abs(pair.differences) > SAME]
     size = float(np.sqrt((differing**2).mean())) if len(differing) else 1.0
-    draws = bayesian_bootstrap(differences, clusters, (size, -size), cross_fit=cross_fit, rng=rng)
-    return draws + seed_deviations(seed_means[1], rng) - seed_deviations(seed_means[0], rng)
+    draws = bayesian_bootstrap(pair.differences, pair.old.clusters, (size, -size), cross_fit=cross_fit, rng=rng)
+    return draws + of_seeds(pair.new.seed_means, rng) - of_seeds(pair.old.seed_means, rng)
 
 
 def rows_to_prove(observed: Gain) -> int | None:

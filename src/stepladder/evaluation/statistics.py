@@ -335,6 +335,19 @@ def seed_deviations(seed_means: Floats, rng: np.random.Generator, draws: int = D
     return deviations
 
 
+def student_deviations(seed_means: Floats, rng: np.random.Generator, draws: int = DRAWS) -> Floats:
+    """As `seed_deviations`, without trust in the spread of so few: Student's t with S - 1 degrees of freedom.
+
+    Source:
+        Student (1908), The probable error of a mean, Biometrika 6.
+    """
+    count = len(seed_means)
+    if count == 1:
+        return np.zeros(draws)
+    deviations: Floats = rng.standard_t(count - 1, size=draws) * seed_means.std(ddof=1) / np.sqrt(count)
+    return deviations
+
+
 def seed_offsets(seed_means: Floats) -> Floats:
     """All that `seed_deviations` could draw, each as likely as the next; beyond `MOST_SEEDS_COUNTED` seeds some of it."""
     count = len(seed_means)

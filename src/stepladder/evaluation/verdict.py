@@ -63,7 +63,7 @@ def decide(inputs: VerdictInputs) -> Verdict:
         return _invalid(inputs, faults)
     if (fault := inputs.refit_faults.get(ruling.rung.rung)) is not None:
         return _nothing_to_ship(inputs, ruling.rung.rung, fault)
-    doubts = _doubts(inputs, ruling, eligible, clusters)
+    doubts = (*_doubts(inputs, ruling, eligible, clusters), *_few_seeds(inputs, ruling, pairing))
     decided = ruling.outcome in (Outcome.SUFFICIENT, Outcome.NOT_REACHED)
     interval = ruling.rung.interval(clusters, cross_fit=inputs.cross_fit, seed=inputs.seed)
     return Verdict(
@@ -267,6 +267,21 @@ def _doubts(
                 f"the target passes can be {wording.percent(chance)}."
             )
     return tuple(doubts)
+
+
+def _few_seeds(inputs: VerdictInputs, ruling: Ruling, pairing: Pairing) -> tuple[str, ...]:
+    """Whether seeds lie so far apart that a few of them prove no gain, however many the rows."""
+    if ruling.against is None or ruling.route not in (Route.GAIN, Route.CHEAPER_TO_RUN):
+        return ()
+    seeds = max(ruling.rung.seeds, ruling.against.seeds)
+    least = 0.0 if ruling.route is Route.GAIN else -inputs.minimum_gain
+    if seeds == 1 or (odds := pairing.over_trainings(ruling.against, ruling.rung, least)) >= REACHED:
+        return ()
+    claim = "is better" if ruling.route is Route.GAIN else f"is not {wording.points(inputs.minimum_gain)} worse"
+    return (
+        f"The {seeds} trainings lie so far apart that with so few the odds that {ruling.rung.rung} {claim} on average "
+        f"over all seeds are {wording.odds(odds)} only; another seed would tell.",
+    )
 
 
 def _matters(tuned: Contender, ruling: Ruling) -> bool:

@@ -132,6 +132,19 @@ def test_two_seeds_two_points_short_are_called_sufficient_in_at_most_ten_of_a_hu
     assert rate(passes, repeats) <= 0.10 + slack(0.10, repeats)
 
 
+@pytest.mark.parametrize(("n", "spread", "repeats"), [(300, 0.06, 120), long(300, 0.06, 2_000), long(100, 0.06, 2_000)])
+def test_two_seeds_far_apart_confirm_a_gain_over_an_equal_rung_in_at_most_five_of_a_hundred_climbs(
+    n: int, spread: float, repeats: int
+) -> None:
+    def confirms(rng: np.random.Generator) -> bool:
+        difficulty = rng.beta(2, 1, n)
+        tuned = np.vstack([answers(rng, np.clip(difficulty + rng.normal(0, spread), 0, 1)) for _ in range(2)])
+        verdict = decide(VerdictInputs((rung("a", answers(rng, difficulty), 1), rung("b", tuned, 2, tuned=True)), None, 0.03))
+        return verdict.rung == "b" and verdict.outcome is Outcome.SUFFICIENT and verdict.confidence == "confirmed"
+
+    assert rate(confirms, repeats) <= 0.05 + slack(0.05, repeats)
+
+
 @pytest.mark.parametrize("loss_rate", [0.05, 0.10])
 def test_fifteen_planted_points_are_found_with_the_promised_power(loss_rate: float) -> None:
     assert power(100, 0.15, loss_rate) >= 0.80

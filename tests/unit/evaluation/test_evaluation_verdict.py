@@ -133,6 +133,15 @@ def test_a_dearer_rung_is_taken_for_a_proved_gain_that_is_large_enough() -> None
     assert "instead of" in found.sentence
 
 
+def test_a_gain_of_seeds_far_apart_is_not_confirmed_by_two_of_them() -> None:
+    prompt, near = rung("prompt", 60), rung("lora", 80, tuned=True, seeds=2, per_call=2)
+    scores = np.vstack([np.arange(ROWS) < 68, np.arange(ROWS) < 92]).astype(float)
+    found = [verdict(prompt, tuned) for tuned in (near, replace(near, scores=scores))]
+    assert [(one.outcome, one.rung, one.route) for one in found] == 2 * [(Outcome.SUFFICIENT, "lora", Route.GAIN)]
+    assert [one.confidence for one in found] == ["confirmed", "indicative"]
+    assert "The 2 trainings lie so far apart" in found[1].reasons[0]
+
+
 def test_a_proved_gain_below_the_minimum_is_not_worth_paying_for() -> None:
     found = verdict(rung("prompt", 60), rung("few-shot", 66, per_call=2), minimum_gain=0.10)
     assert (found.outcome, found.rung, found.route) == (Outcome.SUFFICIENT, "prompt", Route.CHEAPEST)
