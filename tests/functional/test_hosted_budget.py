@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from small_tasks import THINGS, write_task
 from stepladder.domain.climb import RungStatus
 from stepladder.domain.errors import BudgetError, DataError, EngineError
 from stepladder.domain.task import Task
+from stepladder.engines.endpoint import EndpointEngine
 from stepladder.service.climb import Climb, climb
+from stepladder.service.predict import predict
 from stepladder.service.wiring import build_engine
 
 PROMPT_USD, COMPLETION_USD = 1000.0, 2000.0  # per million tokens
@@ -109,6 +112,23 @@ def test_a_climb_whose_money_ends_at_the_test_rows_continues_when_there_is_more(
     assert finished.verdict.outcome == whole.verdict.outcome
     assert spent_usd(folder) == pytest.approx(everything * CALL_USD)
     assert "usd = 1000.0" in (finished.folder / "task" / "task.toml").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_answers_to_new_inputs_never_cost_more_than_the_budget_however_often_they_are_continued(tmp_path: Path) -> None:
+    new, output = tmp_path / "new.jsonl", tmp_path / "out.jsonl"
+    new.write_text("".join(json.dumps({"prompt": f"number {number}"}) + "\n" for number in range(200)), encoding="utf-8")
+    with chat_server(Knowing) as server:
+        model = f'base = "{server.url} small"'
+        world = write_task(tmp_path / "task", 60, model=model, use=PRICES, budget="usd = 20", rungs=NO_CLASSIFIER)
+        free = EndpointEngine(server.url, "small")
+        finished = climb(tmp_path / "task", tools=replace(world.tools, engine=free, tuner=None))
+        server.requests.clear()
+        for _ in range(2):
+            with pytest.raises(BudgetError, match="of 20 USD are spent"):
+                predict(finished.folder, new, output, rung="prompt")
+        assert 10 < len(server.requests) * CALL_USD <= 20
+        assert len(output.read_text(encoding="utf-8").splitlines()) >= 32
 
 
 # Without prices

@@ -16,6 +16,7 @@ from stepladder.domain.messages import Input
 from stepladder.domain.prediction import Prediction
 from stepladder.domain.protocols import Engine, Predictor, Recipe
 from stepladder.domain.task import Task
+from stepladder.engines.purse import Purse
 from stepladder.service import wiring
 from stepladder.service.open_run import find_run
 from stepladder.service.plan import Plan
@@ -59,6 +60,7 @@ def predict(
     rung: str | None = None,
     device: str = "auto",
     watcher: Watcher | None = None,
+    purse: Purse | None = None,
 ) -> Answered:
     """Answer every input of a file; one JSON line each, in order, into `output`.
 
@@ -68,6 +70,7 @@ def predict(
     Args:
         run: A run folder, or a task folder (its newest finished run).
         rung: Another rung of the climb than the one the verdict recommends.
+        purse: What hosted models draw on; without one, the task's budget for this output, however often it is continued.
     Raises:
         RunError: No such rung was fitted. DataError: The input file cannot be used.
         EngineError: A server gave no answer; those before it are in the file.
@@ -90,7 +93,10 @@ def predict(
     waiting = [item for item in inputs if item.id not in done]
     cut = sum(bool(line.get("cut")) for line in done.values())
     if waiting:
-        predictor = restore_rung(folder, name, device=device, watcher=watcher, check=_LengthCheck(Path(file), waiting))
+        check = _LengthCheck(Path(file), waiting)
+        predictor = restore_rung(
+            folder, name, device=device, watcher=watcher, check=check, purse=purse or purse_beside(target, task)
+        )
         watcher.progress.start(f"{name} answers", len(waiting))
         for start in range(0, len(waiting), ROWS_AT_ONCE):
             batch = waiting[start : start + ROWS_AT_ONCE]
@@ -104,6 +110,17 @@ def predict(
             watcher.progress.advance(len(batch))
         watcher.progress.finish()
     return Answered(name, len(inputs), len(waiting), cut)
+
+
+def purse_beside(output: Path, task: Task) -> Purse:
+    """The task's budget, less what was spent on this output before."""
+    purse = wiring.build_purse(task)
+    purse.keep_in(money_beside(output))
+    return purse
+
+
+def money_beside(output: Path) -> Path:
+    return output.with_name(f"{output.name}.money.jsonl")
 
 
 @dataclass(frozen=True)
@@ -141,23 +158,25 @@ def restore_rung(
     device: str = "auto",
     watcher: Watcher | None = None,
     check: Callable[[Task, Engine, Recipe, int], None] | None = None,
+    purse: Purse | None = None,
 ) -> Predictor:
     """A fitted rung of a finished run, ready to answer.
 
     Args:
         check: Asked with the task, the engine, the rung's recipe and the limit on new tokens, before anything is answered.
+        purse: What hosted models draw on together; one of its own for this call when none is given.
     Raises:
         RunError: The run holds no such rung.
     """
     bare, _, compared = name.partition(" @ ")
-    watcher = watcher or Watcher()
+    watcher, purse = watcher or Watcher(), purse or wiring.build_purse(Task.load(folder.task_folder))
     options = ClimbOptions(device=device, seed=int(folder.read_state().get("options", {}).get("seed", 0)))
-    base = make_base(Task.load(folder.task_folder), options, watcher, write_split=False)
+    base = make_base(Task.load(folder.task_folder), options, watcher, write_split=False, purse=purse)
     choices = keep_plan(folder, Plan.none()).choices
     splits = base.data.splits
     cross = splits.regime in ("cross", "prompts")
     world = whole_world(base.task, base.data.examples, splits) if cross else _only_world(base)
-    engine = wiring.build_engine(compared, base.task, device=device) if compared else base.engine
+    engine = wiring.build_engine(compared, base.task, device=device, purse=purse) if compared else base.engine
     if cross and any(folder.read_result(name, fold) is not None for fold in range(choices.folds)):
         refit_rung(base, folder, {compared: record_engine(engine, folder, base.answers)}, choices, name)
     recorded = folder.read_result(name, None)

@@ -28,7 +28,7 @@ from stepladder.evaluation.worsening import Comparison
 from stepladder.service import wiring
 from stepladder.service.figures import counted, interval_text, probability_text, rate_text, setting_text
 from stepladder.service.open_run import find_run
-from stepladder.service.predict import predict
+from stepladder.service.predict import money_beside, predict, purse_beside
 from stepladder.service.recorded_scores import Recorded, compare, recorded_scores, seen_before
 from stepladder.service.rung_run import Marker
 from stepladder.service.setup import Watcher
@@ -139,8 +139,10 @@ def score(
     path = _answers_path(folder, rung or folder.read_verdict().verdict.rung or "", Path(file))
     if fresh:
         path.unlink(missing_ok=True)
-    done = predict(folder.path, file, path, rung=rung, device=device, watcher=watcher)
-    graders = build_graders(task, wiring.grader_tools(task, None, {}, device=device), examples=known.examples)
+        money_beside(path).unlink(missing_ok=True)
+    purse = purse_beside(path, task)
+    done = predict(folder.path, file, path, rung=rung, device=device, watcher=watcher, purse=purse)
+    graders = build_graders(task, wiring.grader_tools(task, None, {}, device=device, purse=purse), examples=known.examples)
     marker = _marker(folder, graders)
     rows = marker.rows(done.rung, "score", examples, _read_answers(path, examples), fold=None)
     goal = target if target is not None else task.settings.target
