@@ -13,31 +13,37 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stepladder.data.bundled import copy_bundled
-from stepladder.data.probes import load_probes
-from stepladder.data.readers import read_examples
-from stepladder.domain.protocols import Conversation, Prompt, SilentProgress
-from stepladder.domain.retention import RetentionMeasure
-from stepladder.domain.task import LoraSettings, Task
-from stepladder.engines.cache import RecordedEngine
-from stepladder.engines.transformers.engine import TransformersEngine
-from stepladder.evaluation.retention import retention_measures
-from stepladder.models.adapter_scale import write_scaled
-from stepladder.models.loading import load
-from stepladder.service.probing import Prober
-from stepladder.service.remedies import SCALES, GentlerTuner
-from stepladder.service.wiring import set_threads
-from stepladder.techniques.forms import PLAIN, reference_turn
-from stepladder.training.presets import default_learning_rate
-from stepladder.training.tuner import LoraTuner
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(REPOSITORY / "benchmarks" / "real")]
 
-RESULT = Path(__file__).resolve().parent.parent / "results" / "retention.json"
+from climb_result import describe_machine  # noqa: E402
+
+from stepladder.data.bundled import copy_bundled  # noqa: E402
+from stepladder.data.probes import load_probes  # noqa: E402
+from stepladder.data.readers import read_examples  # noqa: E402
+from stepladder.domain.protocols import Conversation, Prompt, SilentProgress  # noqa: E402
+from stepladder.domain.retention import RetentionMeasure  # noqa: E402
+from stepladder.domain.task import LoraSettings, Task  # noqa: E402
+from stepladder.engines.cache import RecordedEngine  # noqa: E402
+from stepladder.engines.transformers.engine import TransformersEngine  # noqa: E402
+from stepladder.evaluation.retention import retention_measures  # noqa: E402
+from stepladder.models.adapter_scale import write_scaled  # noqa: E402
+from stepladder.models.loading import load  # noqa: E402
+from stepladder.service.probing import Prober  # noqa: E402
+from stepladder.service.remedies import SCALES, GentlerTuner  # noqa: E402
+from stepladder.service.wiring import set_threads  # noqa: E402
+from stepladder.techniques.forms import PLAIN, reference_turn  # noqa: E402
+from stepladder.training.presets import default_learning_rate  # noqa: E402
+from stepladder.training.tuner import LoraTuner  # noqa: E402
+
+RESULT = REPOSITORY / "benchmarks" / "results" / "retention.json"
 MODEL = "smollm2-135m-instruct"
 ROWS = 40
 HELD_OUT = 8
@@ -140,7 +146,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="forget what benchmarks/results/retention.json holds")
     options = parser.parse_args()
     set_threads()
-    started = time.monotonic()
+    started, machine = time.monotonic(), describe_machine(REPOSITORY)
     bench = Bench(options.work.resolve())
     known = [] if options.fresh or not RESULT.exists() else json.loads(RESULT.read_text(encoding="utf-8"))["tunes"]
     found: list[dict[str, Any]] = list(known)
@@ -152,7 +158,8 @@ def main() -> None:
             print("The time is used up; run again to go on.")
             break
         measures = [asdict(one) for one in work()]
-        entry = {"name": name, "healthy": healthy, "seconds": round(time.monotonic() - before, 1), "measures": measures}
+        seconds = round(time.monotonic() - before, 1)
+        entry = {"name": name, "healthy": healthy, "seconds": seconds, "machine": machine, "measures": measures}
         found.append(entry)
         RESULT.parent.mkdir(exist_ok=True)
         RESULT.write_text(json.dumps({"model": MODEL, "tunes": found}, indent=1) + "\n", encoding="utf-8")
