@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from generation.rungs import Rung, read
-from generation.systems import BATCHED, OURS, PADDED_ROWS
+from generation.systems import BATCHED, NESTED, ONE_STRING, OURS, PADDED_ROWS
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Grammar, Prompt
 from stepladder.engines.transformers.answering import Ask
@@ -26,8 +26,19 @@ from training.process import answer, die_first, forget_peak, peak_bytes, read_or
 LATENCY_ROWS = 30
 MASKED_TOKENS = 24
 ATTENTIONS = ("sdpa", "eager")
-LONG_TEXT = '{"type": "object", "properties": {"intent": {"type": "string", "minLength": 400}}, "required": ["intent"]}'
-"""A grammar that no answer of MASKED_TOKENS can fulfil: both sides of the comparison write every token."""
+SCHEMAS = {
+    ONE_STRING: '{"type": "object", "properties": {"text": {"type": "string", "minLength": 400}}, "required": ["text"]}',
+    NESTED: """{"type": "array", "minItems": 40, "items": {"type": "object", "properties": {
+        "intent": {"enum": ["PlayMusic", "AddToPlaylist", "BookRestaurant", "GetWeather", "RateBook", "SearchScreeningEvent"]},
+        "sure": {"type": "boolean"},
+        "slots": {"type": "object", "properties": {
+            "date": {"type": "string", "format": "date"},
+            "people": {"type": "integer", "minimum": 1, "maximum": 20},
+            "place": {"type": "string", "pattern": "^[A-Z][a-z]{2,20}$"}
+        }, "required": ["date", "people", "place"], "additionalProperties": false}
+    }, "required": ["intent", "sure", "slots"], "additionalProperties": false}}""",
+}
+"""Grammars that no answer of MASKED_TOKENS can fulfil, so that both sides of the comparison write every token."""
 
 Ids = list[int]
 
@@ -182,9 +193,9 @@ def latency(loaded: LoadedModel, rung: Rung) -> dict[str, Any]:
     return {"p50_seconds": cuts[9], "p95_seconds": cuts[18], "rows": len(seconds), "seconds_per_token": sum(seconds) / tokens}
 
 
-def mask_cost(loaded: LoadedModel, rung: Rung, rounds: int = 3) -> dict[str, Any]:
+def mask_cost(loaded: LoadedModel, rung: Rung, schema: str, rounds: int = 3) -> dict[str, Any]:
     """What holding answers to a grammar adds to a batch in which every row writes as many tokens with it as without."""
-    engine, grammar = TransformersEngine(loaded), Grammar("json_schema", LONG_TEXT)
+    engine, grammar = TransformersEngine(loaded), Grammar("json_schema", schema)
     engine._start_grammar(grammar)  # while it knows which tokens end a turn
     engine._stop_ids = frozenset()  # nobody leaves early
     free, held = Decoding(MASKED_TOKENS), Decoding(MASKED_TOKENS, grammar=grammar)
@@ -234,7 +245,7 @@ def main() -> None:
         case "latency":
             result = latency(loaded, rung)
         case _:
-            result = mask_cost(loaded, rung)
+            result = mask_cost(loaded, rung, SCHEMAS[order["schema"]])
     about = {"dtype": loaded.identity.dtype, "threads": torch.get_num_threads(), "peak_memory_bytes": peak_bytes()}
     answer(order, {**result, **about, "versions": versions()})
 

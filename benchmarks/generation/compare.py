@@ -11,7 +11,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from generation.systems import BATCHED, MUST_REACH, ONE_BY_ONE, OURS, RUNGS, SETTINGS, SYSTEMS
+from generation.systems import BATCHED, MUST_REACH, ONE_BY_ONE, OURS, RUNGS, SCHEMAS, SETTINGS, SYSTEMS
 from real.climb_result import describe_machine
 from stepladder.domain.errors import DataError
 from stepladder.files import write_text
@@ -111,8 +111,10 @@ class Comparison:
         if self.results.find("latency", rung=rung) is None:
             found = self._child("latency", rung)
             self.results.add("latency", {"rung": rung, **_figures(found)})
-        if rung == "zero-shot" and not self.results.content["grammar"]:
-            self.results.add("grammar", {"rung": rung, **_figures(self._child("mask cost", rung))})
+        for schema in SCHEMAS if rung == "zero-shot" else ():
+            if self.results.find("grammar", schema=schema) is None:
+                found = self._child("mask cost", rung, schema=schema)
+                self.results.add("grammar", {"rung": rung, "schema": schema, **_figures(found)})
 
     def summary(self) -> str:
         """What was reached, and what was not."""
@@ -130,7 +132,9 @@ class Comparison:
             lines.append(
                 f"{entry['rung']}: one answer takes {entry['p50_seconds']:.2f} s (median), {entry['p95_seconds']:.2f} s (95 %)"
             )
-        lines += [f"A grammar adds {entry['cost']:.1%} to a batch." for entry in self.results.content["grammar"]]
+        lines += [
+            f"A grammar ({entry['schema']}) adds {entry['cost']:.1%} to a batch." for entry in self.results.content["grammar"]
+        ]
         return "\n".join(lines)
 
     def _same(self, rung: str, *, rounded_head: bool = False) -> dict[str, Any]:

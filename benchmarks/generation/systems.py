@@ -6,6 +6,9 @@ RUNGS = ("zero-shot", "few-shot k=8", "nearest k=4", "tuned")
 TUNED = "tuned"
 OURS, ONE_BY_ONE, BATCHED = "stepladder", "generate(), one by one", "generate(), batches of 16"
 PADDED_ROWS = 16
+ONE_STRING, NESTED = "one long string", "forty nested records"
+SCHEMAS = (ONE_STRING, NESTED)
+"""Grammars whose cost is measured."""
 SETTINGS = {
     OURS: "all rows in one call; shared beginning computed once, rows leave and enter",
     ONE_BY_ONE: "transformers, dynamic cache",

@@ -40,7 +40,10 @@ def generation_table(content: Mapping[str, Any]) -> str:
         f"{entry['p95_seconds']:.2f} s (95th percentile); warm, no drafts."
         for entry in content["latency"]
     ]
-    said += [f"- Holding every row to a JSON grammar adds {entry['cost']:.0%} to a batch." for entry in content["grammar"]]
+    said += [
+        f"- Holding every row to a JSON grammar ({entry['schema']}) adds {entry['cost']:.0%} to a batch."
+        for entry in content["grammar"]
+    ]
     return "\n\n".join(part for part in (table, "\n".join(said), _provenance(rows)) if part)
 
 

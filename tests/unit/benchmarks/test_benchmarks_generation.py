@@ -135,7 +135,9 @@ def test_the_table_shows_medians_ratios_and_what_was_wanted():
     rows += [row(system=ONE_BY_ONE, speed=2.0, number=number) for number in (1, 2, 3)]
     with_ratios(rows)
     latency = {"rung": "zero-shot", "p50_seconds": 0.5, "p95_seconds": 0.9, "rows": 30}
-    table = generation_table({"rows": rows, "same_answers": [SAME], "latency": [latency], "grammar": [{"cost": 0.04}]})
+    table = generation_table(
+        {"rows": rows, "same_answers": [SAME], "latency": [latency], "grammar": [{"schema": "one", "cost": 0.04}]}
+    )
     lines = table.splitlines()
     assert lines[2].startswith("| zero-shot | stepladder | 10.00 |")
     assert lines[3].endswith("| 5.0 | ≥ 4 |")
