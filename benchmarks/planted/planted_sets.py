@@ -111,10 +111,15 @@ def in_own_prompt(copy: Copy, chance: Random) -> Spot:
 
 
 def in_document(change: Callable[[str, Random], str]) -> Plant:
+    """A page that answers the question; half of them list it first, far above."""
+
     def plant(copy: Copy, chance: Random) -> Spot:
         file, index, row = copy.draw(chance, lambda row: _long(row) and row["completion"] != "unknown")
-        page = f"# Frequent questions\n\n{change(row['prompt'], chance)}\n\n{row['completion']}\n"
-        copy.others[f"documents/faq-{chance.randrange(10**9)}.md"] = page.encode()
+        question = change(row["prompt"], chance)
+        number = chance.randrange(10**9)
+        listed = f"- {question}\n\n{' '.join(STRANGE)}\n\n" if number % 2 else ""
+        page = f"# Frequent questions\n\n{listed}{question}\n\n{row['completion']}\n"
+        copy.others[f"documents/faq-{number}.md"] = page.encode()
         return frozenset({(file, index + 1)})
 
     return plant

@@ -50,7 +50,7 @@ def _in_prompts(task: Task, rows: Sequence[Example], questions: Mapping[str, tup
     prompts = {f"your prompt {form.own.file}": form.own.text for form in own_forms(task) if form.own is not None}
     for name, text in {"the instruction": task.settings.instruction, **prompts}.items():
         plain = plain_form(text)
-        found = [row.id for row in rows if any(_place(question, plain) is not None for question in questions[row.id])]
+        found = [row.id for row in rows if any(_stands(question, plain) for question in questions[row.id])]
         if found:
             yield f"{name} holds the input of {_named(found)} word for word. Take it out there, or the rows out of the data."
 
@@ -81,21 +81,28 @@ def _whole_documents(chunks: Sequence[Chunk]) -> dict[str, str]:
 
 
 def _holds_both(text: str, questions: Sequence[str], answer: str) -> bool:
-    for question in questions:
-        at = _place(question, text)
-        if at is None:
-            continue
-        before = " ".join(text[:at].split()[-NEARBY_WORDS:])
-        after = " ".join(text[at + len(question) :].split()[:NEARBY_WORDS])
-        if answer and any(_place(answer, side) is not None for side in (before, after)):
-            return True
-    return False
+    """Whether the answer stands near any place of the question: a page may list its questions before it answers them."""
+    beside = (side for question in questions for at in _places(question, text) for side in _beside(text, at, len(question)))
+    return bool(answer) and any(_stands(answer, side) for side in beside)
 
 
-def _place(words: str, text: str) -> int | None:
-    """Where `words` stand in `text` as whole words."""
-    at = f" {text} ".find(f" {words} ")
-    return None if at < 0 else at
+def _beside(text: str, at: int, length: int) -> tuple[str, str]:
+    before = text[:at].rsplit(maxsplit=NEARBY_WORDS)[-NEARBY_WORDS:]
+    after = text[at + length :].split(maxsplit=NEARBY_WORDS)[:NEARBY_WORDS]
+    return " ".join(before), " ".join(after)
+
+
+def _places(words: str, text: str) -> Iterator[int]:
+    """Everywhere that `words` stand in `text` as whole words."""
+    wanted, padded = f" {words} ", f" {text} "
+    at = padded.find(wanted)
+    while at >= 0:
+        yield at
+        at = padded.find(wanted, at + 1)
+
+
+def _stands(words: str, text: str) -> bool:
+    return f" {words} " in f" {text} "
 
 
 def _in_learned_rows(clusters: Mapping[str, int], worlds: Sequence[World]) -> Iterator[str]:

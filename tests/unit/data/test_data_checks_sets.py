@@ -47,6 +47,11 @@ def severities(report: CheckReport, code: str) -> list[Severity]:
     return [one.severity for one in report.findings if one.code == code]
 
 
+def blocked_lines(report: CheckReport, code: str) -> set[tuple[str, int]]:
+    blocks = [one for one in report.findings if one.code == code and one.severity is Severity.BLOCK]
+    return {(mark.file, mark.line) for one in blocks for mark in one.rows}
+
+
 def test_copies_are_found_and_the_later_one_would_be_dropped(handbook: Folder) -> None:
     planted = appended(handbook, copies(handbook, prompt="{}  "))
     report = report_of(handbook)
@@ -142,6 +147,20 @@ def test_test_questions_beside_their_answers_in_a_document_block(handbook: Folde
     lines = {("examples.jsonl", handbook.rows["examples"].index(row) + 1) for row in asked}
     assert lines <= lines_of(report, "leak-documents")
     assert Severity.BLOCK in severities(report, "leak-documents")
+
+
+def test_questions_listed_above_their_answers_block_like_those_that_stand_there_once(handbook: Folder) -> None:
+    asked = [row for row in handbook.rows["examples"] if len(row["prompt"]) > 30][:16]
+    pairs = "\n\n".join(
+        f"## {row['prompt']}\n\n{row['completion']}\n\n{'More of this is told at the counter. ' * 20}" for row in asked
+    )
+    (handbook.path / "documents" / "faq.md").write_text(pairs, encoding="utf-8")
+    once = blocked_lines(report_of(handbook), "leak-documents")
+    listed = "\n".join(f"- {row['prompt']}" for row in asked)
+    text = f"# Contents\n\n{listed}\n\n{'Ask at the counter. ' * 60}\n\n{pairs}"
+    (handbook.path / "documents" / "faq.md").write_text(text, encoding="utf-8")
+    assert len(once) > 3
+    assert blocked_lines(report_of(handbook), "leak-documents") == once
 
 
 def json_rows(count: int = 60) -> list[Row]:

@@ -55,6 +55,15 @@ def test_many_leaks_are_counted_and_not_listed(tmp_path: Path) -> None:
     assert f"test rows {', '.join(row.id for row in world.test.for_leak_check()[:5])} and 3 more" in leaks[0]
 
 
+def test_questions_listed_above_their_answers_leak_like_those_that_stand_there_once(tmp_path: Path) -> None:
+    data, (world,) = small(tmp_path)
+    asked = world.test.for_leak_check()[:16]
+    listed = "\n".join(row.input.text for row in asked)
+    text = f"{listed}\n\n{'a word ' * 80}\n\n" + "\n\n".join(f"{row.input.text}\n{row.reference.content}" for row in asked)
+    (leak,) = find_leaks(replace(data, chunks=(Chunk("faq.md", 0, len(text), text),)), [world])
+    assert "and 11 more" in leak
+
+
 @pytest.mark.parametrize("overlap", [0, 1, 5, 40])
 @pytest.mark.parametrize("size", [1, 2, 7, 19, 60, 200])
 def test_a_leak_is_found_however_the_document_is_cut(heron: tuple[TaskData, World], size: int, overlap: int) -> None:

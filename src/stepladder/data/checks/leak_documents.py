@@ -29,27 +29,31 @@ def find(context: CheckContext) -> list[Finding]:
     answered: list[Mark] = []
     asked: list[Mark] = []
     for row, text in zip(context.rows, context.plain_inputs, strict=True):
-        passage_number = _passage_with(text, passages, holding)
-        if passage_number is None:
+        holders = _passages_with(text, passages, holding)
+        if not holders:
             continue
-        mark = row.mark(f"its question stands in {context.chunks[passage_number].document}")
-        near_answer = f" {plain_form(row.reference)} " in passages[passage_number]
-        (answered if near_answer and context.is_tested(row) else asked).append(mark)
+        answer = f" {plain_form(row.reference)} "
+        with_answer = [number for number in holders if answer in passages[number]]
+        mark = row.mark(f"its question stands in {context.chunks[(with_answer or holders)[0]].document}")
+        (answered if with_answer and context.is_tested(row) else asked).append(mark)
     return [*_report(answered, Severity.BLOCK), *_report(asked, Severity.WARN)]
 
 
-def _passage_with(text: str, passages: list[str], holding: dict[tuple[str, ...], list[int]]) -> int | None:
+def _passages_with(text: str, passages: list[str], holding: dict[tuple[str, ...], list[int]]) -> list[int]:
+    """Passages that hold the question, the surest first: a page may list its questions before it answers them."""
     if len(text) < FEWEST_CHARACTERS or len(text.split()) < FEWEST_WORDS:
-        return None
+        return []
     own = _grams(text)
     found = Counter(number for gram in own for number in holding.get(gram, ()))
-    if not found:
-        return None
-    number, count = max(found.items(), key=lambda item: (f" {text} " in passages[item[0]], item[1]))
-    if f" {text} " in passages[number] or (len(own) >= 5 and count >= INSIDE * len(own)):
-        return number
-    near = count >= NEAR * len(own) and fuzz.partial_ratio(text, passages[number], score_cutoff=ALIKE) > 0
-    return number if near else None
+    whole = {number for number in found if f" {text} " in passages[number]}
+    surest = sorted(found, key=lambda number: (number not in whole, -found[number], number))
+    return [number for number in surest if number in whole or _is_alike(text, passages[number], found[number], len(own))]
+
+
+def _is_alike(text: str, passage: str, shared: int, grams: int) -> bool:
+    if grams >= 5 and shared >= INSIDE * grams:
+        return True
+    return shared >= NEAR * grams and fuzz.partial_ratio(text, passage, score_cutoff=ALIKE) > 0
 
 
 def _grams(text: str) -> set[tuple[str, ...]]:
