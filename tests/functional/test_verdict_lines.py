@@ -16,6 +16,7 @@ from stepladder.evaluation.records import rederive, verdict_to_json
 from stepladder.service.climb import Climb, climb
 from stepladder.service.planning import plan_climb
 from stepladder.service.setup import ClimbOptions, Watcher, make_base
+from stepladder.service.verify import verify
 
 SKIP = 'skip = ["classifier", "lora+constrained", "lora+nearest"]'
 
@@ -173,6 +174,25 @@ def test_a_document_leaks_only_with_question_and_answer_side_by_side(tmp_path: P
     with_documents(folder, text.format(**next(row for row in rows if row["id"] in test)))
     accept(folder, "leak-documents")
     base = make_base(Task.load(folder), ClimbOptions(), Watcher(), tools=world.tools)
-    said = [line for line in plan_climb(base).lines if line.startswith("Leak")]
+    said = [line for line in plan_climb(base).lines if line.startswith("Accepted leak")]
     assert bool(said) == leaks
     assert all("the document documents/notes.md holds the input and the answer of test row" in line for line in said)
+
+
+def test_a_document_that_leaks_and_is_accepted_leaves_an_indicative_verdict_that_names_it(tmp_path: Path) -> None:
+    folder = tmp_path / "task"
+    world, rows, test = task_with(folder)
+    leaked = next(row for row in rows if row["id"] in test)
+    with_documents(folder, "# Things\n\n{prompt}\n\nAnswer: {completion}.\n".format(**leaked))
+    accept(folder, "leak-documents")
+    finished = climb(folder, tools=world.tools)
+    said = f"the document documents/notes.md holds the input and the answer of test row {leaked['id']} word for word."
+    assert finished.verdict.outcome is not Outcome.INVALID
+    assert finished.verdict.confidence == "indicative"
+    assert any(reason.startswith(f"Accepted in `[data] accept`: {said}") for reason in finished.verdict.reasons)
+    assert f"Accepted leak, the verdict will be indicative: {said}" in finished.record.plan
+    assert rederived(finished) == verdict_to_json(finished.verdict)
+    assert verify(finished.folder).agrees
+    task = finished.folder / "task" / "task.toml"
+    task.write_text(task.read_text(encoding="utf-8").replace('accept = ["leak-documents"]\n', ""), encoding="utf-8")
+    assert any("the task does not accept `leak-documents`" in str(one) for one in verify(finished.folder).differences)

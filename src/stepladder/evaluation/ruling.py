@@ -30,6 +30,7 @@ class VerdictInputs:
         not_comparable: Compared models whose scores may not stand beside the base's, and tuned rungs whose abilities were not
             laid beside it, and why, in sentences.
         leaks: Test rows that training rows or demonstrations give away, in words; any makes the verdict invalid.
+        accepted_leaks: Those in documents that the user has accepted; any keeps the verdict from being confirmed.
         refit_faults: By contender, why its fit on all rows, which would be shipped after cross-fitting, cannot be used.
         calls_total: Calls after which the job is over; None = it has no end.
         tune_anyway: Whether a tuned rung may be recommended although the job is over before its training pays.
@@ -46,6 +47,7 @@ class VerdictInputs:
     larger_models_compared: bool = False
     max_latency_seconds: float | None = None
     leaks: tuple[str, ...] = ()
+    accepted_leaks: tuple[str, ...] = ()
     seed: int = 0
     why_nothing_tuned: str = ""
     data_may_leave: bool = True

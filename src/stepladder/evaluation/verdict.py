@@ -244,6 +244,10 @@ def _doubts(
         doubts.append(
             "The rows were too few for a test split: they were cross-fitted, and the final refit is not itself measured."
         )
+    doubts += [
+        f"Accepted in `[data] accept`: {leak}. This says how the rungs fare only where users ask what stands there."
+        for leak in inputs.accepted_leaks
+    ]
     for rung in eligible:
         if rung.tuned and rung.seeds == 1 and _matters(rung, ruling):
             doubts.append(f"{rung.rung} was trained with one seed; another seed may score differently.")

@@ -26,7 +26,7 @@ from stepladder.evaluation.statistics import noise_floor, seed_disagreement
 from stepladder.evaluation.verdict import decide
 from stepladder.service.figures import REPLAYED_OF
 from stepladder.service.labelling import rows_to_label_again
-from stepladder.service.leaks import find_leaks
+from stepladder.service.leaks import find_accepted, find_leaks
 from stepladder.service.prices import tuned_use, use_of
 from stepladder.service.replay import Replay, replay_alone
 from stepladder.service.rung_run import RungRun, renamed
@@ -99,6 +99,7 @@ def hold_contest(
         larger_models_compared=any(ran.status is RungStatus.RAN and " @ " in ran.name for ran in runs),
         max_latency_seconds=settings.use.max_latency_seconds,
         leaks=find_leaks(base.data, [ran.world for ran in runs]),
+        accepted_leaks=find_accepted(base.data, [ran.world for ran in runs]),
         seed=base.options.seed,
         why_nothing_tuned=_why_nothing_tuned(runs, contenders),
         data_may_leave=settings.use.data_may_leave,

@@ -19,23 +19,43 @@ FEWEST_WORDS = 6
 """A shorter input may stand in a text by chance ("where is my parcel")."""
 NEARBY_WORDS = 60
 """How far from the question the expected answer counts as standing beside it."""
+ACCEPTED = "leak-documents"
+"""The code of the data check by which a task may accept documents that hold questions and answers: users may ask just these."""
 NAMED = 5  # rows that a line names; the rest is counted
 
 
 def find_leaks(data: TaskData, worlds: Sequence[World]) -> tuple[str, ...]:
     """What gives test rows away, a line for each text at fault, with what to do; empty when nothing does.
 
+    Documents are left to `find_accepted` where `[data] accept` names their check.
+
     Args:
         worlds: All of the climb; one that stands here several times is looked at once.
     """
-    different = list({world.fold: world for world in worlds}.values())
-    rows = list({row.id: row for world in different for row in world.test.for_leak_check()}.values())
-    questions = _questions(data.examples, rows)
+    rows = _test_rows(worlds)
+    holding = () if _is_accepted(data.task) else _in_documents(data, rows)
     return (
-        *_in_prompts(data.task, rows, questions),
-        *_in_documents(data.task, data.chunks, rows, questions),
-        *_in_learned_rows(data.clusters, different),
+        *_in_prompts(data.task, rows, _questions(data.examples, rows)),
+        *(f"{said}. Take them out there, or the rows out of the data." for said in holding),
+        *_in_learned_rows(data.clusters, _different(worlds)),
     )
+
+
+def find_accepted(data: TaskData, worlds: Sequence[World]) -> tuple[str, ...]:
+    """What documents give away and the user has accepted, without a full stop."""
+    return tuple(_in_documents(data, _test_rows(worlds))) if _is_accepted(data.task) else ()
+
+
+def _is_accepted(task: Task) -> bool:
+    return ACCEPTED in task.settings.data.accept
+
+
+def _different(worlds: Sequence[World]) -> list[World]:
+    return list({world.fold: world for world in worlds}.values())
+
+
+def _test_rows(worlds: Sequence[World]) -> list[Example]:
+    return list({row.id: row for world in _different(worlds) for row in world.test.for_leak_check()}.values())
 
 
 def _questions(examples: Sequence[Example], rows: Sequence[Example]) -> dict[str, tuple[str, ...]]:
@@ -55,17 +75,13 @@ def _in_prompts(task: Task, rows: Sequence[Example], questions: Mapping[str, tup
             yield f"{name} holds the input of {_named(found)} word for word. Take it out there, or the rows out of the data."
 
 
-def _in_documents(
-    task: Task, chunks: Sequence[Chunk], rows: Sequence[Example], questions: Mapping[str, tuple[str, ...]]
-) -> Iterator[str]:
+def _in_documents(data: TaskData, rows: Sequence[Example]) -> Iterator[str]:
     """Documents are looked at whole, since a passage may end between a question and its answer."""
-    for document, text in _whole_documents(chunks).items():
-        found = [row.id for row in rows if _holds_both(text, questions[row.id], plain_form(reference_text(task, row)))]
+    questions = _questions(data.examples, rows)
+    for document, text in _whole_documents(data.chunks).items():
+        found = [row.id for row in rows if _holds_both(text, questions[row.id], plain_form(reference_text(data.task, row)))]
         if found:
-            yield (
-                f"the document {document} holds the input and the answer of {_named(found)} word for word. "
-                "Take them out there, or the rows out of the data."
-            )
+            yield f"the document {document} holds the input and the answer of {_named(found)} word for word"
 
 
 def _whole_documents(chunks: Sequence[Chunk]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from stepladder.domain.task import OutputSettings, Task
 from stepladder.models.hardware import memory_available_bytes
 from stepladder.service import wiring
 from stepladder.service.judging import plan_remark
-from stepladder.service.leaks import find_leaks
+from stepladder.service.leaks import find_accepted, find_leaks
 from stepladder.service.memory import Local, Memory, memory_lines, predict_memory
 from stepladder.service.money import label_lines, money_lines, predict_money, tuning_lines
 from stepladder.service.plan import COMPARED, FREE_RUNGS, TUNED_RUNGS, Plan, make_plan
@@ -69,6 +69,7 @@ def plan_climb(base: Base) -> Plan:
         rungs = tuple(rung for rung in rungs if rung not in FOUR_BIT_RUNGS)
     plan = make_plan(settings, work, speeds, rungs, budget_minutes=minutes, refit=len(worlds) > 1)
     remarks = [f"Leak, the verdict would be invalid: {leak}" for leak in find_leaks(base.data, worlds)]
+    remarks += [f"Accepted leak, the verdict will be indicative: {leak}." for leak in find_accepted(base.data, worlds)]
     judged = plan_remark(base.task)
     return _with_needs(base, plan, work, [*remarks, *([judged] if judged else [])])
 

@@ -29,6 +29,7 @@ from stepladder.evaluation.verdict import decide
 from stepladder.service import wiring
 from stepladder.service.contest import answered
 from stepladder.service.figures import counted
+from stepladder.service.leaks import ACCEPTED
 from stepladder.service.open_run import find_run
 from stepladder.service.rung_run import Marker, validation_interval
 from stepladder.service.style import fitted_marker, load_style
@@ -193,6 +194,7 @@ def _derive_again(folder: RunFolder, rows: Sequence[GradedRow]) -> tuple[list[Di
     decided, notes = _verdict_faults(record, inputs)
     faults = [
         *_asked_for(record, inputs, task),
+        *_accepted(inputs, task),
         *(_one_off(inputs, task, folder) if "calls_total" in recorded else ()),
         *_circumstances(record, inputs, rows),
         *(fault for contender in inputs.contenders for fault in _contender_faults(contender, rows)),
@@ -231,6 +233,11 @@ def _circumstances(record: ClimbRecord, inputs: VerdictInputs, rows: Sequence[Gr
         yield f"`cross_fit` is {inputs.cross_fit} in the inputs, {folds} by rows.jsonl."
     if inputs.base_parameters != record.model.parameters:
         yield f"`base_parameters` is {inputs.base_parameters} in the inputs, {record.model.parameters} in the record."
+
+
+def _accepted(inputs: VerdictInputs, task: Task) -> Iterator[str]:
+    if inputs.accepted_leaks and ACCEPTED not in task.settings.data.accept:
+        yield f"leaks stand as accepted in the inputs, and the task does not accept `{ACCEPTED}`."
 
 
 def _recorded(values: Sequence[object]) -> str:

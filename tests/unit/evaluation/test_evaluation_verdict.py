@@ -296,6 +296,12 @@ def test_a_leak_makes_the_verdict_invalid() -> None:
     assert "test row 7 stands in the training rows" in found.sentence
 
 
+def test_a_leak_that_is_accepted_is_a_reason_to_confirm_nothing() -> None:
+    clean, accepted = verdict(rung("prompt", 60)), verdict(rung("prompt", 60), accepted_leaks=("a document holds test row 7",))
+    assert (accepted.outcome, clean.confidence, accepted.confidence) == (clean.outcome, "confirmed", "indicative")
+    assert accepted.reasons[0].startswith("Accepted in `[data] accept`: a document holds test row 7. ")
+
+
 def test_more_than_two_percent_ungraded_is_a_broken_grader() -> None:
     scores = np.ones(ROWS)
     scores[:2] = np.nan

@@ -10,7 +10,7 @@ from small_tasks import write_task
 from stepladder.domain.messages import Chunk, Input
 from stepladder.domain.sealed import SealedRows
 from stepladder.domain.task import Task
-from stepladder.service.leaks import find_leaks
+from stepladder.service.leaks import find_accepted, find_leaks
 from stepladder.service.task_data import TaskData, load_task_data
 from stepladder.service.worlds import World, build_worlds
 from stepladder.techniques.fake import FakeEmbedder
@@ -62,6 +62,21 @@ def test_questions_listed_above_their_answers_leak_like_those_that_stand_there_o
     text = f"{listed}\n\n{'a word ' * 80}\n\n" + "\n\n".join(f"{row.input.text}\n{row.reference.content}" for row in asked)
     (leak,) = find_leaks(replace(data, chunks=(Chunk("faq.md", 0, len(text), text),)), [world])
     assert "and 11 more" in leak
+
+
+def test_a_document_that_is_accepted_is_told_apart_from_leaks(tmp_path: Path) -> None:
+    data, (world,) = small(tmp_path)
+    row = world.test.for_leak_check()[0]
+    text = f"{row.input.text} {row.reference.content}"
+    data = replace(data, chunks=(Chunk("notes.md", 0, len(text), text),))
+    toml = (tmp_path / "task.toml").read_text(encoding="utf-8")
+    (tmp_path / "task.toml").write_text(toml.replace("[data]\n", '[data]\naccept = ["leak-documents"]\n'), encoding="utf-8")
+    accepting = replace(data, task=Task.load(tmp_path))
+    assert (len(find_leaks(data, [world])), find_accepted(data, [world])) == (1, ())
+    assert find_leaks(accepting, [world]) == ()
+    assert find_accepted(accepting, [world]) == (
+        f"the document notes.md holds the input and the answer of test row {row.id} word for word",
+    )
 
 
 @pytest.mark.parametrize("overlap", [0, 1, 5, 40])

@@ -68,7 +68,8 @@ def _report(marks: list[Mark], severity: Severity) -> list[Finding]:
         severity,
         marks,
         f"The questions of {{rows}} stand in the documents{beside}: retrieval would find the question, not the knowledge.",
-        "Remove the question from the document. If users really ask what a FAQ holds word by word, accept it.",
+        "Remove the question from the document. If users really ask what a FAQ holds word by word, accept it: "
+        "the verdict is then indicative and says so.",
     )
 
 
