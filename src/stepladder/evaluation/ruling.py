@@ -6,10 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from stepladder.data.placing import Growth
 from stepladder.domain.verdict import Gain, Outcome, Route
 from stepladder.evaluation.compare import Contender, strongest_untuned, why_not_eligible
 from stepladder.evaluation.cost import break_even_calls
+from stepladder.evaluation.planning import rows_to_decide
+from stepladder.evaluation.statistics import rows_per_effective_row, seed_spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +68,18 @@ class VerdictInputs:
         limit = why_not_eligible(contender, self.max_latency_seconds, data_may_leave=self.data_may_leave)
         return limit or self._never_pays(contender)
 
+    def rows_to_decide(self, rung: Contender) -> int | None:
+        """Test size at which its observed score decides about the target; None where no practical one does."""
+        assert self.target is not None
+        clusters = None if self.clusters is None else np.asarray(self.clusters, dtype=np.int64)
+        return rows_to_decide(
+            rung.mean,
+            self.target,
+            rows_per_effective=rows_per_effective_row(rung.scores, clusters, cross_fit=self.cross_fit, seed=self.seed),
+            at_least=rung.items + 1,
+            seeds=seed_spread(rung.scores),
+        )
+
     def _never_pays(self, contender: Contender) -> str | None:
         """A job that is over before a training pays for itself is not trained for (design §4)."""
         untuned = strongest_untuned(self.contenders)
@@ -82,6 +98,7 @@ class Ruling:
 
     `rung` is the recommended contender, or the best bet. `against` is the one it was weighed against and `proof` the gain
     between the two. `odds` holds P(score ≥ target), or without a target P(gain ≥ minimum_gain) of the dearer contenders.
+    `unproved` holds, by contender that the walk passed over, the gain that it did not prove.
     """
 
     outcome: Outcome
@@ -92,3 +109,4 @@ class Ruling:
     odds: Mapping[str, float] = field(default_factory=dict)
     against: Contender | None = None
     proof: Gain | None = None
+    unproved: Mapping[str, Gain] = field(default_factory=dict)

@@ -6,6 +6,7 @@ Everything here is reckoned from `VerdictInputs` alone, so a recorded verdict ca
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil, floor
 
 import numpy as np
@@ -17,10 +18,11 @@ from stepladder.evaluation import wording
 from stepladder.evaluation.compare import Contender, Pairing, strongest_untuned
 from stepladder.evaluation.cost import costs_less, order_for_adoption
 from stepladder.evaluation.gains import PROVED, rows_to_prove
-from stepladder.evaluation.planning import REACHED, false_pass_rate, rows_to_decide
+from stepladder.evaluation.passed_over import passed_over
+from stepladder.evaluation.planning import REACHED, false_pass_rate
 from stepladder.evaluation.prices import facts
 from stepladder.evaluation.ruling import Ruling, VerdictInputs
-from stepladder.evaluation.statistics import effective_rows, graded, probability_at_least, rows_per_effective_row, seed_spread
+from stepladder.evaluation.statistics import effective_rows, graded, probability_at_least
 
 MOST_UNGRADED = 0.02
 MOST_CUT = 0.05
@@ -64,6 +66,7 @@ def decide(inputs: VerdictInputs) -> Verdict:
     if (fault := inputs.refit_faults.get(ruling.rung.rung)) is not None:
         return _nothing_to_ship(inputs, ruling.rung.rung, fault)
     doubts = (*_doubts(inputs, ruling, eligible, clusters), *_few_seeds(inputs, ruling, pairing))
+    over = passed_over(inputs, ruling, eligible, pairing)
     decided = ruling.outcome in (Outcome.SUFFICIENT, Outcome.NOT_REACHED)
     interval = ruling.rung.interval(clusters, cross_fit=inputs.cross_fit, seed=inputs.seed)
     return Verdict(
@@ -74,8 +77,8 @@ def decide(inputs: VerdictInputs) -> Verdict:
         sentence=wording.sentence(inputs, ruling, interval),
         probability=ruling.probability,
         needed_test_rows=ruling.needed_test_rows,
-        reasons=(*doubts, *_remarks(inputs, ruling)),
-        would_change=wording.would_change(inputs, ruling, eligible),
+        reasons=(*doubts, *(one.reason for one in over), *_remarks(inputs, ruling)),
+        would_change=(*(one.would_change for one in over), *wording.would_change(inputs, ruling, eligible)),
         facts=facts(inputs, ruling.rung),
         gains=tuple(pairing.gain(ruling.rung, other) for other in inputs.contenders if other.rung != ruling.rung.rung),
     )
@@ -127,24 +130,15 @@ def _with_target(
         return Ruling(Outcome.NOT_REACHED, best, None, odds[best.rung], odds=odds)
     best = max(eligible, key=lambda rung: odds[rung.rung])
     still_open = [rung for rung in eligible if odds[rung.rung] > 1 - REACHED or rung.mean >= inputs.target]
-    rows = _rows_to_decide(inputs, still_open, clusters)
+    rows = _rows_to_decide(inputs, still_open)
     return Ruling(Outcome.UNDECIDED, best, None, odds[best.rung], needed_test_rows=rows, odds=odds)
 
 
-def _rows_to_decide(inputs: VerdictInputs, open_ones: Sequence[Contender], clusters: NDArray[np.int64] | None) -> int | None:
+def _rows_to_decide(inputs: VerdictInputs, open_ones: Sequence[Contender]) -> int | None:
     """The first size at which an open contender above the target is proved; with all below it, at which the last is ruled out."""
     assert inputs.target is not None
     above = [rung for rung in open_ones if rung.mean >= inputs.target]
-    sizes = [
-        rows_to_decide(
-            rung.mean,
-            inputs.target,
-            rows_per_effective=rows_per_effective_row(rung.scores, clusters, cross_fit=inputs.cross_fit, seed=inputs.seed),
-            at_least=rung.items + 1,
-            seeds=seed_spread(rung.scores),
-        )
-        for rung in (above or open_ones)
-    ]
+    sizes = [inputs.rows_to_decide(rung) for rung in (above or open_ones)]
     known = [size for size in sizes if size is not None]
     if above:
         return min(known, default=None)
@@ -154,11 +148,20 @@ def _rows_to_decide(inputs: VerdictInputs, open_ones: Sequence[Contender], clust
 def _without_target(
     inputs: VerdictInputs, eligible: Sequence[Contender], pairing: Pairing, clusters: NDArray[np.int64] | None
 ) -> Ruling:
-    chosen, beaten = eligible[0], None
+    chosen, beaten, unproved = eligible[0], None, {}
     for rung in eligible[1:]:
         hurdles = _hurdles(chosen, rung, eligible)
-        if all(_proved(pairing.gain(hurdle, rung), inputs.minimum_gain) for hurdle in hurdles):
+        moves = [pairing.gain(hurdle, rung) for hurdle in hurdles]
+        missed = next((move for move in moves if not _proved(move, inputs.minimum_gain)), None)
+        if missed is None:
             chosen, beaten = rung, hurdles[-1]
+        else:
+            unproved[rung.rung] = missed
+    return replace(_weighed(chosen, beaten, eligible, pairing), unproved=unproved)
+
+
+def _weighed(chosen: Contender, beaten: Contender | None, eligible: Sequence[Contender], pairing: Pairing) -> Ruling:
+    """The rung the walk ended on, against those that run for less and those that may yet prove better."""
     takeover = _cheaper_to_run(chosen, eligible, pairing)
     final = takeover or chosen
     dearer = [rung for rung in eligible if _is_dearer(rung, final, eligible)]

@@ -166,7 +166,7 @@ def _rows(inputs: VerdictInputs, ruling: Ruling) -> tuple[str, ...]:
                 f"The best bet lies so close to the line{seeds} that no practical number of test rows decides; "
                 "moving the line would.",
             )
-        return (_rows_to_label(inputs.split_growth, items, ruling.needed_test_rows),)
+        return (rows_to_label(inputs.split_growth, items, ruling.needed_test_rows),)
     if inputs.target is not None:
         return ()
     provable = smallest_provable_gain(items, cross_fit=inputs.cross_fit)
@@ -176,7 +176,7 @@ def _rows(inputs: VerdictInputs, ruling: Ruling) -> tuple[str, ...]:
     return (f"These {items} test rows show {shown}{further}.",)
 
 
-def _rows_to_label(growth: Growth | None, items: int, needed: int) -> str:
+def rows_to_label(growth: Growth | None, items: int, needed: int) -> str:
     """How many rows to label until the test split, which takes at most half of all, has as many as would decide."""
     added = None if growth is None else growth.rows_to_add(needed)
     if growth is None or added is None:

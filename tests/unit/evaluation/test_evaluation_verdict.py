@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -140,6 +141,63 @@ def test_a_gain_of_seeds_far_apart_is_not_confirmed_by_two_of_them() -> None:
     assert [(one.outcome, one.rung, one.route) for one in found] == 2 * [(Outcome.SUFFICIENT, "lora", Route.GAIN)]
     assert [one.confidence for one in found] == ["confirmed", "indicative"]
     assert "The 2 trainings lie so far apart" in found[1].reasons[0]
+
+
+def by_rows(name: str, *right: range, per_call: float, tuned: bool = False) -> Contender:
+    """A rung of 100 rows, right on these."""
+    scores = np.zeros(100)
+    scores[[row for rows in right for row in rows]] = 1
+    return Contender(name, tuned, scores, Cost(seconds_per_call=per_call, calls=10_000))
+
+
+def naming(lines: Sequence[str], name: str) -> list[str]:
+    return [line for line in lines if line.startswith((f"{name} scores", f"Whether {name}"))]
+
+
+PROMPT = by_rows("prompt", range(70), per_call=1)
+FEW_SHOT = by_rows("few-shot", range(50), range(70, 100), per_call=2)  # 30 rows fixed, 20 broken
+NEAREST = by_rows("nearest", range(80), per_call=10)
+
+
+def test_a_cheaper_rung_that_scores_the_same_and_was_not_taken_is_named_with_its_reason() -> None:
+    found = verdict(PROMPT, FEW_SHOT, NEAREST)
+    assert (found.rung, found.route, found.confidence) == ("nearest", Route.GAIN, "confirmed")
+    (reason,), (open_still,) = naming(found.reasons, "few-shot"), naming(found.would_change, "few-shot")
+    assert reason == (
+        "few-shot scores 80% and nearest 80%, for 33.3 machine minutes per 1,000 calls instead of 2.8 machine hours per 1,000 "
+        "calls. few-shot was passed over: "
+        "its lead over prompt (10 points; 30 rows fixed, 20 broken) is not proved: odds 92%."
+    )
+    assert re.search(r"more test rows, \d+ in all, would decide", open_still)
+    assert naming(found.reasons, "prompt") == []
+
+
+def test_a_cheaper_rung_that_scores_clearly_less_is_passed_over_without_a_word() -> None:
+    worse = by_rows("few-shot", range(52), range(76, 100), per_call=2)
+    assert naming(verdict(PROMPT, worse, NEAREST).reasons, "few-shot") == []
+    assert naming(verdict(PROMPT, worse, NEAREST, minimum_gain=0.05).reasons, "few-shot") != []
+
+
+def test_a_cheaper_rung_whose_proved_lead_is_too_small_is_named_as_such() -> None:
+    found = verdict(PROMPT, by_rows("few-shot", range(76), per_call=2), NEAREST, minimum_gain=0.08)
+    (reason,) = naming(found.reasons, "few-shot")
+    assert reason.endswith("its lead over prompt (6 points; 6 rows fixed, 0 broken) is less than the 8 points of `minimum_gain`.")
+    assert "A smaller `minimum_gain` may take few-shot." in found.would_change
+
+
+def test_with_a_target_the_cheaper_rung_that_hardly_misses_it_is_named() -> None:
+    near = by_rows("few-shot", range(84), per_call=2)
+    found = verdict(near, by_rows("nearest", range(86), per_call=10), target=0.8)
+    (reason,), (open_still,) = naming(found.reasons, "few-shot"), naming(found.would_change, "few-shot")
+    assert (found.rung, found.route) == ("nearest", Route.TARGET)
+    assert re.search(r"passed over: the odds that it truly reaches 80% are \d+%, and 90% are needed\.", reason)
+    assert "would decide" in open_still
+
+
+def test_a_cheaper_tuned_rung_is_named_where_it_may_be_worse() -> None:
+    tuned = by_rows("lora", range(55), range(75, 100), per_call=5, tuned=True)
+    (reason,) = naming(verdict(PROMPT, NEAREST, tuned).reasons, "lora")
+    assert re.search(r"that it is at most 3 points worse than nearest is not proved: odds \d+%, and 95% are needed", reason)
 
 
 def test_a_proved_gain_below_the_minimum_is_not_worth_paying_for() -> None:
