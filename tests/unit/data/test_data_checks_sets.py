@@ -16,6 +16,7 @@ from stepladder.data.checks import CheckReport, Severity, run_checks
 from stepladder.data.checks.contradiction import label_ceiling
 from stepladder.data.checks.variants import same_words, variant_pairs
 from stepladder.domain.protocols import CompletionScore
+from stepladder.service.check import brief_lines
 
 
 @pytest.fixture
@@ -299,7 +300,10 @@ def test_a_label_that_another_labels_rows_contradict_together_is_to_be_read(kind
         row.update(prompt=f"tell me of {('xylem', 'coal')[number % 2]} {number}", completion=("plant", "stone")[number % 2])
     swap = {"plant": "stone", "stone": "plant"}
     planted = plant(kinds, lambda row, n: row.update(completion=swap[row["completion"]]), count=8)
-    assert lines_of(report_of(kinds, embedder=Blurred()), "label-doubt") == planted
+    report = report_of(kinds, embedder=Blurred())
+    assert lines_of(report, "label-doubt") == planted
+    assert {(row.file, row.line) for row in report.repair_first if "label-doubt" in row.codes} == planted
+    assert any(line.startswith("Data check warn label-doubt: 8 rows have another label") for line in brief_lines(report))
 
 
 def test_what_needs_a_model_is_not_run_and_never_passes_silently(handbook: Folder) -> None:

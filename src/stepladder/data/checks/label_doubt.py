@@ -34,7 +34,7 @@ def find(context: CheckContext) -> list[Finding]:
     ]
     return finding(
         "label-doubt",
-        Severity.NOTE,
+        Severity.WARN,
         marks,
         "{rows} have another label than all other rows lead one to expect. Some are wrong, some only hard.",
         "Read them, and correct what is wrong.",
