@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
+from chat_server import Reply, chat_server
 from live_server import LiveServer, fake_house, live_server, put_model
 from made_up_worker import work_once
 from service_jobs import chat_rows, pair_rows, rows_text
@@ -125,6 +126,23 @@ def test_without_a_key_a_job_is_not_fetched_and_an_unknown_one_is_said_to_be(
     openai_like.house.store.files(LOCAL_PROJECT).delete(old.training_file)
     with pytest.raises(EngineError, match="training file .* is not there any more"):
         fetch_job(old.id)
+
+
+def test_the_accounts_key_is_read_without_its_lines_end_and_never_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "sk-planted-secret"
+    with chat_server() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", f"{key}\r")
+        server.script = [Reply(401, {"error": {"message": f"Incorrect API key provided: {key}"}})] * 2
+        for ask in (lambda: fetch_job("ftjob-x"), lambda: ending_models(date(2026, 7, 1))):
+            with pytest.raises(EngineError, match="Incorrect API key") as caught:
+                ask()
+            assert key not in str(caught.value)
+        assert {headers["authorization"] for headers in server.headers_seen} == {f"Bearer {key}"}
+        monkeypatch.setenv("OPENAI_API_KEY", f"{key}\u00e4")
+        for ask in (lambda: fetch_job("ftjob-x"), lambda: ending_models(date(2026, 7, 1))):
+            with pytest.raises(EngineError, match="OPENAI_API_KEY holds a character"):
+                ask()
 
 
 def test_exported_files_become_a_task_and_a_queued_job(openai_like: LiveServer, tmp_path: Path) -> None:

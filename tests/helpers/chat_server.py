@@ -110,6 +110,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._send(self.server.handle_chat(request))
 
+    def do_GET(self) -> None:
+        """Nothing is there to be read, but what the script says."""
+        self.server.headers_seen.append({name.lower(): value for name, value in self.headers.items()})
+        script = self.server.script
+        self._send(script.pop(0) if script else Reply(404, {"error": {"message": f"no such path {self.path}"}}))
+
     def _send(self, reply: Reply) -> None:
         if reply.hang_up:
             self.close_connection = True

@@ -63,12 +63,24 @@ class Address:
         """The key from the environment; a placeholder for a server on this machine, which needs none.
 
         Raises:
-            EngineError: The server is elsewhere and the variable is not set.
+            EngineError: The server is elsewhere and the variable is not set, or holds what is no key.
         """
-        key = os.environ.get(self.key_variable, "")
+        key = read_key(self.key_variable)
         if not key and self.hosted:
             raise EngineError(f"{self.name} needs an API key.", f"Set the environment variable {self.key_variable}.")
         return key or "none"
+
+
+def read_key(variable: str) -> str:
+    """The key in an environment variable, without the line's end that a file may have left on it; empty where there is none.
+
+    Raises:
+        EngineError: No HTTP header can hold it.
+    """
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise EngineError(f"{variable} holds a character that no API key has.", "Copy the key into it again.")
+    return key
 
 
 def parse_model(name: str) -> Address | None:

@@ -157,5 +157,5 @@ def _without(value: Any, secret: str) -> Any:
 
 
 def hidden(words: str, secret: str) -> str:
-    """A server may repeat the key it was given; nothing of ours shall write it down."""
-    return words.replace(secret, "…") if secret else words
+    """A server or a library may repeat the key it was given, escaped too; nothing of ours shall write it down."""
+    return words.replace(secret, "…").replace(repr(secret)[1:-1], "…") if secret else words

@@ -131,4 +131,5 @@ class ServedEngine:
 
 def secret_of(api_key: str) -> str:
     """What must never be written down; a placeholder may."""
-    return api_key if len(api_key) >= SHORTEST_SECRET else ""
+    secret = api_key.strip()  # also found where the white space around it stands escaped
+    return secret if len(secret) >= SHORTEST_SECRET else ""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 
 from stepladder.domain.errors import EngineError, UsageError
+from stepladder.engines.address import read_key
 from stepladder.engines.closing import closing_dates, says_when
+from stepladder.engines.failures import hidden
+from stepladder.engines.served import secret_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +30,18 @@ def ending_models(today: date) -> list[EndingModel]:
     Raises:
         UsageError: OPENAI_API_KEY is not set. EngineError: The service refuses.
     """
-    if not os.environ.get("OPENAI_API_KEY"):
+    key = read_key("OPENAI_API_KEY")
+    if not key:
         raise UsageError("OPENAI_API_KEY is not set.", "Set it, or call doctor without --openai.")
     import openai  # takes long to import
 
     try:
-        with openai.OpenAI() as client:
+        with openai.OpenAI(api_key=key) as client:
             jobs = {job.fine_tuned_model: job.id for job in client.fine_tuning.jobs.list(limit=100) if job.fine_tuned_model}
             said = {model.id: getattr(model, "shutdown_date", None) for model in client.models.list()}
     except openai.APIError as error:
-        raise EngineError(f"The account's models cannot be listed: {error.message}", "Check the key.") from error
+        words = hidden(error.message, secret_of(key))
+        raise EngineError(f"The account's models cannot be listed: {words}", "Check the key.") from error
     names = {name for name in (*said, *jobs) if name.startswith("ft:")}
     found = [EndingModel(name, _day(said.get(name)) or closing_dates().of(name), jobs.get(name)) for name in names]
     return sorted(found, key=lambda one: (one.last_day is None, one.last_day or today, one.name))

@@ -7,7 +7,6 @@ import binascii
 import csv
 import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,10 @@ from typing import Any
 
 from stepladder.domain.errors import DataError, EngineError, UsageError
 from stepladder.domain.jobs import MethodType
+from stepladder.engines.address import read_key
 from stepladder.engines.closing import base_of
+from stepladder.engines.failures import hidden
+from stepladder.engines.served import secret_of
 
 OPENAIS_MULTIPLIER: Mapping[str, float] = {"gpt-4o-mini": 1.8, "gpt-3.5-turbo": 2.0}
 """What OpenAI itself chooses as `learning_rate_multiplier`, where jobs that were seen say so; a prefix of the base's name.
@@ -56,7 +58,8 @@ def fetch_job(id: str) -> OldJob:
     """
     import openai  # takes long to import
 
-    if not os.environ.get("OPENAI_API_KEY"):
+    key = read_key("OPENAI_API_KEY")
+    if not key:
         raise UsageError("OPENAI_API_KEY is not set.", "Set it, or give exported files with --job-file and --train.")
 
     def content(file: str, what: str) -> bytes:
@@ -67,13 +70,14 @@ def fetch_job(id: str) -> OldJob:
             raise EngineError(problem, "Give your own copy: --job-file and --train (the job as JSON, and the rows).") from error
 
     try:
-        with openai.OpenAI() as client:
+        with openai.OpenAI(api_key=key) as client:
             job = client.fine_tuning.jobs.retrieve(id).model_dump()
             training = content(job["training_file"], "training")
             validation = content(job["validation_file"], "validation") if job.get("validation_file") else None
             results = [client.files.content(file).read() for file in job.get("result_files") or ()]
     except openai.APIError as error:
-        raise EngineError(f"The job {id} cannot be fetched: {error.message}", "Check its id and the key.") from error
+        words = hidden(error.message, secret_of(key))
+        raise EngineError(f"The job {id} cannot be fetched: {words}", "Check its id and the key.") from error
     return build_job(job, training, validation, next((one for one in results if last_metrics(one)), None))
 
 

@@ -425,6 +425,28 @@ def test_the_key_comes_from_the_environment_and_its_absence_is_said(monkeypatch:
     assert Address("http://far.example/v1", "small", "STEPLADDER_API_KEY").api_key() == "secret"
 
 
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n", " \n"])
+def test_the_end_of_a_line_is_no_part_of_a_key(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    for name, variable in (("openai:big", "OPENAI_API_KEY"), ("anthropic:big", "ANTHROPIC_API_KEY")):
+        monkeypatch.setenv(variable, f"secret{end}")
+        address = parse_model(name)
+        assert address is not None
+        assert address.api_key() == "secret"
+        monkeypatch.setenv(variable, end)
+        with pytest.raises(EngineError, match=f"needs an API key.*{variable}"):
+            address.api_key()
+
+
+@pytest.mark.parametrize("key", ["s\u00e4cret-key", "secret\nkey", "\ufeffsecret-key", "secret\x7fkey"])
+def test_a_key_that_no_header_can_hold_is_refused_by_its_variable_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("STEPLADDER_API_KEY", key)
+    with pytest.raises(EngineError, match="STEPLADDER_API_KEY holds a character") as caught:
+        Address("http://localhost/v1", "small").api_key()
+    assert "cret" not in str(caught.value)
+
+
 # Money
 
 PRICES = Prices(usd_per_million_prompt_tokens=1000.0, usd_per_million_completion_tokens=2000.0)

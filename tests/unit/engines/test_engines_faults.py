@@ -16,6 +16,8 @@ from stepladder.domain.errors import EngineError, NotOffered
 from stepladder.domain.messages import Message
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Grammar, Prompt
+from stepladder.engines.address import Address
+from stepladder.engines.anthropic import AnthropicEngine
 from stepladder.engines.calls import GIVE_UP_AFTER
 from stepladder.engines.endpoint import EndpointEngine
 from stepladder.engines.pace import Pace
@@ -392,6 +394,21 @@ def test_nothing_of_a_key_that_the_server_repeats_is_in_a_fault(server: ChatServ
     engine.close()
     assert all(said)
     assert not any(KEY[:6] in one for one in said)
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\r", f"{KEY}\n", KEY.replace("-9", "\n9")], ids=["return", "newline", "newline within"])
+@pytest.mark.parametrize("api", ["openai", "anthropic"])
+def test_a_key_that_no_header_can_hold_is_hidden_where_the_library_repeats_it_escaped(
+    server: ChatServer, key: str, api: str
+) -> None:
+    address = Address(server.url, "test")
+    build = EndpointEngine if api == "openai" else AnthropicEngine
+    engine = build(address, api_key=key, max_retries=0)
+    with pytest.raises(EngineError, match="Illegal header") as caught:
+        engine.generate([ask("x")], SHORT)
+    engine.close()
+    assert KEY[:6] not in "".join(traceback.format_exception(caught.value))
+    assert server.requests == []
 
 
 def test_a_key_in_an_answer_is_hidden_too(server: ChatServer) -> None:
