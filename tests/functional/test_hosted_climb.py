@@ -249,6 +249,40 @@ def test_an_answer_that_is_none_is_ungraded_with_its_reason_and_no_wrong_one(
     assert not verify(finished.folder).differences
 
 
+def thoughtful(request: dict[str, Any]) -> dict[str, Any]:
+    """A model that thinks for 500 tokens where it reads of a birch; its limit counts them."""
+    if "birch" in request["messages"][-1]["content"] and request["max_tokens"] < 500:
+        return completion("", "length", completion_tokens=request["max_tokens"])
+    return knowing(request)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_an_answer_whose_limit_went_into_thoughts_is_ungraded_and_answered_by_the_next_climb_that_gives_room(
+    tmp_path: Path,
+) -> None:
+    with chat_server() as server:
+        server.answer = thoughtful
+        finished = climb_beside(tmp_path / "task", f"{server.url} large")
+        theirs = [row for row in rows_of(finished) if row["rung"] == f"prompt @ {server.url} large"]
+        lost = [row for row in theirs if not row["answer"]]
+        assert lost
+        assert all(row["score"] is None and row["unanswered"] and row["cut"] for row in lost)
+        assert all("`[model] thinking_tokens`" in row["ungraded"] for row in lost)
+        assert all(row["score"] is not None for row in theirs if row["answer"])
+        assert any("answers were cut before their first word" in line for line in finished.record.answering)
+        assert not verify(finished.folder).differences
+        limits = {request["max_tokens"] for request in server.requests}
+
+        toml = tmp_path / "task" / "task.toml"
+        toml.write_text(toml.read_text(encoding="utf-8").replace("[model]", "[model]\nthinking_tokens = 600"), encoding="utf-8")
+        server.requests.clear()
+        finished = climb(tmp_path / "task", tools=write_task(tmp_path / "same", 20).tools)
+        assert {request["max_tokens"] for request in server.requests} == {limit + 600 for limit in limits}
+    rows = rows_of(finished)
+    assert all(row["score"] is not None for row in rows if row["rung"].endswith("large"))
+    assert max(row["completion_tokens"] for row in rows if not row["rung"].endswith("large")) < 600
+
+
 @pytest.mark.usefixtures("own_cache")
 def test_a_base_that_answers_no_more_ends_the_climb_and_loses_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "task"

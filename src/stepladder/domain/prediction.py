@@ -77,6 +77,12 @@ class Prediction:
         """Why there is no answer; empty where there is one."""
         return self.generation.fault if self.generation is not None else ""
 
+    @property
+    def unspoken(self) -> bool:
+        """Whether a server's model was cut before its first word, as one that thinks may be: its answer is not known."""
+        spoken = self.generation
+        return spoken is not None and spoken.cut and not spoken.text and not spoken.model_sha256
+
     @classmethod
     def from_generation(
         cls,

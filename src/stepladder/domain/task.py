@@ -183,6 +183,9 @@ class ModelSettings(Settings):
     revision: str | None = Field(None, description="Commit of a Hugging Face repository; recorded when left out.")
     concurrency: int = Field(8, ge=1, le=256, description="Most calls at once to one served model; fewer while it answers 429.")
     timeout_seconds: float = Field(120, gt=0, description="Longest wait for one answer of a served model.")
+    thinking_tokens: int = Field(
+        0, ge=0, description="Tokens a served model may think for: what each of its answers may take beyond the rungs' limit."
+    )
     prices: dict[str, PriceSettings] = Field(
         default_factory=dict,
         description="What compared models charge, a table each; a hosted one is refused without, unless `[budget] usd = inf`.",

@@ -19,7 +19,7 @@ from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Grammar, Prompt
 from stepladder.engines.address import ANTHROPIC_URL, Address
 from stepladder.engines.calls import TIMEOUT_SECONDS, hash_prompt
-from stepladder.engines.endings import MESSAGES_ENDINGS
+from stepladder.engines.endings import MESSAGES_ENDINGS, UNSPOKEN
 from stepladder.engines.failures import CallFailure, Sdk, ask
 from stepladder.engines.held_output import asked_for, unwrap_label
 from stepladder.engines.remarks import Remarks
@@ -146,6 +146,8 @@ class Messages:
         )
         if counts.estimated:
             self.remarks.count("answers came without token counts that can be right; theirs are estimated")
+        if cut and not text:
+            self.remarks.count(UNSPOKEN)
         labelled = decoding.grammar is not None and decoding.grammar.kind == "labels" and not cut
         return Generation(
             text=unwrap_label(text) if labelled else text,

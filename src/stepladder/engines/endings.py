@@ -8,6 +8,8 @@ from typing import Any
 from stepladder.engines.failures import CallFailure
 from stepladder.engines.usage import is_count
 
+UNSPOKEN = "answers were cut before their first word; `[model] thinking_tokens` gives a model that thinks room for it"
+
 
 @dataclass(frozen=True, slots=True)
 class Endings:

@@ -17,7 +17,7 @@ from stepladder.domain.prediction import Generation, TokenLogprob
 from stepladder.domain.protocols import Decoding, Grammar, Prompt
 from stepladder.engines.address import OPENAI_URL, Address
 from stepladder.engines.calls import TIMEOUT_SECONDS, hash_prompt, raise_as_engine_error
-from stepladder.engines.endings import CHAT_ENDINGS
+from stepladder.engines.endings import CHAT_ENDINGS, UNSPOKEN
 from stepladder.engines.failures import CallFailure, Sdk, ask
 from stepladder.engines.held_output import PROBE, UNPROVEN, Way, asked_for, probe_of, unwrap_label, was_held, ways_for
 from stepladder.engines.remarks import Remarks
@@ -219,6 +219,8 @@ class ChatCompletions:
         )
         if counts.estimated:
             self.remarks.count("answers came without token counts that can be right; theirs are estimated")
+        if cut and not text:
+            self.remarks.count(UNSPOKEN)
         labelled = decoding.grammar is not None and decoding.grammar.kind == "labels" and not cut
         return Generation(
             text=unwrap_label(text) if labelled else text,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stepladder.domain.protocols import Choices
 from stepladder.domain.task import TaskSettings
@@ -38,6 +38,7 @@ def predict_money(
         seconds: Of this machine.
     """
     use = settings.use
+    work = replace(work, thinking_tokens=settings.model.thinking_tokens)
     tokens, hosted = 0.0, 0.0
     unpriced = []
     for model, rungs in hosted_rungs:

@@ -18,6 +18,8 @@ from stepladder.service.worlds import World
 from stepladder.storage.run_folder import RunFolder
 from stepladder.techniques.asking import ModelPredictor
 
+UNSPOKEN = "the token limit ended it before a word of its answer; a model that thinks first needs `[model] thinking_tokens`"
+
 
 @dataclass(frozen=True)
 class RungRun:
@@ -47,7 +49,8 @@ class RungRun:
 class Marker:
     """Grades answers with every grader of the task; the first decides.
 
-    A cut answer is wrong, whatever its text. Where a server gave none there is nothing to grade.
+    A cut answer is wrong, whatever its text. Where a server gave none, or was cut before its first word, there is nothing to
+    grade.
     """
 
     graders: tuple[Grader, ...]
@@ -59,6 +62,8 @@ class Marker:
     def _grade(self, grader: Grader, example: Example, prediction: Prediction) -> Grade:
         if prediction.fault:
             return Ungraded(prediction.fault)
+        if prediction.unspoken:
+            return Ungraded(UNSPOKEN)
         return Score(0.0) if prediction.cut else grader.grade(example, prediction.text)
 
     def scorer(self, examples: Sequence[Example]) -> Callable[[Sequence[Prediction]], list[Grade]]:
@@ -110,7 +115,7 @@ class Marker:
             fold=fold,
             seed=seed,
             cut=prediction.cut,
-            unanswered=bool(prediction.fault),
+            unanswered=bool(prediction.fault) or prediction.unspoken,
             prompt_tokens=spoken.prompt_tokens if spoken else 0,
             completion_tokens=spoken.completion_tokens if spoken else 0,
             latency_seconds=prediction.latency_seconds,

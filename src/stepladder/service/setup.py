@@ -355,7 +355,7 @@ def fit_context(
         seed=base.options.seed,
         progress=base.watcher.progress,
         recipes=recipes,
-        max_new_tokens=new_token_limit(world.train, engine),
+        max_new_tokens=new_token_limit(world.train, engine, thinking_tokens=base.task.settings.model.thinking_tokens),
         recorded=base.data.recorded,
     )
 
@@ -378,10 +378,11 @@ def context_of_rung(base: Base, rung: str, context: FitContext, run: RunFolder) 
     return replace(context, engine=record_engine(tools.engine, run, base.answers), tuner=tools.tuner)
 
 
-def new_token_limit(train: tuple[Example, ...], engine: Engine) -> int:
+def new_token_limit(train: tuple[Example, ...], engine: Engine, *, thinking_tokens: int = 0) -> int:
     """1.5 times the 99th percentile of the training answers, and 16 more (design §4), rounded up to a multiple of 8.
 
-    The rounding keeps the limit equal between folds whose answers hardly differ, so their answers can be shared.
+    The rounding keeps the limit equal between folds whose answers hardly differ, so their answers can be shared. A served model
+    may write `thinking_tokens` beyond that.
     """
     texts = [expected_answer(example) for example in train]
     if "count" in engine.can:
@@ -389,7 +390,7 @@ def new_token_limit(train: tuple[Example, ...], engine: Engine) -> int:
     else:
         counts = [ceil(len(text) / CHARACTERS_PER_TOKEN) for text in texts]
     limit = 1.5 * float(np.quantile(counts, 0.99)) + 16
-    return int(ceil(limit / 8) * 8)
+    return int(ceil(limit / 8) * 8) + (thinking_tokens if engine.identity.served else 0)
 
 
 def open_test(base: Base, run: RunFolder) -> Opened:

@@ -97,6 +97,7 @@ class Workload:
     graded_rows: int = 0  # training rows answered zero-shot for a grader that learns from them
     compares: bool = False  # the engine can lay tuned weights beside their base, so retention is measured
     free_text: bool = False  # no schema, labels or pattern bound the answer
+    thinking_tokens: int = 0  # before each answer
     tested: tuple[int, ...] = ()  # test rows of each world, where they differ: rows are not always a multiple of the folds
 
     def all_test_rows(self, folds: int) -> int:
@@ -129,7 +130,7 @@ def confirmation_effort(work: Workload, choices: Choices, *, tuned: bool) -> Eff
     share = replay_share(contenders, latency_decides=work.latency_decides)
     replayed = contenders * min(share, work.worlds * work.test_rows)
     prompt = work.shared_tokens + work.input_tokens + 1.5 * work.demonstration_tokens  # between a plain and a few-shot one
-    replay = Effort(sent=replayed * prompt, read=replayed * prompt, alone=replayed * work.answer_tokens)
+    replay = Effort(sent=replayed * prompt, read=replayed * prompt, alone=replayed * (work.answer_tokens + work.thinking_tokens))
     probed = _retention(work) if tuned and work.compares else Effort()
     return (answers + seeds) * work.worlds + replay + probed
 
@@ -164,7 +165,7 @@ def _answers(work: Workload, rows: float, *, own: float, rambles: bool = False, 
     written = (work.answer_tokens + work.max_new_tokens) / 2 if rambles else work.answer_tokens
     common = work.shared_tokens + shared
     each = work.input_tokens + own
-    return Effort(sent=rows * (common + each), read=common + rows * each, written=rows * written)
+    return Effort(sent=rows * (common + each), read=common + rows * each, written=rows * (written + work.thinking_tokens))
 
 
 def _prompt(work: Workload, choices: Choices) -> Effort:

@@ -13,7 +13,7 @@ from messages_server import MessagesServer, message, refusal
 from stepladder.domain.answer import read_answer
 from stepladder.domain.errors import EngineError, NotOffered
 from stepladder.domain.messages import Message, ToolCall
-from stepladder.domain.prediction import Generation
+from stepladder.domain.prediction import Generation, Prediction
 from stepladder.domain.protocols import Decoding, Grammar, Prompt
 from stepladder.engines.address import ANTHROPIC_URL, Address, parse_model
 from stepladder.engines.anthropic import AnthropicEngine, Messages
@@ -122,6 +122,12 @@ def test_an_answer_that_did_not_end_by_itself_is_cut(server: MessagesServer, sto
     server.script = [Reply(body=message("one two", stop))]
     [item] = answer(server, [ask("x")])
     assert item.cut
+
+
+def test_thoughts_that_used_the_limit_up_leave_a_cut_answer_without_a_word(server: MessagesServer) -> None:
+    server.script = [Reply(body=message([{"type": "thinking", "thinking": "hm", "signature": "s"}], "max_tokens"))]
+    [item] = answer(server, [ask("x")])
+    assert Prediction.from_generation("row", item).unspoken
 
 
 def test_a_withheld_answer_is_no_answer(server: MessagesServer) -> None:

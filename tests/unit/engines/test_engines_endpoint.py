@@ -13,7 +13,7 @@ from chat_server import ChatServer, Reply, chat_server, completion, echo
 from stepladder.domain.answer import read_answer
 from stepladder.domain.errors import BudgetError, EngineError, Unanswered, UsageError
 from stepladder.domain.messages import Message, ToolCall
-from stepladder.domain.prediction import Generation
+from stepladder.domain.prediction import Generation, Prediction
 from stepladder.domain.protocols import Decoding, Grammar, Prompt
 from stepladder.engines.address import OPENAI_URL, Address, moved_models, parse_model
 from stepladder.engines.endpoint import ChatCompletions, EndpointEngine
@@ -209,8 +209,12 @@ def test_a_text_is_an_answer_in_every_dialect_that_is_known(server: ChatServer, 
 
 def test_thoughts_that_used_the_limit_up_leave_a_cut_answer(server: ChatServer) -> None:
     server.script = [Reply(body={**completion("x"), "choices": [{"message": {"role": "assistant"}, "finish_reason": "length"}]})]
-    [item] = answer(server, [ask("x")])
+    engine = EndpointEngine(server.url, "test", "key")
+    [item] = engine.generate([ask("x")], SHORT)
+    engine.close()
     assert (item.text, item.fault, item.cut) == ("", "", True)
+    assert Prediction.from_generation("row", item).unspoken
+    assert any("cut before their first word" in line for line in engine.remarks)
 
 
 def test_a_server_that_is_too_slow_is_an_error(server: ChatServer) -> None:

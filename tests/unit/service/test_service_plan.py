@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stepladder.domain.messages import Example, Input, Message
 from stepladder.domain.protocols import Choices
-from stepladder.domain.task import DataSettings, TaskSettings, UseSettings
+from stepladder.domain.task import DataSettings, ModelSettings, TaskSettings, UseSettings
 from stepladder.evaluation.graders.chrf import Chrf
 from stepladder.evaluation.graders.style import Style
 from stepladder.service.money import Money, label_lines, money_lines, predict_money
@@ -156,6 +156,9 @@ def test_hosted_models_are_priced_by_their_tokens() -> None:
     assert "for about " in lines[0]
     assert "1 hosted model (`[budget] usd` ends them at $5.00)" in lines[0]
     assert money([(BASE, ("constrained",))] * 2, **prices)[0].hosted == pytest.approx(2 * one.hosted)
+    room = settings(**prices).model_copy(update={"model": ModelSettings(thinking_tokens=1000)})
+    thinking = predict_money(room, work(), Choices(), [(BASE, ("constrained",))], seconds=0)
+    assert thinking.hosted_tokens - one.hosted_tokens > 1000 * (work().validation_rows + work().test_rows)
     unpriced, lines = money([(BASE, ("constrained",))])
     assert (unpriced.hosted, "whose price is not known" in lines[0]) == (None, True)
 
