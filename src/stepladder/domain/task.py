@@ -270,6 +270,16 @@ class BudgetSettings(Settings):
     )
 
 
+TokensPerPass = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        description="Tokens computed at once; fewer take less memory, the adapter is the same but for rounding. "
+        "By default what a share of the memory holds.",
+    ),
+]
+
+
 class LoraSettings(Settings):
     """`[rungs.lora]`: the fine-tune; everything has a default from the model and the number of rows."""
 
@@ -283,6 +293,7 @@ class LoraSettings(Settings):
     epochs: int | None = Field(None, ge=1, description="Most passes over the rows; by default 10, 6 or 4 by size.")
     batch_size: int | None = Field(None, ge=1, description="Examples an optimizer step; by default 4, 8 or 16.")
     max_tokens: int | None = Field(None, ge=8, description="Longest training row; longer is an error, never cut.")
+    tokens_per_pass: TokensPerPass = None
     prompt_loss_weight: float = Field(
         0.0, ge=0, le=1, description="How much a token of the prompt counts beside one of the answer; 0 learns answers only."
     )
@@ -306,6 +317,7 @@ class DpoSettings(Settings):
     )
     epochs: int | None = Field(None, ge=1, description="Most passes over the pairs; by default 10, 6 or 4 by size.")
     batch_size: int | None = Field(None, ge=1, description="Pairs an optimizer step; by default 4, 8 or 16.")
+    tokens_per_pass: TokensPerPass = None
 
 
 class RungsSettings(Settings):

@@ -149,13 +149,24 @@ def memory_available_bytes() -> int | None:
     return min(free) if free else None
 
 
-def _system_memory() -> int | None:
+def memory_total_bytes(device: str = "cpu") -> int | None:
+    """Memory of a GPU, else of this machine, container limits included; None where the system does not say."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.get_device_properties().total_memory)
+    limit = _read_words(Path("/sys/fs/cgroup/memory.max"))
+    amounts = [_system_memory("MemTotal"), int(limit[0]) if limit and limit[0].isdigit() else None]
+    return min((amount for amount in amounts if amount is not None), default=None)
+
+
+def _system_memory(entry: str = "MemAvailable") -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
         lines = []
     for line in lines:
-        if line.startswith("MemAvailable:"):
+        if line.startswith(f"{entry}:"):
             return int(line.split()[1]) * 1024
     names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
     if "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names:

@@ -10,7 +10,7 @@ from stepladder.domain.answer import expected_answer, wants_tool_calls
 from stepladder.domain.messages import Message
 from stepladder.domain.protocols import Choices, Comparing, Prompt
 from stepladder.domain.task import OutputSettings, Task
-from stepladder.models.hardware import memory_available_bytes
+from stepladder.models.hardware import memory_available_bytes, memory_total_bytes
 from stepladder.service import wiring
 from stepladder.service.judging import plan_remark
 from stepladder.service.leaks import find_accepted, find_leaks
@@ -32,7 +32,14 @@ from stepladder.service.style import untuned_answers
 from stepladder.service.workload import Workload
 from stepladder.service.worlds import World, build_worlds
 from stepladder.techniques.ladder import LADDER
-from stepladder.training.presets import SEARCH_FACTORS, batch_size_for, choose_settings, epochs_for, search_epochs
+from stepladder.training.presets import (
+    SEARCH_FACTORS,
+    activation_bytes,
+    batch_size_for,
+    choose_settings,
+    epochs_for,
+    search_epochs,
+)
 
 SIZED_ROWS = 40
 """Rows whose lengths are measured; their mean is close enough for a plan."""
@@ -130,6 +137,7 @@ def _predicted(base: Base, work: Workload, choices: Choices, rungs: tuple[str, .
         model_type="",  # decides the learning rate only
         context_tokens=engine.identity.context_tokens,
         seed=base.options.seed,
+        activations=activation_bytes(shape.device, memory_total_bytes(shape.device)),
     )
     return predict_memory(shape, engine.limits, work, choices, rungs, training if trained else None)
 

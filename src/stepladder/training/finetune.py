@@ -17,6 +17,7 @@ from stepladder.domain.protocols import UNWATCHED, ModelIdentity, Progress, Trai
 from stepladder.domain.task import LoraSettings
 from stepladder.files import hash_bytes, new_folder, write_bytes
 from stepladder.models.adapter import check_pins, read_config
+from stepladder.models.hardware import memory_total_bytes
 from stepladder.models.prefix.paths import Path as ComputePath
 from stepladder.models.prefix.rows import EncodedRow, common_prefix_length
 from stepladder.training.adapters import (
@@ -37,7 +38,7 @@ from stepladder.training.loop import build_optimizer
 from stepladder.training.masks import Decode, check_rows, learned_shares, masked_examples
 from stepladder.training.memory import reused_memory
 from stepladder.training.objectives import Objective, Sft
-from stepladder.training.presets import TrainSettings, choose_settings
+from stepladder.training.presets import TrainSettings, activation_bytes, choose_settings
 from stepladder.training.proof import STOPPING_ALARM, Proof, Stopping, check_saved, measure_stopping, probe_logits, shortest
 from stepladder.training.record import model_card, pins, read_finished, side_file, write_papers
 from stepladder.training.stopping import candidates
@@ -174,7 +175,7 @@ def train_adapter(
 
 def settings_for(base: Base, wanted: LoraSettings, rows: int, seed: int) -> TrainSettings:
     """The settings a training of `rows` rows on this base would use."""
-    config = base.model.config.get_text_config(decoder=True)
+    config, device = base.model.config.get_text_config(decoder=True), base.model.device.type
     return choose_settings(
         wanted,
         rows=rows,
@@ -183,6 +184,7 @@ def settings_for(base: Base, wanted: LoraSettings, rows: int, seed: int) -> Trai
         model_type=config.model_type,
         context_tokens=base.identity.context_tokens,
         seed=seed,
+        activations=activation_bytes(device, memory_total_bytes(device)),
     )
 
 
@@ -338,8 +340,10 @@ def _memory_advice(base: Base, rows: Sequence[EncodedRow], held_out: Sequence[En
     longest = max((*rows, *held_out), key=len)
     halve = "set STEPLADDER_DTYPE=bfloat16, which halves the weights; " if base.identity.dtype == "float32" else ""
     return (
-        f"To lower it: {halve}shorten or drop the longest rows (row {longest.id} has {len(longest):,} tokens); lower "
-        f"[rungs.lora] rank (it is {settings.rank}); or take a smaller [model] base. What was saved is whole, and it continues."
+        f"To lower it: {halve}lower `tokens_per_pass` in [rungs.lora] or [rungs.dpo] (it is {settings.tokens_per_pass}); "
+        f"shorten or drop the longest rows (row {longest.id} has {len(longest):,} tokens), each of which is one pass at least; "
+        f"lower [rungs.lora] rank (it is {settings.rank}); or take a smaller [model] base. "
+        "What was saved is whole: with the same settings and rows it continues."
     )
 
 

@@ -57,6 +57,6 @@ def tune_pairs(
 
 def dpo_settings_for(base: Base, wanted: DpoSettings, start: Path, *, pairs: int, seed: int) -> TrainSettings:
     """The preset for so many pairs; the adapter keeps the shape it has in `start`."""
-    same = LoraSettings(epochs=wanted.epochs, batch_size=wanted.batch_size)
+    same = LoraSettings(epochs=wanted.epochs, batch_size=wanted.batch_size, tokens_per_pass=wanted.tokens_per_pass)
     preset = settings_for(base, same, pairs, seed)
     return replace(shaped_as(start, base, preset), learning_rate=wanted.learning_rate or dpo_learning_rate(preset.learning_rate))

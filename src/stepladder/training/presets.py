@@ -24,6 +24,7 @@ SEARCH_FACTORS = (1.0, 1 / 3, 3.0)
 SEARCH_STEPS = 20  # of a short run, about; whole epochs are run
 STABILISED_ALPHA = 16.0  # the scale of rank-stabilised LoRA falls with √rank only, so one alpha serves every rank
 ACTIVATION_BYTES = 2**30  # for one pass; what a pass needs beyond the weights
+ACTIVATION_SHARE, ACTIVATION_SHARE_OF_GPU = 1 / 16, 1 / 8  # of all memory
 BYTES_PER_TOKEN_LAYER_WIDTH = 40  # kept of a llama shape in bf16 for the backward pass, attention weights included
 TOKENS_PER_PASS_AT_LEAST = 512  # fewer rows leave the matrix products waiting for the weights
 
@@ -84,10 +85,35 @@ class TrainSettings:
                     yield step, order[bounds[part] : bounds[part + 1]]
 
 
+def activation_bytes(device: str, total: int | None) -> int:
+    """What one pass may take beyond the weights, of a machine or a GPU with `total` bytes of memory (None = not known).
+
+    By all memory and not by what is free: the same training on the same machine is then cut into the same passes. On a CPU
+    passes of more than a gibibyte are no faster; a GPU wants thousands of tokens at once.
+    """
+    if total is None:
+        return ACTIVATION_BYTES
+    if device == "cuda":
+        return max(ACTIVATION_BYTES, int(total * ACTIVATION_SHARE_OF_GPU))
+    return min(ACTIVATION_BYTES, int(total * ACTIVATION_SHARE))
+
+
 def choose_settings(
-    wanted: LoraSettings, *, rows: int, hidden: int, layers: int, model_type: str, context_tokens: int, seed: int
+    wanted: LoraSettings,
+    *,
+    rows: int,
+    hidden: int,
+    layers: int,
+    model_type: str,
+    context_tokens: int,
+    seed: int,
+    activations: int = ACTIVATION_BYTES,
 ) -> TrainSettings:
-    """The preset for `rows` training rows and a model of `hidden` width, with the user's own values in place of ours."""
+    """The preset for `rows` training rows and a model of `hidden` width, with the user's own values in place of ours.
+
+    Args:
+        activations: Bytes that one pass may take beyond the weights.
+    """
     rank = wanted.rank or (8 if rows < 100 else 16)
     limits = [limit for limit in (wanted.max_tokens, context_tokens) if limit]
     return TrainSettings(
@@ -97,7 +123,8 @@ def choose_settings(
         epochs=epochs_for(wanted, rows),
         batch_size=batch_size_for(wanted, rows),
         max_tokens=min(limits, default=0),
-        tokens_per_pass=max(TOKENS_PER_PASS_AT_LEAST, ACTIVATION_BYTES // (layers * hidden * BYTES_PER_TOKEN_LAYER_WIDTH)),
+        tokens_per_pass=wanted.tokens_per_pass
+        or max(TOKENS_PER_PASS_AT_LEAST, activations // (layers * hidden * BYTES_PER_TOKEN_LAYER_WIDTH)),
         seed=seed,
         rank_stabilised=wanted.rank_stabilised,
         target_modules=wanted.target_modules,

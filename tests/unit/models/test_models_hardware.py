@@ -22,6 +22,8 @@ def test_the_probe_describes_this_machine(own_cache):
     assert 1 <= found.cpus <= (os.cpu_count() or 1)
     assert found.cpu
     assert found.memory_available_bytes is None or 0 < found.memory_available_bytes < 2**50
+    total = hardware.memory_total_bytes()
+    assert total is None or (found.memory_available_bytes or 0) <= total < 2**50
     assert found.accelerator == ""
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepladder.domain.task import LoraSettings
-from stepladder.training.presets import TrainSettings, choose_settings, default_learning_rate
+from stepladder.training.presets import TrainSettings, activation_bytes, choose_settings, default_learning_rate
 
 LLAMA = {"hidden": 576, "layers": 30, "model_type": "llama", "context_tokens": 2048, "seed": 0}
 
@@ -52,6 +52,22 @@ def test_rows_never_exceed_the_models_context_even_when_the_user_allows_more() -
 )
 def test_the_learning_rate_goes_by_the_models_width(hidden: int, model_type: str, rate: float) -> None:
     assert default_learning_rate(hidden, model_type) == pytest.approx(rate, rel=1e-3)
+
+
+def test_a_pass_takes_what_a_share_of_the_memory_holds() -> None:
+    gibibyte = 2**30
+    assert [activation_bytes("cpu", total * gibibyte) for total in (4, 8, 16, 64)] == [
+        gibibyte // 4,
+        gibibyte // 2,
+        gibibyte,
+        gibibyte,
+    ]
+    assert [activation_bytes("cuda", total * gibibyte) for total in (4, 24, 80)] == [gibibyte, 3 * gibibyte, 10 * gibibyte]
+    assert activation_bytes("mps", None) == gibibyte
+    small, usual = (choose_settings(LoraSettings(), rows=50, **LLAMA, activations=size) for size in (gibibyte // 2, gibibyte))
+    assert (small.tokens_per_pass, usual.tokens_per_pass) == (776, 1553)
+    assert choose_settings(LoraSettings(), rows=50, **LLAMA, activations=1).tokens_per_pass == 512
+    assert choose_settings(LoraSettings(tokens_per_pass=100), rows=50, **LLAMA).tokens_per_pass == 100
 
 
 def build(**changes: object) -> TrainSettings:
