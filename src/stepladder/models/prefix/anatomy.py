@@ -6,7 +6,7 @@ the same (`training/verify.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ FAMILIES = {
     "Gemma3DecoderLayer": "gemma",
     "PhiDecoderLayer": "phi",
 }
+PRODUCTS = ("attention_in", "attention_out", "mlp_in", "mlp_out")
 ACTIVATIONS = {
     "SiLU": "silu",
     "SiLUActivation": "silu",
@@ -35,19 +36,13 @@ class NotRead(Exception):
     """Why a model cannot be run by its anatomy, in a sentence."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Lora:
-    """Both matrices of an adapter on one linear layer, and copies of them in the type the model computes in."""
+    """Both matrices of an adapter on one linear layer."""
 
     down: Tensor  # A, (rank, inputs), fp32
     up: Tensor  # B, (outputs, rank), fp32
     scale: float
-    down_copy: Tensor = field(init=False)
-    up_copy: Tensor = field(init=False)
-
-    def refresh(self, dtype: torch.dtype) -> None:
-        """Take over what the optimizer has changed. A copy is made only where the types differ."""
-        self.down_copy, self.up_copy = self.down.detach().to(dtype), self.up.detach().to(dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +100,11 @@ class Layer:
     kind: str  # the layer's type, for the rotary embedding
     gated: bool = True  # the MLP: act(gate) · up; else act(up)
 
+    def linears(self, product: str) -> tuple[Linear, ...]:
+        """The linear layers of one of `PRODUCTS`, all of which read the same input."""
+        found = getattr(self, product)
+        return found if isinstance(found, tuple) else (found,)
+
 
 @dataclass(frozen=True, slots=True)
 class Anatomy:
@@ -122,12 +122,8 @@ class Anatomy:
 
     @property
     def loras(self) -> list[Lora]:
-        return [
-            linear.lora
-            for layer in self.layers
-            for linear in (*layer.attention_in, layer.attention_out, *layer.mlp_in, layer.mlp_out)
-            if linear.lora is not None
-        ]
+        linears = [linear for layer in self.layers for product in PRODUCTS for linear in layer.linears(product)]
+        return [linear.lora for linear in linears if linear.lora is not None]
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """(tokens,) ids to (tokens, hidden), with the scale that some models put on it."""

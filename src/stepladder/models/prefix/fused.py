@@ -19,6 +19,7 @@ from stepladder.models.prefix.attention import Past, lay_out, weights_fit
 from stepladder.models.prefix.head import Head
 from stepladder.models.prefix.kernels import PLAIN, Kernels
 from stepladder.models.prefix.layer import Stream, Tape, layer_backward, layer_forward
+from stepladder.models.prefix.lowrank import stack_adapters
 from stepladder.models.prefix.rows import EncodedRow
 from stepladder.models.prefix.trie import Kept, Label, Node, Pass, build_trie, cut_into_passes, label_places
 
@@ -88,6 +89,7 @@ class FusedStep:
         self.kernels = kernels
         self.device = anatomy.model.device
         self.head = head or Head(anatomy.model)
+        self._loras = tuple(stack_adapters(layer) for layer in anatomy.layers)
 
     @torch.no_grad()  # on a generator it holds while the generator runs, and not for whoever is handed a result
     def backward(self, work: Work, sending: Sending) -> Iterator[tuple[list[Label], Tensor]]:
@@ -102,8 +104,9 @@ class FusedStep:
         yield from self._walk(work, work.steps, [None] * len(self.anatomy.layers), None)
 
     def _refresh(self) -> None:
-        for lora in self.anatomy.loras:
-            lora.refresh(self.anatomy.dtype)
+        for loras in self._loras:
+            for stacked in loras.values():
+                stacked.refresh(self.anatomy.dtype)
 
     def _walk(
         self, work: Work, steps: Sequence[Pass | Kept], past: Sequence[Past | None], sending: Sending | None
@@ -142,8 +145,8 @@ class FusedStep:
         states = anatomy.embed(token_ids)
         kept: list[tuple[Tensor, Tensor]] = []
         tapes: list[Tape | None] = []
-        for layer, layer_past in zip(anatomy.layers, past, strict=True):
-            states, seen, tape = layer_forward(anatomy, layer, states, stream, layer_past, keep=keep)
+        for layer, loras, layer_past in zip(anatomy.layers, self._loras, past, strict=True):
+            states, seen, tape = layer_forward(anatomy, layer, loras, states, stream, layer_past, keep=keep)
             kept.append(seen)
             tapes.append(tape)
         first = dict(zip(nodes, (segment.first for segment in segments), strict=True))
@@ -177,6 +180,7 @@ class FusedStep:
             gradient = layer_backward(
                 anatomy,
                 anatomy.layers[number],
+                self._loras[number],
                 tape,
                 run.stream,
                 run.past[number],

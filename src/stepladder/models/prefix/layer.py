@@ -6,7 +6,7 @@ base's output in place, no tensor is cast per layer, and a pass holds a third of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +16,7 @@ from stepladder.models.prefix.anatomy import Anatomy, Layer, Linear
 from stepladder.models.prefix.attention import Attended, Past, Segment, attend, attend_backward
 from stepladder.models.prefix.elementwise import head_views, side_by_side
 from stepladder.models.prefix.kernels import Kernels
+from stepladder.models.prefix.lowrank import Stacked
 
 
 @dataclass(slots=True)
@@ -30,7 +31,7 @@ class Tape:
     middle: Tensor  # (tokens, hidden), what the MLP's norm reads
     spread: Tensor  # (tokens, 2 · intermediate): gate and up; (tokens, intermediate) without a gate
     folded: Tensor | None  # after the MLP, where a norm follows
-    downs: dict[str, list[Tensor | None]] = field(default_factory=dict)  # x @ Aᵀ of each linear layer
+    downs: dict[str, Tensor | None] = field(default_factory=dict)  # x @ Aᵀ of each product
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +45,21 @@ class Stream:
 
 
 def layer_forward(
-    anatomy: Anatomy, layer: Layer, entered: Tensor, stream: Stream, past: Past | None, *, keep: bool
+    anatomy: Anatomy,
+    layer: Layer,
+    loras: Mapping[str, Stacked],
+    entered: Tensor,
+    stream: Stream,
+    past: Past | None,
+    *,
+    keep: bool,
 ) -> tuple[Tensor, tuple[Tensor, Tensor], Tape | None]:
     """(tokens, hidden) to (tokens, hidden); also the rotated keys and values, and the tape when `keep`."""
     kernels = stream.kernels
-    downs: dict[str, list[Tensor | None]] = {}
+    downs: dict[str, Tensor | None] = {}
     unrotated: tuple[Tensor, Tensor] | None = None
     normed = kernels.norm_forward(layer.norm_attention, entered)
-    projected, downs["attention_in"] = project(layer.attention_in, normed)
+    projected, downs["attention_in"] = project(layer.attention_in, loras.get("attention_in"), normed)
     if layer.query_norm is not None and layer.key_norm is not None:
         unrotated = head_views(projected, anatomy.heads, anatomy.key_heads)[:2]
         projected = _norm_heads(anatomy, layer, kernels, projected)
@@ -69,12 +77,13 @@ def layer_forward(
         keep=keep,
         keep_weights=stream.keep_weights,
     )
-    joined, downs["attention_out"] = project((layer.attention_out,), mixed)
+    joined, downs["attention_out"] = project((layer.attention_out,), loras.get("attention_out"), mixed)
     added = joined if layer.norm_after_attention is None else kernels.norm_forward(layer.norm_after_attention, joined)
     middle = entered + added
     read = normed if layer.norm_mlp is None else kernels.norm_forward(layer.norm_mlp, middle)
-    spread, downs["mlp_in"] = project(layer.mlp_in, read)
-    folded, downs["mlp_out"] = project((layer.mlp_out,), kernels.open_forward(anatomy.activation, spread, layer.gated))
+    spread, downs["mlp_in"] = project(layer.mlp_in, loras.get("mlp_in"), read)
+    opened = kernels.open_forward(anatomy.activation, spread, layer.gated)
+    folded, downs["mlp_out"] = project((layer.mlp_out,), loras.get("mlp_out"), opened)
     added = folded if layer.norm_after_mlp is None else kernels.norm_forward(layer.norm_after_mlp, folded)
     tape = None
     if attended is not None:
@@ -95,6 +104,7 @@ def layer_forward(
 def layer_backward(
     anatomy: Anatomy,
     layer: Layer,
+    loras: Mapping[str, Stacked],
     tape: Tape,
     stream: Stream,
     past: Past | None,
@@ -112,14 +122,15 @@ def layer_backward(
         back = kernels.norm_backward(layer.norm_after_mlp, gradient, tape.folded)
     beside, middle = None, gradient
     if layer.norm_mlp is None:
-        beside = _mlp_backward(anatomy, layer, tape, kernels, kernels.norm_forward(layer.norm_attention, tape.entered), back)
+        read = kernels.norm_forward(layer.norm_attention, tape.entered)
+        beside = _mlp_backward(anatomy, layer, loras, tape, kernels, read, back)
     else:
-        back = _mlp_backward(anatomy, layer, tape, kernels, kernels.norm_forward(layer.norm_mlp, tape.middle), back)
+        back = _mlp_backward(anatomy, layer, loras, tape, kernels, kernels.norm_forward(layer.norm_mlp, tape.middle), back)
         middle = kernels.norm_backward_beside(layer.norm_mlp, back, tape.middle, gradient)
     back = middle
     if layer.norm_after_attention is not None and tape.joined is not None:
         back = kernels.norm_backward(layer.norm_after_attention, middle, tape.joined)
-    back = project_backward((layer.attention_out,), tape.mixed, tape.downs["attention_out"], back)
+    back = project_backward((layer.attention_out,), loras.get("attention_out"), tape.mixed, tape.downs["attention_out"], back)
     queries, keys, values = attend_backward(
         back, tape.attended, stream.segments, past, scaling=anatomy.scaling, window=layer.window
     )
@@ -132,7 +143,7 @@ def layer_backward(
         keys = kernels.norm_backward(layer.key_norm, keys, tape.unrotated[1])
         joint = side_by_side(queries, keys, values)
     normed = kernels.norm_forward(layer.norm_attention, tape.entered)
-    back = project_backward(layer.attention_in, normed, tape.downs["attention_in"], joint)
+    back = project_backward(layer.attention_in, loras.get("attention_in"), normed, tape.downs["attention_in"], joint)
     if beside is not None:
         back = back.add_(beside)
     return kernels.norm_backward_beside(layer.norm_attention, back, tape.entered, middle)
@@ -148,54 +159,44 @@ def _norm_heads(anatomy: Anatomy, layer: Layer, kernels: Kernels, projected: Ten
     )  # fmt: skip
 
 
-def _mlp_backward(anatomy: Anatomy, layer: Layer, tape: Tape, kernels: Kernels, read: Tensor, gradient: Tensor) -> Tensor:
+def _mlp_backward(
+    anatomy: Anatomy, layer: Layer, loras: Mapping[str, Stacked], tape: Tape, kernels: Kernels, read: Tensor, gradient: Tensor
+) -> Tensor:
     """Gradient of what the MLP gave to gradient of what it read."""
     opened = kernels.open_forward(anatomy.activation, tape.spread, layer.gated)
-    back = project_backward((layer.mlp_out,), opened, tape.downs["mlp_out"], gradient)
+    back = project_backward((layer.mlp_out,), loras.get("mlp_out"), opened, tape.downs["mlp_out"], gradient)
     back = kernels.open_backward(anatomy.activation, back, tape.spread, layer.gated)
-    return project_backward(layer.mlp_in, read, tape.downs["mlp_in"], back)
+    return project_backward(layer.mlp_in, loras.get("mlp_in"), read, tape.downs["mlp_in"], back)
 
 
-def project(linears: Sequence[Linear], inputs: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-    """All outputs side by side, (tokens, Σ outputs), and each adapter's x @ Aᵀ."""
+def project(linears: Sequence[Linear], lora: Stacked | None, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+    """All outputs side by side, (tokens, Σ outputs), and the adapters' inputs @ Aᵀ."""
     outputs = inputs.new_empty(inputs.shape[0], sum(linear.outputs for linear in linears))
-    downs: list[Tensor | None] = []
     for linear, part in zip(linears, _parts(linears, outputs), strict=True):
         torch.mm(inputs, linear.weight(inputs.dtype).t(), out=part)
         if linear.bias is not None:
             part += linear.bias
-        down = None
-        if linear.lora is not None:
-            down = inputs @ linear.lora.down_copy.t()
-            part.addmm_(down, linear.lora.up_copy.t(), alpha=linear.lora.scale)
-        downs.append(down)
-    return outputs, downs
+    if lora is None:
+        return outputs, None
+    down = inputs @ lora.down
+    return outputs.addmm_(down, lora.up), down
 
 
-def project_backward(linears: Sequence[Linear], inputs: Tensor, downs: Sequence[Tensor | None], gradient: Tensor) -> Tensor:
+def project_backward(
+    linears: Sequence[Linear], lora: Stacked | None, inputs: Tensor, down: Tensor | None, gradient: Tensor
+) -> Tensor:
     """Gradient of the inputs; the adapters' gradients are added to `grad` of their parameters."""
     back: Tensor | None = None
-    for linear, down, part in zip(linears, downs, _parts(linears, gradient), strict=True):
+    for linear, part in zip(linears, _parts(linears, gradient), strict=True):
         weight = linear.weight(gradient.dtype)
         back = part @ weight if back is None else back.addmm_(part, weight)
-        if linear.lora is None or down is None:
-            continue
-        lora = linear.lora
-        to_down = (part @ lora.up_copy).mul_(lora.scale)
-        back.addmm_(to_down, lora.down_copy)
-        _accumulate(lora.up, part.t() @ down, lora.scale)
-        _accumulate(lora.down, to_down.t() @ inputs, 1.0)
     assert back is not None
-    return back
+    if lora is None or down is None:
+        return back
+    to_down = gradient @ lora.up.t()
+    lora.accumulate(down, to_down, inputs, gradient)
+    return back.addmm_(to_down, lora.down.t())
 
 
 def _parts(linears: Sequence[Linear], joint: Tensor) -> list[Tensor]:
     return list(torch.split(joint, [linear.outputs for linear in linears], dim=1))
-
-
-def _accumulate(parameter: Tensor, gradient: Tensor, scale: float) -> None:
-    if not parameter.requires_grad:
-        return
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    parameter.grad.add_(gradient, alpha=scale)

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stepladder.models.prefix.anatomy import Anatomy, Layer, Linear
+from stepladder.models.prefix.anatomy import PRODUCTS, Anatomy, Linear
 from stepladder.models.shape import LAID_OUT_BYTES
-
-PRODUCTS = ("attention_in", "attention_out", "mlp_in", "mlp_out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +64,15 @@ class Product:
 
 def layer_products(anatomy: Anatomy) -> tuple[dict[str, Product], ...]:
     """The products of every layer by name."""
-    linears = [linear for layer in anatomy.layers for name in PRODUCTS for linear in _linears(layer, name)]
+    linears = [linear for layer in anatomy.layers for name in PRODUCTS for linear in layer.linears(name)]
     held = sum(linear.module.weight.numel() * linear.module.weight.element_size() for linear in linears)
     joined = held <= LAID_OUT_BYTES  # larger ones are read as they are
-    return tuple({name: Product(_linears(layer, name), joined=joined) for name in PRODUCTS} for layer in anatomy.layers)
+    return tuple({name: Product(layer.linears(name), joined=joined) for name in PRODUCTS} for layer in anatomy.layers)
 
 
 def weights_plain(anatomy: Anatomy) -> bool:
     """Whether all weights are numbers of the model's own type, not quantised ones."""
-    linears = [linear for layer in anatomy.layers for name in PRODUCTS for linear in _linears(layer, name)]
+    linears = [linear for layer in anatomy.layers for name in PRODUCTS for linear in layer.linears(name)]
     return all(linear.module.weight.dtype == anatomy.dtype for linear in linears)
 
 
@@ -84,7 +82,7 @@ def read_voice(anatomy: Anatomy) -> Voice:
         {
             name: low_rank
             for name in PRODUCTS
-            if (low_rank := _low_rank(_linears(layer, name), anatomy.dtype)) is not None
+            if (low_rank := _low_rank(layer.linears(name), anatomy.dtype)) is not None
         }
         for layer in anatomy.layers
     )  # fmt: skip
@@ -108,11 +106,6 @@ def stack(voices: Sequence[Voice | None]) -> Voice | None:
                 )
         layers.append(stacked)
     return tuple(layers)
-
-
-def _linears(layer: Layer, name: str) -> tuple[Linear, ...]:
-    found = getattr(layer, name)
-    return found if isinstance(found, tuple) else (found,)
 
 
 def _low_rank(linears: Sequence[Linear], dtype: torch.dtype) -> LowRank | None:
