@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from stepladder.domain.errors import NotOffered
+from stepladder.domain.errors import EngineError, NotOffered
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import CompletionScore, Decoding, ModelIdentity, Prompt
 from stepladder.engines.address import Address
 from stepladder.engines.calls import CONCURRENCY, MAX_RETRIES, Calls, Provider
+from stepladder.engines.failures import CallFailure
 from stepladder.engines.purse import Prices, Purse
 from stepladder.engines.remarks import Remarks
 from stepladder.engines.retries import FIRST_PAUSE_SECONDS
@@ -89,12 +90,20 @@ class ServedEngine:
         """Answer every prompt, as `Calls.answer_all` says.
 
         Raises:
-            NotOffered: An adapter or a grammar that this server does not have.
+            NotOffered: An adapter that this server does not have, or a grammar that it refuses.
             EngineError, BudgetError.
         """
         if adapter is not None:
             raise NotOffered(f"{self._identity.name} cannot load an adapter.", "Use a local base model for tuned rungs.")
-        return self._calls.answer_all(prompts, decoding, on_answer) if prompts else []
+        try:
+            return self._calls.answer_all(prompts, decoding, on_answer) if prompts else []
+        except EngineError as error:
+            refusal = error.__cause__
+            if decoding.grammar is None or not isinstance(refusal, CallFailure) or refusal.status not in (400, 422):
+                raise
+            raise NotOffered(
+                error.problem, 'Change the schema, or leave the rung out (`[rungs] skip = ["constrained"]`).'
+            ) from refusal
 
     def score(
         self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]], *, adapter: Path | None = None

@@ -225,6 +225,15 @@ def test_a_schema_it_cannot_hold_is_refused_by_name_and_not_sent_weaker(
     assert server.requests == []
 
 
+def test_a_schema_that_the_api_refuses_is_not_offered_and_a_prompt_that_it_refuses_is_an_error(server: MessagesServer) -> None:
+    server.script = [refusal(400, "output_config.format.schema: too many optional parameters")] * 2
+    with pytest.raises(NotOffered, match="too many optional parameters"):
+        answer(server, [ask("x")], held(schema_of(kind={"enum": ["a"]})))
+    with pytest.raises(EngineError) as caught:
+        answer(server, [ask("x")])
+    assert not isinstance(caught.value, NotOffered)
+
+
 def test_a_regular_expression_and_log_probabilities_are_refused_by_name(server: MessagesServer) -> None:
     with pytest.raises(NotOffered, match="regular expression"):
         answer(server, [ask("x")], Decoding(8, grammar=Grammar("regex", "a+")))

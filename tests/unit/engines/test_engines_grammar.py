@@ -11,7 +11,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stepladder.domain.errors import EngineError, MissingExtra
+from stepladder.domain.errors import EngineError, MissingExtra, NotOffered
 from stepladder.domain.messages import Message
 from stepladder.domain.output import dump_json
 from stepladder.domain.prediction import Generation
@@ -204,7 +204,7 @@ def test_rows_under_one_grammar_do_not_disturb_each_other(engine: TransformersEn
 def test_a_grammar_that_cannot_be_held_is_refused_with_the_reason(
     engine: TransformersEngine, grammar: Grammar, words: str
 ) -> None:
-    with pytest.raises(EngineError, match=words):
+    with pytest.raises(NotOffered, match=words):
         engine.generate([Prompt("row", (Message("user", "x"),))], Decoding(5, grammar=grammar))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stepladder.domain.errors import EngineError, MissingExtra
+from stepladder.domain.errors import EngineError, MissingExtra, NotOffered
 from stepladder.domain.output import ITEM_SEPARATOR, KEY_SEPARATOR
 from stepladder.domain.protocols import Grammar
 
@@ -58,7 +58,7 @@ class GrammarCompiler:
         """A fresh follower of `grammar` for one row.
 
         Raises:
-            EngineError: The grammar is broken, or asks for something llguidance cannot hold an answer to.
+            NotOffered: The grammar is broken, or asks for something llguidance cannot hold an answer to.
         """
         compiled = self._compiled.pop(grammar, None) or self._compile(grammar)
         self._compiled[grammar] = compiled  # the last one asked for stands last
@@ -73,7 +73,7 @@ class GrammarCompiler:
         except ValueError as error:  # of llguidance, and of JSON that is none
             reason = str(error)
         if reason:
-            raise EngineError(
+            raise NotOffered(
                 f"Answers cannot be held to this {_KINDS[grammar.kind]}: {' '.join(reason.split())}",
                 "Simplify it, or skip the constrained rungs.",
             )
