@@ -22,6 +22,8 @@ from stepladder.files import Locked, hash_bytes, hash_json, lock
 
 BLOCK_BYTES = 4096
 """What a small file takes on most disks, however small it is."""
+PARTS = 256
+"""Folders inside the folder, by the first two digits of a key."""
 TRIMMED_TO = 0.8
 SERVED_FORMAT = 2
 """Raise it when what the name of a served model stands for changes: in 1 a provider's name stood for any server."""
@@ -43,6 +45,7 @@ class AnswerStore:
         self.broken = 0
         self._most_bytes = most_bytes
         self._written_bytes = 0
+        self._looked = False
 
     def find(self, key: str) -> dict[str, Any] | None:
         """The entry of a key; None when there is none, or when it is damaged (then it is removed)."""
@@ -63,18 +66,32 @@ class AnswerStore:
         return entry
 
     def keep(self, key: str, entry: Mapping[str, Any]) -> None:
-        """Write an entry, and now and then make room. A full disk costs the entry, not the climb."""
+        """Write an entry, and now and then make room. A full disk costs the entry, not the climb.
+
+        Room is made where the first entry finds the folder crowded, since many processes may write little each, and whenever a
+        sixteenth of the bound was written.
+        """
         if self.folder is None:
             return
         content = json.dumps(dict(entry), ensure_ascii=True).encode()
+        path = self._path(key)
         try:
-            _write(self._path(key), hash_bytes(content).encode() + b"\n" + content)
+            _write(path, hash_bytes(content).encode() + b"\n" + content)
         except OSError:
             return
         self._written_bytes += _on_disk(len(content))
-        if self._written_bytes * 16 >= self._most_bytes:
+        first, self._looked = not self._looked, True
+        if self._written_bytes * 16 >= self._most_bytes or (first and self._is_crowded(path.parent)):
             self._written_bytes = 0
             self.trim()
+
+    def _is_crowded(self, part: Path) -> bool:
+        """Whether the folder seems to be past its bound, by one of its parts: keys are hashes, so each holds about as much."""
+        try:
+            with os.scandir(part) as files:
+                return sum(_on_disk(file.stat().st_size) for file in files) * PARTS > self._most_bytes
+        except OSError:  # another process may just have removed a file
+            return True
 
     def trim(self) -> None:
         """Remove what was used longest ago until four fifths of the bound are left; nothing below the bound."""

@@ -23,6 +23,7 @@ from stepladder.engines.endpoint import EndpointEngine
 from stepladder.engines.fake import FakeEngine
 from stepladder.engines.transformers.engine import TransformersEngine
 from stepladder.engines.wrappers import Wrapped
+from stepladder.files import hash_json
 from stepladder.models.loading import LoadedModel
 
 SHORT = Decoding(max_new_tokens=8)
@@ -166,6 +167,26 @@ def test_it_stays_below_its_bound_and_forgets_what_was_used_longest_ago(tmp_path
     assert later.read_back == 2
     CachedEngine(FakeEngine(), later).generate([ask("row 1")], SHORT)
     assert later.asked == 1
+
+
+@pytest.mark.parametrize(("blocks", "climbs"), [(40, 120), (2 * 256, 900)])
+def test_many_climbs_that_write_little_each_stay_below_the_bound_together(blocks: int, climbs: int, tmp_path: Path) -> None:
+    for number in range(climbs):
+        store(tmp_path, blocks * BLOCK_BYTES).keep(hash_json(number), {"answer": number})
+    assert 0.7 * blocks < len(entries(tmp_path)) <= 1.1 * blocks
+
+
+def test_a_folder_with_room_is_not_gone_through_at_each_climbs_first_answer(tmp_path: Path) -> None:
+    trims = []
+
+    class Watched(AnswerStore):
+        def trim(self) -> None:
+            trims.append(len(entries(tmp_path)))
+            super().trim()
+
+    for number in range(2 * 256):
+        Watched(tmp_path, 20 * 256 * BLOCK_BYTES).keep(hash_json(number), {"answer": number})
+    assert trims == []
 
 
 def test_leftovers_of_killed_processes_go_when_they_are_old(tmp_path: Path) -> None:
