@@ -116,6 +116,27 @@ def test_the_local_engine_says_what_its_model_reads(tiny: LoadedModel, tmp_path:
     assert later.read_back == 1
 
 
+class Former(Wrapped):
+    """The engine on this machine as it computed before attention and norms were written out anew."""
+
+    engine: TransformersEngine
+
+    @property
+    def setting(self) -> Mapping[str, Any]:
+        return {**self.engine.setting, "format": 2}
+
+    def prompt_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        return self.engine.prompt_ids(prompts)
+
+
+def test_answers_of_an_arithmetic_that_was_replaced_are_asked_for_anew(tiny: LoadedModel, tmp_path: Path) -> None:
+    engine = TransformersEngine(tiny)
+    CachedEngine(Former(engine), store(tmp_path)).generate([ask("one two")], SHORT)
+    later = store(tmp_path)
+    CachedEngine(engine, later).generate([ask("one two")], SHORT)
+    assert (later.read_back, later.asked) == (0, 1)
+
+
 @pytest.mark.parametrize(
     "damage",
     [

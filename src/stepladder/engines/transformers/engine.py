@@ -33,7 +33,12 @@ from stepladder.models.loading import LoadedModel
 from stepladder.models.shape import ModelShape, shape_of
 from stepladder.models.tool_calls import CallFormat, call_format
 
-FORMAT = 2  # raise it when the same weights and versions compute something else; 2: own modules choose in fp32 too
+FORMAT = 3
+"""Raise it with every change after which the same weights and versions may answer otherwise, in 16 bits too: where something is
+rounded, in which order it is added up, how a token is chosen. Else answers kept before are taken for those of today.
+
+In 1 the model's own modules chose in 16 bits; in 2 attention and norms rounded elsewhere.
+"""
 
 
 class TransformersEngine:
