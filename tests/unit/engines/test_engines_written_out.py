@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import threading
 import warnings
 from collections import Counter
@@ -292,24 +293,56 @@ def test_an_adapter_written_anew_in_its_folder_is_another_one(tiny: LoadedModel,
     assert hashes[0] == hashes[2] != hashes[1]
 
 
-def test_an_adapter_that_is_more_than_two_matrices_is_answered_by_peft(
-    tiny: LoadedModel, tiny_folder: Path, tmp_path: Path
-) -> None:
+def write_dora(tiny_folder: Path, folder: Path, seed: int = 3) -> Any:
+    """An adapter that only peft's own modules can speak with; the model under it."""
     model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
     config = LoraConfig(
         r=2, lora_alpha=8, target_modules=["q_proj"], use_dora=True, init_lora_weights=False, task_type="CAUSAL_LM"
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-        torch.manual_seed(3)
+        torch.manual_seed(seed)
         wrapped = get_peft_model(model, config).eval()
-        wrapped.save_pretrained(tmp_path)
-    settings = tmp_path / "adapter_config.json"
+        wrapped.save_pretrained(folder)
+    settings = folder / "adapter_config.json"
     settings.write_text(settings.read_text().replace('"init_lora_weights": false', '"init_lora_weights": true'))
+    return wrapped
+
+
+def test_an_adapter_that_is_more_than_two_matrices_is_answered_by_peft(
+    tiny: LoadedModel, tiny_folder: Path, tmp_path: Path
+) -> None:
+    wrapped = write_dora(tiny_folder, tmp_path)
     engine = engine_of(tiny, tiny.model)
     answers = engine.generate(PROMPTS, Decoding(8), adapter=tmp_path)
     assert_same(tiny, answers, [generated(tiny, wrapped, prompt, 8) for prompt in PROMPTS])
     assert engine.generate(PROMPTS[:1], Decoding(8))[0].text != answers[0].text
+
+
+def test_an_adapter_that_peft_answers_and_that_changes_before_its_turn_is_refused(
+    tiny: LoadedModel, tiny_folder: Path, tmp_path: Path
+) -> None:
+    write_dora(tiny_folder, tmp_path)
+    heard = []
+
+    def rewrite(place: int, answer: Generation) -> None:
+        heard.append(place)
+        write_dora(tiny_folder, tmp_path, seed=4)
+
+    with pytest.raises(EngineError, match="changed while it was read"):
+        requests = [Request(PROMPTS[0], Decoding(4)), Request(PROMPTS[0], Decoding(4), tmp_path)]
+        engine_of(tiny, tiny.model).answer(requests, on_answer=rewrite)
+    assert heard == [0]
+
+
+def test_an_adapter_that_peft_answers_is_read_where_it_lies_now(tiny: LoadedModel, tiny_folder: Path, tmp_path: Path) -> None:
+    engine = engine_of(tiny, tiny.model)
+    write_dora(tiny_folder, tmp_path / "first")
+    [before] = engine.generate(PROMPTS[:1], Decoding(9), adapter=tmp_path / "first")
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
+    write_dora(tiny_folder, tmp_path / "first", seed=4)
+    [after] = engine.generate(PROMPTS[:1], Decoding(9), adapter=tmp_path / "second")
+    assert (after.text, after.adapter_sha256) == (before.text, before.adapter_sha256)
 
 
 # Drafts

@@ -167,7 +167,7 @@ class Answering:
 
     def _write_stock(self, asks: Sequence[Ask]) -> Iterator[Row]:
         speaker, bare = asks[0].speaker, self.head
-        with speaking(self._loaded, speaker.folder) as model:
+        with speaking(self._loaded, speaker) as model:
             head = head_on(model, bare)
             for group in prefix_groups([ask.ids for ask in asks]):
                 family = [asks[place] for place in group]

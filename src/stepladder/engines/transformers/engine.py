@@ -204,7 +204,7 @@ class TransformersEngine:
             writer, bare = self._answering.writer, self._answering.head
             speaker = self._speakers.of(adapter, read=writer is not None)
             started = time.perf_counter()
-            with speaking(self._loaded, adapter) as model:
+            with speaking(self._loaded, speaker) as model:
                 if len(prompts) > 1 and writer is not None and speaker.readable:
                     sums = score_trie(model, writer.chooser, encoded, answers)
                 else:
@@ -244,8 +244,8 @@ class TransformersEngine:
             if len(ids) < 2:
                 raise EngineError(f"Text {number} has {len(ids)} tokens: nothing can be foretold.", "Give a longer text.")
         self._check_lengths([Prompt(f"text {number}", ()) for number in range(1, len(texts) + 1)], list(map(len, encoded)))
-        self._speakers.of(adapter, read=False)
-        with self._lock, speaking(self._loaded, adapter) as model:
+        speaker = self._speakers.of(adapter, read=False)
+        with self._lock, speaking(self._loaded, speaker) as model:
             return [text_nll(model, ids) for ids in encoded]
 
     def divergence(self, prompts: Sequence[Prompt], answers: Sequence[str], *, adapter: Path) -> list[float]:

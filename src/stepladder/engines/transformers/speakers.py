@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +62,12 @@ class Speakers:
         known = self._known.pop(bare.key, None)
         if known is None:
             voice = self._read(folder)
-            if hash_adapter(folder) != bare.key:
-                raise EngineError(f"{folder} changed while it was read.", "Write adapters to a new folder, then ask again.")
+            _check_unchanged(folder, bare.key)
             known = Speaker(folder, bare.weights_sha256, bare.key, voice, readable=voice is not None)
         self._known[bare.key] = known  # the last one asked for stands last
         if len(self._known) > KEPT_ADAPTERS:
             del self._known[next(iter(self._known))]
-        return known
+        return replace(known, folder=folder)  # the same adapter may lie elsewhere, and be gone from where it was first read
 
     def _read(self, folder: Path) -> Voice | None:
         """The adapter's matrices; None when it changes more than the layers that are written out."""
@@ -83,10 +82,21 @@ class Speakers:
 
 
 @contextmanager
-def speaking(loaded: LoadedModel, folder: Path | None) -> Iterator[Any]:
-    """The model's own modules, with the adapter of `folder` on them for the time of the block."""
-    if folder is None:
+def speaking(loaded: LoadedModel, speaker: Speaker) -> Iterator[Any]:
+    """The model's own modules, with the speaker's adapter on them for the time of the block.
+
+    Raises:
+        EngineError: Its folder holds another adapter by now.
+        ModelError: The adapter does not fit.
+    """
+    if speaker.folder is None:
         yield loaded.model
         return
-    with loaded.adapter(folder) as model:
+    with loaded.adapter(speaker.folder) as model:
+        _check_unchanged(speaker.folder, speaker.key)
         yield model
+
+
+def _check_unchanged(folder: Path, key: str) -> None:
+    if hash_adapter(folder) != key:
+        raise EngineError(f"{folder} changed while it was read.", "Write adapters to a new folder, then ask again.")
