@@ -21,7 +21,9 @@ from stepladder.domain.errors import RunError, UsageError
 from stepladder.domain.protocols import Decoding, Prompt
 from stepladder.domain.verdict import Outcome, Route
 from stepladder.engines.fake import FakeEngine
+from stepladder.evaluation.learning_curve import forecast
 from stepladder.evaluation.records import inputs_from_json, verdict_to_json
+from stepladder.evaluation.wording import growth
 from stepladder.files import hash_text
 from stepladder.service.climb import Climb, climb
 from stepladder.service.open_run import find_run
@@ -67,6 +69,21 @@ def test_without_other_assumptions_the_recorded_verdict_follows_to_the_letter(fi
     assert verdict_to_json(derived.verdict) == verdict_to_json(finished.verdict)
     assert derived.changed == ()
     assert derived.climb.record == finished.record
+
+
+def test_what_more_rows_would_bring_is_reckoned_anew_for_another_smallest_gain(finished: Climb, copied: Path) -> None:
+    (curve,) = finished.record.curves
+    assert growth(curve) in finished.verdict.would_change
+    for asked in (0.001, 0.6):
+        derived = derive_verdict(copied, Assumptions(minimum_gain=asked))
+        assert [line for line in derived.verdict.would_change if "training rows" in line] == [growth(forecast(curve, asked))]
+        assert derived.climb.record.curves == (forecast(curve, asked),)
+    assert "unlikely to help" in growth(curve)
+    assert "the odds of 0.1 points or more" in growth(forecast(curve, 0.001))
+    rewrite(copied / "verdict.json", lambda content: content["record"].update(curves=[]))
+    derived = derive_verdict(copied, Assumptions(minimum_gain=0.6))
+    assert not any("training rows" in line for line in derived.verdict.would_change)
+    assert any("no points to reckon it anew from" in note for note in derived.notes)
 
 
 def test_another_target_another_outcome(finished: Climb) -> None:

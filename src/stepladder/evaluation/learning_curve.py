@@ -49,7 +49,7 @@ from scipy.optimize import brentq
 from scipy.special import stdtr
 
 from stepladder.domain.errors import EvaluationError
-from stepladder.domain.learning_curve import Doubling
+from stepladder.domain.learning_curve import Doubling, LearningCurve
 from stepladder.domain.verdict import Interval
 
 Floats = NDArray[np.float64]
@@ -296,6 +296,16 @@ def doubling(
         probability_minimum=fit.probability_of_gain(all_rows, 2 * all_rows, minimum_gain),
         weights=fit.weights,
     )
+
+
+def forecast(curve: LearningCurve, minimum_gain: float) -> LearningCurve:
+    """The curve with what its points say about twice the rows; without a forecast where they are too few."""
+    sizes, scores, draws = ([getattr(point, name) for point in curve.points] for name in ("rows", "score", "draw"))
+    try:
+        twice = doubling(sizes, scores, draws, all_rows=curve.rows, scored_rows=curve.scored_rows, minimum_gain=minimum_gain)
+    except EvaluationError:
+        twice = None  # so few rows that the parts coincide
+    return replace(curve, minimum_gain=minimum_gain, doubling=twice)
 
 
 def _tails(level: float) -> tuple[float, float, float]:

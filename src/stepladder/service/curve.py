@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stepladder.domain.climb import RungStatus
-from stepladder.domain.errors import BudgetError, DataError, EngineError, EvaluationError, ModelError
+from stepladder.domain.errors import BudgetError, DataError, EngineError, ModelError
 from stepladder.domain.learning_curve import CurvePoint, LearningCurve
 from stepladder.domain.messages import Example
 from stepladder.domain.prediction import Score
@@ -17,7 +17,7 @@ from stepladder.domain.protocols import Drafting, Engine, FitContext, Predictor
 from stepladder.engines.answers import CachedEngine
 from stepladder.engines.cache import RecordedEngine
 from stepladder.engines.wrappers import Drafted
-from stepladder.evaluation.learning_curve import doubling
+from stepladder.evaluation.learning_curve import forecast
 from stepladder.service.rung_run import RungRun
 from stepladder.service.setup import Base, bare_engine
 from stepladder.techniques.forms import reference_text
@@ -94,13 +94,9 @@ def draw_curve(base: Base, ran: RungRun, shares: Sequence[float], *, draws: int 
         points = tuple(_points(base, ran, parts))
     finally:
         base.watcher.progress.finish()
-    sizes, scores, orders = ([getattr(point, name) for point in points] for name in ("rows", "score", "draw"))
-    minimum, scored = base.task.settings.minimum_gain, len(ran.rows)
-    try:
-        forecast = doubling(sizes, scores, orders, all_rows=len(rows), scored_rows=scored, minimum_gain=minimum)
-    except EvaluationError:
-        forecast = None  # so few rows that the parts coincide
-    return LearningCurve(ran.name, len(rows), scored, points, minimum, forecast, time.perf_counter() - started)
+    minimum = base.task.settings.minimum_gain
+    curve = forecast(LearningCurve(ran.name, len(rows), len(ran.rows), points, minimum), minimum)
+    return replace(curve, seconds=time.perf_counter() - started)
 
 
 def _points(base: Base, ran: RungRun, parts: Sequence[Part]) -> Iterator[CurvePoint]:

@@ -11,13 +11,16 @@ from pydantic import ValidationError
 
 from stepladder.domain.climb import ClimbRecord, GradedRow, RungResult, RungStatus
 from stepladder.domain.errors import UsageError
+from stepladder.domain.learning_curve import LearningCurve
 from stepladder.domain.task import Task, UseSettings
 from stepladder.domain.verdict import Verdict
 from stepladder.evaluation.compare import Contender, name_contenders
 from stepladder.evaluation.cost import order_for_adoption, repriced
+from stepladder.evaluation.learning_curve import forecast
 from stepladder.evaluation.records import inputs_from_json
 from stepladder.evaluation.ruling import VerdictInputs
 from stepladder.evaluation.verdict import decide
+from stepladder.evaluation.wording import growth
 from stepladder.service.climb import Climb
 from stepladder.service.open_run import find_run
 
@@ -81,12 +84,14 @@ def derive_verdict(run: Path | str, assumptions: Assumptions | None = None) -> D
     use = Task.load(folder.task_folder).settings.use
     other_use = _other_use(use, assumptions)
     target, minimum_gain = _aims(inputs, assumptions)
+    curves, lost = _curves(record, inputs, minimum_gain)
     contenders = [replace(one, cost=repriced(one.cost, other_use, tuned=one.tuned)) for one in inputs.contenders]
     other = replace(
         inputs,
         contenders=tuple(order_for_adoption(contenders)),
         target=target,
         minimum_gain=minimum_gain,
+        growth=inputs.growth if minimum_gain == inputs.minimum_gain else tuple(filter(None, map(growth, curves))),
         max_latency_seconds=other_use.max_latency_seconds,
         data_may_leave=other_use.data_may_leave,
         calls_total=inputs.calls_total if other_use.calls_total == use.calls_total else other_use.calls_total,
@@ -96,13 +101,22 @@ def derive_verdict(run: Path | str, assumptions: Assumptions | None = None) -> D
         replace(rung, cost=repriced(rung.cost, other_use, tuned=rung.tuned)) if rung.status is RungStatus.RAN else rung
         for rung in record.rungs
     )
-    derived = replace(record, verdict=verdict, rungs=rungs, target=target, minimum_gain=minimum_gain)
+    derived = replace(record, verdict=verdict, rungs=rungs, target=target, minimum_gain=minimum_gain, curves=curves)
     return Derived(
         Climb(derived, folder.path),
         record.verdict,
         _changed(inputs, other, use, other_use),
-        _never_asked(derived, other, folder.read_rows()),
+        (*_never_asked(derived, other, folder.read_rows()), *lost),
     )
+
+
+def _curves(record: ClimbRecord, inputs: VerdictInputs, minimum_gain: float) -> tuple[tuple[LearningCurve, ...], tuple[str, ...]]:
+    """The learning curves as they read under another smallest gain, and a word where their points were not recorded."""
+    if minimum_gain == inputs.minimum_gain:
+        return record.curves, ()
+    if inputs.growth and not record.curves:
+        return (), ("What more training rows would bring is left out: this run has no points to reckon it anew from.",)
+    return tuple(forecast(curve, minimum_gain) for curve in record.curves), ()
 
 
 def _other_use(use: UseSettings, assumptions: Assumptions) -> UseSettings:
