@@ -391,7 +391,75 @@ def test_circumstances_that_are_not_those_of_the_run_are_named(copied: Path, cha
     assert said in problems(verify(copied))
 
 
+def first(content: dict[str, Any], part: str) -> Any:
+    return content["record"][part][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda content: content["record"].update(fixed=99),
+            r"\d+ rows are fixed by rows\.jsonl, and 99 are recorded, or others\.",
+        ),
+        (
+            lambda content: content["record"].update(broken_rows=["t1", "t2"]),
+            r"\d+ rows are broken by rows\.jsonl, and \d+ are rec",
+        ),
+        (
+            lambda content: first(content, "improvements").update(candidate_answer="else"),
+            "the fixed rows that are shown are not th",
+        ),
+        (lambda content: first(content, "mistakes").update(wrong=1), "the mistakes of .+ are not those of rows.jsonl"),
+        (lambda content: first(content, "mistakes")["rows"].pop(), "the mistakes of .+ are not those of rows.jsonl"),
+        (lambda content: first(content, "mistakes").update(right_elsewhere={}), "the mistakes of .+ are not those of rows.jsonl"),
+        (lambda content: first(content, "slices").update(chance=0.0), "the slices of .+ do not follow from its rows"),
+        (lambda content: content["record"]["noise"].update({"seed_floor lora": 0.5}), "the noise between training seeds"),
+        (
+            lambda content: content["inputs"]["contenders"][0]["cost"].update(calls=1.0),
+            r"`calls` of \S+ is \S+ by the task, and 1\.0",
+        ),
+        (
+            lambda content: content["inputs"]["contenders"][0]["cost"].update(retrainings=3.0),
+            "`retrainings` of .+ 3.0 is recorded",
+        ),
+        (
+            lambda content: content["inputs"]["contenders"][0]["cost"].update(usd_per_call=0.1),
+            "`usd_per_call` of .+ is None by th",
+        ),
+        (
+            lambda content: content["inputs"]["contenders"][0]["cost"].update(labels=4.0),
+            "the cost shown for .+ is not that of the",
+        ),
+    ],
+    ids=["fixed", "broken", "shown", "wrong", "rows", "elsewhere", "slice", "noise", "calls", "retrainings", "usd", "shown cost"],
+)
+def test_what_a_record_lists_and_does_not_follow_from_the_rows_is_named(
+    copied: Path, change: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    rewrite(copied / "verdict.json", change)
+    assert re.search(said, problems(verify(copied)))
+
+
+def test_a_cross_fitted_run_agrees_with_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEPLADDER_CACHE", str(tmp_path / "cache"))
+    use = 'machine_usd_per_hour = 0.4\nlabel_usd_each = 2.0\nfacts_change = "yearly"'
+    finished = climb(tmp_path / "task", tools=write_task(tmp_path / "task", 60, rungs=SKIP, use=use).tools)
+    assert finished.record.slices
+    assert finished.record.mistakes
+    assert verify(finished.folder).differences == ()
+
+
 def test_what_is_taken_as_recorded_is_listed() -> None:
+    taken = (
+        "of which kind a mistake is",
+        "asked again say about noise",
+        "what they charge",
+        "were no contenders",
+        "labelled again",
+    )
+    for named in taken:
+        assert named in TAKEN
     for named in ("models are hosted", "learning curves forecast", "were left out", "fit on all rows failed", "test split grows"):
         assert named in TAKEN
 

@@ -40,6 +40,35 @@ REMEDIES: Mapping[MistakeKind, str] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class RightAndWrong:
+    """The graded answers of a rung, one a row."""
+
+    right: tuple[GradedRow, ...]
+    wrong: tuple[GradedRow, ...]
+
+    @property
+    def graded(self) -> int:
+        return len(self.right) + len(self.wrong)
+
+
+def tell_apart(task: Task, answers: Mapping[str, Sequence[GradedRow]]) -> dict[str, RightAndWrong]:
+    """Which rows each rung has right and wrong. Of several seeds the mean score decides."""
+    line = _right_from(task, [row for rows in answers.values() for row in rows])
+    told = {}
+    for rung, rows in answers.items():
+        graded = [row for row in averaged(rows).values() if row.score is not None]
+        wrong = tuple(row for row in graded if _below(row, line))
+        told[rung] = RightAndWrong(tuple(row for row in graded if not _below(row, line)), wrong)
+    return told
+
+
+def right_elsewhere(ids: Sequence[str], others: Mapping[str, RightAndWrong]) -> dict[str, int]:
+    """How many of these rows the other rungs have right; those that have none are left out."""
+    hits = {rung: len({row.id for row in theirs.right}.intersection(ids)) for rung, theirs in others.items()}
+    return {rung: count for rung, count in hits.items() if count}
+
+
 @dataclass(frozen=True, eq=False)
 class MistakeFinder:
     """Sorts wrong answers by kind.
@@ -78,27 +107,18 @@ class MistakeFinder:
             rows: Its graded answers.
             others: Those of other contenders to the same rows, by rung.
         """
-        line = self._right_from([*rows, *(row for theirs in others.values() for row in theirs)])
-        graded = [row for row in averaged(rows).values() if row.score is not None]
-        wrong = [row for row in graded if _below(row, line)]
-        right = {
-            rung: {row.id for row in averaged(theirs).values() if row.score is not None and not _below(row, line)}
-            for rung, theirs in others.items()
-        }
+        name = row_rung(rows)
+        told = tell_apart(self.task, {name: rows, **others})
+        wrong = told[name].wrong
         kinds: dict[MistakeKind, list[str]] = {}
         for row in wrong:
             kinds.setdefault(self.kind(row), []).append(row.id)
         found = []
         for kind, ids in kinds.items():
-            elsewhere = {rung: hits for rung, theirs in right.items() if (hits := len(theirs.intersection(ids)))}
+            elsewhere = right_elsewhere(ids, {rung: told[rung] for rung in others})
             remedy = _remedy(kind, len(ids), elsewhere)
-            found.append(Mistakes(row_rung(rows), kind, tuple(ids), len(wrong), len(graded), remedy, elsewhere))
+            found.append(Mistakes(name, kind, tuple(ids), len(wrong), told[name].graded, remedy, elsewhere))
         return tuple(sorted(found, key=lambda one: (-len(one.rows), list(MistakeKind).index(one.kind))))
-
-    def _right_from(self, rows: Sequence[GradedRow]) -> float:
-        output = self.task.settings.output
-        shaped = bool(output.labels or output.json_schema or output.regex)
-        return 1.0 if shaped or all(row.score in (0.0, 1.0, None) for row in rows) else PARTLY_RIGHT
 
     def kind(self, row: GradedRow) -> MistakeKind:
         """The kind of one wrong answer."""
@@ -152,6 +172,12 @@ class MistakeFinder:
         if output.style:
             return bool(said.words)
         return bool(words) and len(words & said.words) >= SAME_CONTENT * len(words)
+
+
+def _right_from(task: Task, rows: Sequence[GradedRow]) -> float:
+    output = task.settings.output
+    shaped = bool(output.labels or output.json_schema or output.regex)
+    return 1.0 if shaped or all(row.score in (0.0, 1.0, None) for row in rows) else PARTLY_RIGHT
 
 
 def _remedy(kind: MistakeKind, rows: int, right_elsewhere: Mapping[str, int]) -> str:

@@ -119,7 +119,7 @@ def hold_contest(
         tuple(rows),
         clusters,
         cross_fit,
-        {**replay_noise(replays, len(ids)), **_seed_noise(contenders)},
+        {**replay_noise(replays, len(ids)), **seed_noise(contenders)},
     )
 
 
@@ -337,7 +337,7 @@ def replay_noise(replays: Mapping[str, Replay], test_rows: int) -> dict[str, flo
     }
 
 
-def _seed_noise(contenders: Sequence[Contender]) -> dict[str, float]:
+def seed_noise(contenders: Sequence[Contender]) -> dict[str, float]:
     """How far scores move when only the training seed changes."""
     noise = {}
     for contender in contenders:

@@ -6,10 +6,13 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stepladder.data.stratify import strata
 from stepladder.domain.climb import GradedRow, Mistakes, Slice
 from stepladder.domain.messages import Example
+from stepladder.domain.task import Task
+from stepladder.evaluation.compare import Contender
 from stepladder.evaluation.mistakes import MistakeFinder
 from stepladder.evaluation.slices import find_slices, kinds_of
 from stepladder.service.contest import Contest
@@ -35,13 +38,19 @@ def slices_of(base: Base, contest: Contest) -> tuple[Slice, ...]:
     contender = contest.named(contest.verdict.rung or "")
     if contender is None:
         return ()
-    rows = _first_seed(contest, contender.rung)
-    asked = _asked(base, rows)
+    asked = _asked(base, _first_seed(contest, contender.rung))
+    return slices_between(base.task, asked, contender, contest.clusters, seed=base.options.seed)
+
+
+def slices_between(
+    task: Task, asked: Sequence[Example], contender: Contender, clusters: NDArray[np.int64], *, seed: int
+) -> tuple[Slice, ...]:
+    """The slices of a contender's test rows; `asked` and `clusters` in the order of its scores."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a row without any score has no mean
         scores = np.nanmean(contender.scores, axis=0)
-    kinds = kinds_of(asked, strata(base.task, asked))
-    return find_slices(contender.rung, [row.id for row in rows], scores, contest.clusters, kinds, seed=base.options.seed)
+    kinds = kinds_of(asked, strata(task, asked))
+    return find_slices(contender.rung, [row.id for row in asked], scores, clusters, kinds, seed=seed)
 
 
 def _first_seed(contest: Contest, rung: str) -> list[GradedRow]:

@@ -12,7 +12,9 @@ import numpy as np
 from stepladder.domain.answer import expected_answer
 from stepladder.domain.climb import ChangedRow, ClimbRecord, GradedRow, RungResult, RungStatus
 from stepladder.domain.learning_curve import LearningCurve
+from stepladder.domain.messages import Example
 from stepladder.domain.protocols import ModelIdentity, TrainPoint
+from stepladder.evaluation.compare import Contender
 from stepladder.evaluation.gains import SAME
 from stepladder.evaluation.graders import metrics
 from stepladder.evaluation.seeds import averaged
@@ -44,10 +46,8 @@ def make_record(
 ) -> ClimbRecord:
     """Everything a reader of the verdict may ask for."""
     settings = base.task.settings
-    pair = _pair_to_show(contest)
-    changed = _changed_rows(base, contest, *pair) if pair is not None else []
-    broken = [row for row in changed if row.candidate_score < row.baseline_score]
-    fixed = [row for row in reversed(changed) if row.candidate_score > row.baseline_score]
+    zero_shot = next((name for name, roles in contest.roles.items() if "zero-shot" in roles), None)
+    fixed, broken = changed_rows(base.data.examples, contest.rows, contest.contenders, zero_shot)
     return ClimbRecord(
         run=run.name,
         task=settings.name,
@@ -170,30 +170,40 @@ def _metrics(base: Base, runs: Sequence[RungRun], rows: Sequence[GradedRow], spl
     return {f"{split}/{name}": value for name, value in found.items()}
 
 
-def _pair_to_show(contest: Contest) -> tuple[str, str] | None:
+def changed_rows(
+    examples: Sequence[Example], rows: Sequence[GradedRow], contenders: Sequence[Contender], zero_shot: str | None
+) -> tuple[list[ChangedRow], list[ChangedRow]]:
+    """Test rows that one contender fixed and broke against another, the most changed first."""
+    pair = _pair_to_show(contenders, zero_shot)
+    changed = _changed_rows(examples, rows, *pair) if pair is not None else []
+    broken = [row for row in changed if row.candidate_score < row.baseline_score]
+    fixed = [row for row in reversed(changed) if row.candidate_score > row.baseline_score]
+    return fixed, broken
+
+
+def _pair_to_show(contenders: Sequence[Contender], zero_shot: str | None) -> tuple[str, str] | None:
     """Which two contenders' differences are shown row by row: the tuned one against the untuned one that rivals it."""
-    tuned = [contender.rung for contender in contest.contenders if contender.tuned]
-    untuned = [contender for contender in contest.contenders if not contender.tuned]
+    tuned = [contender.rung for contender in contenders if contender.tuned]
+    untuned = [contender for contender in contenders if not contender.tuned]
     if not untuned:
         return None
     best = max(untuned, key=lambda contender: contender.mean).rung
     if tuned:
         return best, tuned[0]
-    first = next((name for name, roles in contest.roles.items() if "zero-shot" in roles), None)
-    return (first, best) if first is not None and first != best else None
+    return (zero_shot, best) if zero_shot is not None and zero_shot != best else None
 
 
-def _changed_rows(base: Base, contest: Contest, baseline: str, candidate: str) -> list[ChangedRow]:
+def _changed_rows(examples: Sequence[Example], rows: Sequence[GradedRow], baseline: str, candidate: str) -> list[ChangedRow]:
     """Test rows that the candidate fixed or broke, counted as in the verdict; worst first."""
-    examples = {example.id: example for example in base.data.examples}
-    old, new = ([row for row in contest.rows if row.rung == rung] for rung in (baseline, candidate))
+    by_id = {example.id: example for example in examples}
+    old, new = ([row for row in rows if row.rung == rung] for rung in (baseline, candidate))
     changed = []
     for direction in (-1, 1):
         before, after = averaged(old, best=direction < 0), averaged(new, best=direction > 0)
         for was, now in ((before[name], row) for name, row in after.items() if name in before):
             if was.score is None or now.score is None or direction * (now.score - was.score) <= SAME:
                 continue
-            example = examples[now.id]
+            example = by_id[now.id]
             changed.append(
                 ChangedRow(
                     now.id,

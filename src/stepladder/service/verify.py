@@ -34,17 +34,19 @@ from stepladder.service.open_run import find_run
 from stepladder.service.rung_run import Marker, validation_interval
 from stepladder.service.style import fitted_marker, load_style
 from stepladder.service.task_data import read_task_rows
+from stepladder.service.verify_record import SAME, equal, record_faults
 from stepladder.storage.receipt import Difference, compare_with_receipt
 from stepladder.storage.run_folder import RunFolder
 
 TAKEN = (
     "Taken as recorded, for the rows cannot tell them: near-duplicate clusters, latencies and seconds, openings of the test "
-    "split, leaks, which general abilities were kept, which models are hosted, what learning curves forecast, which rungs and "
-    "models were left out and why, whether a fit on all rows failed, and how the test split grows."
+    "split, leaks, which general abilities were kept, which models are hosted and what they charge, what learning curves "
+    "forecast, which rungs and models were left out and why, whether a fit on all rows failed, how the test split grows, how "
+    "many rows would be labelled again, of which kind a mistake is and what helps, what answers asked again say about noise, "
+    "further figures of the graders, costs of rungs that were no contenders, recipes, and what stands in notes."
 )
 NAMED = 20
 """Faults of one kind that are listed; the rest is counted."""
-SAME = 1e-9
 SHOWN = 120  # signs of a value that differs
 WORDS = frozenset({"sentence", "reasons", "would_change", "facts"})
 """Of a verdict, what only says in words what its other parts hold in figures: another version may say it otherwise."""
@@ -190,7 +192,7 @@ def _derive_again(folder: RunFolder, rows: Sequence[GradedRow]) -> tuple[list[Di
     record = folder.read_verdict()
     recorded = folder.read_inputs()
     inputs = inputs_from_json(recorded)
-    task = Task.load(folder.task_folder)
+    task, examples = read_task_rows(Task.load(folder.task_folder))
     decided, notes = _verdict_faults(record, inputs)
     faults = [
         *_asked_for(record, inputs, task),
@@ -199,6 +201,7 @@ def _derive_again(folder: RunFolder, rows: Sequence[GradedRow]) -> tuple[list[Di
         *_circumstances(record, inputs, rows),
         *(fault for contender in inputs.contenders for fault in _contender_faults(contender, rows)),
         *_figures(record, inputs, rows),
+        *record_faults(record, inputs, task, examples, rows),
         *decided,
     ]
     return list(_listed("verdict.json", faults)), notes
@@ -290,7 +293,7 @@ def _verdict_faults(record: ClimbRecord, inputs: VerdictInputs) -> tuple[list[st
         return [f"no verdict follows from its inputs: {error}"], []
     before = verdict_to_json(record.verdict)
     made_by = record.versions.get("stepladder", "")
-    changed = {name: value for name, value in again.items() if not _equal(value, before[name])}
+    changed = {name: value for name, value in again.items() if not equal(value, before[name])}
     if made_by == __version__:
         faulty, written = changed, ""
     else:
@@ -311,16 +314,6 @@ def _apart(now: Any, before: Any) -> str:
         f"{'…' * (start > 0)}{text[start : start + SHOWN]}{'…' * (len(text) > start + SHOWN)}" for text in (one, other)
     )
     return f"follows as {first}, and {second} is recorded"
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=SAME, abs_tol=SAME)
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(_equal(*pair) for pair in zip(one, other, strict=True))
-    return bool(one == other)
 
 
 def _mean(values: Sequence[float]) -> float:

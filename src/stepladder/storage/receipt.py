@@ -1,7 +1,8 @@
 """`receipt.json`: size and hash of every file of a finished run, so that a changed byte is found and named.
 
 It finds damage and absent-mindedness. Who changes a file on purpose can write a new receipt as well: what speaks against that
-is that grades and verdict follow from the rows, which `service.verify` reckons again.
+is that grades, verdict and what the record lists of test rows follow from the rows, which `service.verify` reckons again.
+What that takes as recorded (its `TAKEN`), a new receipt hides.
 """
 
 from __future__ import annotations
