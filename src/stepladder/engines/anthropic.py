@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -67,7 +68,11 @@ class Messages:
 
     def __init__(self, address: Address, api_key: str, timeout_seconds: float) -> None:
         self.remarks = Remarks(address.name)
-        self.client = anthropic.Anthropic(base_url=address.url, api_key=api_key, timeout=timeout_seconds, max_retries=0)
+        staying = anthropic.DefaultHttpxClient(follow_redirects=False)  # prompts go where the task says, and nowhere else
+        self.client = anthropic.Anthropic(
+            base_url=address.url, api_key=api_key, timeout=timeout_seconds, max_retries=0, http_client=staying
+        )
+        weakref.finalize(self, staying.close)
         self._address = address
         self._secret = secret_of(api_key)
         self._timeout_seconds = timeout_seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,11 @@ class ChatCompletions:
         self.ways: dict[str, Way] = {}
         self.without: dict[str, str] = {"regex": ""} if self.known else {}
         self.remarks = Remarks(address.name)
-        self.client = openai.OpenAI(base_url=address.url, api_key=api_key, timeout=timeout_seconds, max_retries=0)
+        staying = openai.DefaultHttpxClient(follow_redirects=False)  # prompts go where the task says, and nowhere else
+        self.client = openai.OpenAI(
+            base_url=address.url, api_key=api_key, timeout=timeout_seconds, max_retries=0, http_client=staying
+        )
+        weakref.finalize(self, staying.close)
         self._address = address
         self._secret = secret_of(api_key)
         self._timeout_seconds = timeout_seconds

@@ -95,7 +95,11 @@ class EndpointTuner:
         texts = {"training": rows_text(rows), "validation": rows_text(held_out)}
         ticket = Ticket.find(folder / SUBMITTED, files.hash_json([self.name, texts, epochs, self._hyperparameters(epochs), seed]))
         with openai.OpenAI(
-            base_url=self.address.url, api_key=self.address.api_key(), timeout=self.timeout_seconds, max_retries=2
+            base_url=self.address.url,
+            api_key=self.address.api_key(),
+            timeout=self.timeout_seconds,
+            max_retries=2,
+            http_client=openai.DefaultHttpxClient(follow_redirects=False),  # as prompts, rows go nowhere else
         ) as client:
             desk = _Desk(client, self.name, PATIENCE_SECONDS, self.pause, self.settings.poll_seconds)
             if ticket.job is None:

@@ -51,8 +51,8 @@ def _why(inputs: VerdictInputs, ruling: Ruling, rung: Contender, pairing: Pairin
         odds = f"the odds that it truly reaches {100 * inputs.target:.4g}% are {wording.odds(ruling.odds[rung.rung])}"
         return f"{odds}, and {wording.percent(REACHED)} are needed", _rows(inputs, rung, inputs.rows_to_decide(rung))
     if rung.tuned and ruling.outcome is Outcome.SUFFICIENT:
-        by_less = ruling.route is Route.CHEAPER_TO_RUN and ruling.against is not None
-        return _not_worse(inputs, pairing.gain(ruling.against if by_less else ruling.rung, rung))
+        beaten = ruling.against if ruling.route is Route.CHEAPER_TO_RUN else None
+        return _not_worse(inputs, pairing.gain(beaten or ruling.rung, rung))
     return _lead(inputs, rung, ruling.unproved[rung.rung])
 
 

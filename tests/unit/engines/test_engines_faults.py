@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from chat_server import ChatServer, Reply, chat_server, completion, echo
+from messages_server import MessagesServer
 from stepladder.domain.errors import EngineError, NotOffered
 from stepladder.domain.messages import Message
 from stepladder.domain.prediction import Generation
@@ -409,6 +410,17 @@ def test_a_key_that_no_header_can_hold_is_hidden_where_the_library_repeats_it_es
     engine.close()
     assert KEY[:6] not in "".join(traceback.format_exception(caught.value))
     assert server.requests == []
+
+
+@pytest.mark.parametrize(("build", "api"), [(EndpointEngine, ChatServer), (AnthropicEngine, MessagesServer)])
+def test_a_prompt_follows_no_redirect_to_another_server(build: Any, api: type[ChatServer]) -> None:
+    with chat_server(api) as named, chat_server(api) as elsewhere:
+        named.script = [Reply(307, "", {"Location": f"http://127.0.0.1:{elsewhere.server_address[1]}{api.path}"})] * 20
+        engine = build(Address(named.url, "test"), api_key=KEY, max_retries=0)
+        with pytest.raises(EngineError, match="307"):
+            engine.generate([ask("x")], SHORT)
+        engine.close()
+    assert (len(named.headers_seen) > 0, elsewhere.headers_seen) == (True, [])
 
 
 def test_a_key_in_an_answer_is_hidden_too(server: ChatServer) -> None:
