@@ -31,10 +31,17 @@ def passed_over(inputs: VerdictInputs, ruling: Ruling, eligible: Sequence[Conten
         _explain(inputs, ruling, rung, pairing)
         for rung in eligible
         if rung is not said
-        and (inputs.target is not None or rung.rung in ruling.unproved)
+        and _has_failed(inputs, ruling, rung)
         and costs_less(rung.cost, ruling.rung.cost)
         and rung.mean >= ruling.rung.mean - inputs.minimum_gain - SAME
     ]
+
+
+def _has_failed(inputs: VerdictInputs, ruling: Ruling, rung: Contender) -> bool:
+    """Whether a rule kept it out, and not the order alone: that is by seconds where one contender has no price."""
+    if inputs.target is None:
+        return rung.rung in ruling.unproved
+    return rung.tuned or ruling.odds[rung.rung] < REACHED
 
 
 def _explain(inputs: VerdictInputs, ruling: Ruling, rung: Contender, pairing: Pairing) -> PassedOver:
@@ -51,8 +58,8 @@ def _why(inputs: VerdictInputs, ruling: Ruling, rung: Contender, pairing: Pairin
         odds = f"the odds that it truly reaches {100 * inputs.target:.4g}% are {wording.odds(ruling.odds[rung.rung])}"
         return f"{odds}, and {wording.percent(REACHED)} are needed", _rows(inputs, rung, inputs.rows_to_decide(rung))
     if rung.tuned and ruling.outcome is Outcome.SUFFICIENT:
-        beaten = ruling.against if ruling.route is Route.CHEAPER_TO_RUN else None
-        return _not_worse(inputs, pairing.gain(beaten or ruling.rung, rung))
+        taken_over = ruling.against if ruling.route is Route.CHEAPER_TO_RUN else None
+        return _not_worse(inputs, pairing.gain(taken_over or ruling.rung, rung))
     return _lead(inputs, rung, ruling.unproved[rung.rung])
 
 

@@ -194,6 +194,15 @@ def test_with_a_target_the_cheaper_rung_that_hardly_misses_it_is_named() -> None
     assert "would decide" in open_still
 
 
+def test_a_rung_that_is_cheaper_in_dollars_only_was_not_passed_over() -> None:
+    def priced(name: str, right: int, seconds: float, usd: float | None) -> Contender:
+        cost = Cost(seconds_per_call=seconds, usd_once=0.0, usd_per_call=usd, calls=10_000)
+        return replace(by_rows(name, range(right), per_call=seconds), cost=cost)
+
+    found = verdict(priced("prompt", 60, 1, None), priced("few-shot", 90, 2, 0.2), priced("rag", 90, 3, 0.1), target=0.8)
+    assert (found.rung, naming(found.reasons, "rag")) == ("few-shot", [])
+
+
 def test_a_cheaper_tuned_rung_is_named_where_it_may_be_worse() -> None:
     tuned = by_rows("lora", range(55), range(75, 100), per_call=5, tuned=True)
     (reason,) = naming(verdict(PROMPT, NEAREST, tuned).reasons, "lora")
