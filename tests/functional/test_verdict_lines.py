@@ -130,7 +130,7 @@ def test_an_own_prompt_that_holds_a_test_row_makes_the_verdict_invalid(tmp_path:
     world, rows, test = task_with(folder)
     leaked = next(row for row in rows if row["id"] in test)
     own_prompt(folder, f"Say what it is. For example:\n{leaked['prompt'].upper()}\n-> {leaked['completion']}\nNow: {{input}}")
-    with pytest.raises(DataError, match="leak-prompt"):
+    with pytest.raises(DataError, match="leak-prompt.*repairs what it can\\.$"):
         climb(folder, tools=world.tools)
     accept(folder, "leak-prompt")
     finished = climb(folder, tools=world.tools)

@@ -31,6 +31,8 @@ SHOWN_ROWS = 5
 SHOWN_REPAIRS = 10
 ASKED_ROWS = 100
 """Rows whose facts the model is asked for; each costs nine answers."""
+INVALID_ALL_THE_SAME = {"leak-prompt"}
+"""Findings that a climb may accept and whose verdict is invalid for them all the same."""
 DRAWS = 8
 DRAW_TEMPERATURE = 0.8
 ANSWER_TOKENS = 96
@@ -134,9 +136,11 @@ def refuse_blocked(checked: Checked) -> None:
     first = next((mark for one in blocking for mark in one.rows), None)
     where = checked.task.path(first.file) if first else checked.task.folder / "task.toml"
     said = "; ".join(f"{one.code}: {one.evidence}" for one in blocking)
-    codes = ", ".join(f'"{code}"' for code in dict.fromkeys(one.code for one in blocking))
-    hint = f"`stepladder check` shows every row and `--fix` repairs what it can; or set `[data] accept = [{codes}]`."
-    raise DataError(where, (first.line or None) if first else None, said, hint)
+    codes = dict.fromkeys(one.code for one in blocking)
+    hint = "`stepladder check` shows every row and `--fix` repairs what it can"
+    if INVALID_ALL_THE_SAME.isdisjoint(codes):
+        hint += "; or set `[data] accept = [{}]`".format(", ".join(f'"{code}"' for code in codes))
+    raise DataError(where, (first.line or None) if first else None, said, f"{hint}.")
 
 
 # What the checks ask for ----------------------------------------------------------------------------------------------
