@@ -18,6 +18,7 @@ import pytest
 from chat_server import ChatServer, Reply, chat_server, completion, echo
 from messages_server import MessagesServer, message
 from small_tasks import write_task
+from stepladder.domain.task import ModelSettings
 from stepladder.service.climb import climb
 from terminal import screen
 
@@ -147,7 +148,8 @@ def hosted_task(folder: Path, toml: str) -> None:
 
 
 def test_the_guide_to_hosted_models_climbs_without_torch(tmp_path: Path) -> None:
-    toml, _ = blocks(read_guide("hosted-models-only"), "toml")
+    toml, _, thinking = blocks(read_guide("hosted-models-only"), "toml")
+    assert ModelSettings(**tomllib.loads(thinking)["model"]).thinking_tokens > 0
     shown = commands("hosted-models-only")
     assert [arguments[0] for arguments in shown] == ["check", "plan", "climb", "predict"]
     with chat_server(Desk) as server:
@@ -202,7 +204,7 @@ def claude_desk(request: dict[str, Any]) -> Any:
 
 
 def test_claude_as_the_base_climbs_what_the_guide_shows(tmp_path: Path) -> None:
-    first, claude = blocks(read_guide("hosted-models-only"), "toml")
+    first, claude, _ = blocks(read_guide("hosted-models-only"), "toml")
     hosted_task(tmp_path, first.split("[model]")[0] + claude)
     refused = run(tmp_path, "climb", "support-tickets", torch=False)
     assert (refused.returncode, "ANTHROPIC_API_KEY" in refused.stderr) == (4, True), refused.stderr
