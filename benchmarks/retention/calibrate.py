@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/retention/calibrate.py [--work FOLDER] [--minutes 12]
 
 Three healthy tunes of the starter model (presets, 40 rows of a bundled task, stopped by held-out rows) and three overcooked
-ones (ten times the learning rate, or 25 epochs that nothing stops); then every overcooked adapter scaled down, and as the last
-step one trained again with replay (the recorded figures end before it). Prints a line and writes
+ones (learning rate times 30 or 10, or 25 epochs that nothing stops); then every overcooked adapter scaled down, and as the last
+step one trained again with replay (the recorded figures end before it). A tune that diverges is said and left out. Prints a line
+and writes
 benchmarks/results/retention.json after every step. What stands there is not done again, and a training that was broken off goes
 on in the work folder; no step begins after `--minutes`.
 """
@@ -40,6 +41,7 @@ from stepladder.service.probing import Prober  # noqa: E402
 from stepladder.service.remedies import SCALES, GentlerTuner  # noqa: E402
 from stepladder.service.wiring import set_threads  # noqa: E402
 from stepladder.techniques.forms import PLAIN, reference_turn  # noqa: E402
+from stepladder.training.loop import Diverged  # noqa: E402
 from stepladder.training.presets import default_learning_rate  # noqa: E402
 from stepladder.training.tuner import LoraTuner  # noqa: E402
 
@@ -66,7 +68,7 @@ TUNES = (
     Recipe("healthy tickets", "tickets", True, 5),
     Recipe("healthy voice", "voice", True, 6),
     Recipe("healthy repairs", "repairs", True, 6),
-    Recipe("rate x10, tickets", "tickets", False, 4, 10.0, False),
+    Recipe("rate x30, tickets", "tickets", False, 4, 30.0, False),
     Recipe("rate x10, voice", "voice", False, 6, 10.0, False),
     Recipe("25 epochs, voice", "voice", False, 25, 1.0, False),
 )
@@ -157,7 +159,11 @@ def main() -> None:
         if before - started > 60 * options.minutes:
             print("The time is used up; run again to go on.")
             break
-        measures = [asdict(one) for one in work()]
+        try:
+            measures = [asdict(one) for one in work()]
+        except Diverged as error:
+            print(f"{name}: {error}", flush=True)
+            continue
         seconds = round(time.monotonic() - before, 1)
         entry = {"name": name, "healthy": healthy, "seconds": seconds, "machine": machine, "measures": measures}
         found.append(entry)
