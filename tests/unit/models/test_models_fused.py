@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto import CONFIG_MAPPING
 
 from small_architectures import ARCHITECTURES, SIZES, VOCAB, build
+from stepladder.models.prefix import attention
 from stepladder.models.prefix.anatomy import NotRead, read_anatomy
 from stepladder.models.prefix.fused import FusedStep, Sending, Work
 from stepladder.models.prefix.losses import WeightedMean
@@ -171,14 +173,16 @@ def test_stock_modules_which_round_to_fp32_agree_to_a_few_millionths(architectur
     seed=st.integers(0, 10_000),
     tokens_per_pass=st.integers(1, 200),
     worthwhile=st.integers(1, 60),
+    queries_at_once=st.sampled_from([256, 7, 1]),
 )
-@example(architecture="llama", seed=2860, tokens_per_pass=1, worthwhile=1)
-def test_any_rows_in_any_passes_give_the_same_gradient(
-    architecture: str, seed: int, tokens_per_pass: int, worthwhile: int
+@example(architecture="llama", seed=2860, tokens_per_pass=1, worthwhile=1, queries_at_once=256)
+@example(architecture="gemma3_text", seed=3, tokens_per_pass=60, worthwhile=1, queries_at_once=5)
+def test_any_rows_in_any_passes_and_chunks_give_the_same_gradient(
+    architecture: str, seed: int, tokens_per_pass: int, worthwhile: int, queries_at_once: int
 ) -> None:
     wrapped = build_adapted(architecture)
     rows = tree_rows(seed)
-    with stock_in_fp64(wrapped):
+    with stock_in_fp64(wrapped), patch.object(attention, "QUERIES_AT_ONCE", queries_at_once):
         loss, gradients = plain(wrapped, rows)
         ours, own_gradients = fused(wrapped, rows, tokens_per_pass, worthwhile)
     assert abs(ours - loss) <= 1e-10
@@ -280,8 +284,8 @@ def test_the_fused_attention_of_a_gpu_gives_the_same_gradients(architecture: str
         rows = tree_rows(seed)
         for tokens_per_pass in (10_000, 30, 5):
             loss, gradients = fused(wrapped, rows, tokens_per_pass, worthwhile=1)
-            with monkeypatch.context() as patch:
-                patch.setattr("stepladder.models.prefix.attention.FUSED_DEVICES", {"cpu"})
+            with monkeypatch.context() as here:
+                here.setattr("stepladder.models.prefix.attention.FUSED_DEVICES", {"cpu"})
                 again, own_gradients = fused(wrapped, rows, tokens_per_pass, worthwhile=1)
             assert again == pytest.approx(loss, abs=1e-10)
             assert furthest(own_gradients, gradients) <= 1e-9
