@@ -189,10 +189,10 @@ def _paired(baseline: ArrayLike, candidate: ArrayLike, clusters: ArrayLike | Non
 
 
 def _draw(pair: _Pair, of_seeds: Callable[[Floats, np.random.Generator], Floats], *, cross_fit: bool, seed: int) -> Floats:
-    rng = np.random.default_rng(seed)
-    differing = pair.differences[np.abs(pair.differences) > SAME]
+    rng, differences = np.random.default_rng(seed), pair.differences
+    differing = differences[np.abs(differences) > SAME]
     size = float(np.sqrt((differing**2).mean())) if len(differing) else 1.0
-    draws = bayesian_bootstrap(pair.differences, pair.old.clusters, (size, -size), cross_fit=cross_fit, rng=rng)
+    draws = bayesian_bootstrap(differences, pair.old.clusters, (size, -size), cross_fit=cross_fit, rng=rng)
     return draws + of_seeds(pair.new.seed_means, rng) - of_seeds(pair.old.seed_means, rng)
 
 

@@ -33,9 +33,10 @@ def find_leaks(data: TaskData, worlds: Sequence[World]) -> tuple[str, ...]:
         worlds: All of the climb; one that stands here several times is looked at once.
     """
     rows = _test_rows(worlds)
-    holding = () if _is_accepted(data.task) else _in_documents(data, rows)
+    questions = _questions(data.examples, rows)
+    holding = () if _is_accepted(data.task) else _in_documents(data, rows, questions)
     return (
-        *_in_prompts(data.task, rows, _questions(data.examples, rows)),
+        *_in_prompts(data.task, rows, questions),
         *(f"{said}. Take them out there, or the rows out of the data." for said in holding),
         *_in_learned_rows(data.clusters, _different(worlds)),
     )
@@ -43,7 +44,8 @@ def find_leaks(data: TaskData, worlds: Sequence[World]) -> tuple[str, ...]:
 
 def find_accepted(data: TaskData, worlds: Sequence[World]) -> tuple[str, ...]:
     """What documents give away and the user has accepted, without a full stop."""
-    return tuple(_in_documents(data, _test_rows(worlds))) if _is_accepted(data.task) else ()
+    rows = _test_rows(worlds)
+    return tuple(_in_documents(data, rows, _questions(data.examples, rows))) if _is_accepted(data.task) else ()
 
 
 def _is_accepted(task: Task) -> bool:
@@ -75,9 +77,8 @@ def _in_prompts(task: Task, rows: Sequence[Example], questions: Mapping[str, tup
             yield f"{name} holds the input of {_named(found)} word for word. Take it out there, or the rows out of the data."
 
 
-def _in_documents(data: TaskData, rows: Sequence[Example]) -> Iterator[str]:
+def _in_documents(data: TaskData, rows: Sequence[Example], questions: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
     """Documents are looked at whole, since a passage may end between a question and its answer."""
-    questions = _questions(data.examples, rows)
     for document, text in _whole_documents(data.chunks).items():
         found = [row.id for row in rows if _holds_both(text, questions[row.id], plain_form(reference_text(data.task, row)))]
         if found:

@@ -1,4 +1,4 @@
-"""LoRA in training: the adapters of linear layers that read the same input, as one.
+"""The adapters of linear layers that read the same input, as one LoRA, for training and for answering.
 
 Their A stand side by side, and so do their B, each in its own block. Both are laid out so that the products with them, which are
 narrow and bound by memory, read and write as little as they can.

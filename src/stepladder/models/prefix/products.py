@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stepladder.models.prefix.anatomy import PRODUCTS, Anatomy, Linear
+from stepladder.models.prefix.lowrank import Stacked
 from stepladder.models.shape import LAID_OUT_BYTES
 
 
@@ -110,20 +111,12 @@ def stack(voices: Sequence[Voice | None]) -> Voice | None:
 
 def _low_rank(linears: Sequence[Linear], dtype: torch.dtype) -> LowRank | None:
     """The LoRA of linear layers side by side; each one's ranks reach its own outputs only."""
-    loras = [linear.lora for linear in linears]
-    some = [lora for lora in loras if lora is not None]
-    if not some:
+    stacked = Stacked(linears)
+    if not stacked:
         return None
-    ranks = sum(len(lora.down) for lora in some)
-    up = some[0].up.new_zeros((sum(linear.outputs for linear in linears), ranks))
-    row = column = 0
-    for linear, lora in zip(linears, loras, strict=True):
-        if lora is not None:
-            up[row : row + linear.outputs, column : column + len(lora.down)] = lora.up.detach() * lora.scale
-            column += len(lora.down)
-        row += linear.outputs
-    down = torch.cat([lora.down.detach() for lora in some]).to(dtype)
-    return LowRank(down, up.to(dtype), torch.zeros(ranks, dtype=torch.long, device=down.device))
+    stacked.refresh(dtype)
+    owners = torch.zeros(len(stacked.up), dtype=torch.long, device=stacked.up.device)
+    return LowRank(stacked.down.t(), stacked.up.t(), owners)
 
 
 def _joined_times(weights: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
