@@ -3,9 +3,8 @@
     .venv/bin/python benchmarks/retention/calibrate.py [--work FOLDER] [--minutes 12]
 
 Three healthy tunes of the starter model (presets, 40 rows of a bundled task, stopped by held-out rows) and three overcooked
-ones (learning rate times 30 or 10, or 25 epochs that nothing stops); then every overcooked adapter scaled down, and as the last
-step one trained again with replay (the recorded figures end before it). A tune that diverges is said and left out. Prints a line
-and writes
+ones (ten times the learning rate, or 25 epochs that nothing stops); then every overcooked adapter scaled down, and as the last
+step one trained again with replay. A tune that diverges is said and left out. Prints a line and writes
 benchmarks/results/retention.json after every step. What stands there is not done again, and a training that was broken off goes
 on in the work folder; no step begins after `--minutes`.
 """
@@ -68,7 +67,7 @@ TUNES = (
     Recipe("healthy tickets", "tickets", True, 5),
     Recipe("healthy voice", "voice", True, 6),
     Recipe("healthy repairs", "repairs", True, 6),
-    Recipe("rate x30, tickets", "tickets", False, 4, 30.0, False),
+    Recipe("rate x10, tickets", "tickets", False, 6, 10.0, False),
     Recipe("rate x10, voice", "voice", False, 6, 10.0, False),
     Recipe("25 epochs, voice", "voice", False, 25, 1.0, False),
 )
