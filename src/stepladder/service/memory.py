@@ -10,7 +10,7 @@ from stepladder.domain.protocols import Choices, ModelIdentity
 from stepladder.models.prefix.rows import LOGITS_AT_ONCE
 from stepladder.models.shape import ModelShape
 from stepladder.service.workload import PASSAGE_TOKENS, Workload
-from stepladder.training.presets import BYTES_PER_TOKEN_LAYER_WIDTH, TrainSettings
+from stepladder.training.presets import TrainSettings, bytes_per_token
 
 PROCESS_BYTES = 500 * 2**20
 """Our estimate of Python with torch, transformers and peft loaded, before any weights."""
@@ -18,9 +18,8 @@ TRAINED_PARAMETER_BYTES = 16
 """An adapter's parameter in fp32, its gradient, and AdamW's two moments."""
 LOGIT_BYTES = 12
 """A logit in the model's format, in fp32, and its gradient."""
-
-
-BYTES_IN_BF16 = 2
+ENTERED_SHARE = 6 / 40
+"""Of what a token's backward pass needs, what stays where its layers are computed twice: what enters them, keys and values."""
 
 
 class Limits(Protocol):
@@ -88,17 +87,19 @@ def predict_memory(
     choices: Choices,
     rungs: tuple[str, ...],
     training: TrainSettings | None,
+    room: int | None = None,
 ) -> Memory:
     """The memory of a climb of `rungs`.
 
     Args:
         training: The settings of the fine-tune; None when nothing is trained.
+        room: Tokens whose layers a training computes once only, None = of all; see `room_for_tokens`.
     """
     return Memory(
         process=PROCESS_BYTES if shape.device == "cpu" else 0,
         weights=shape.parameters * shape.bytes_per_number + shape.laid_out_bytes,
         answering=max(_answering(shape, limits, work, *kind) for kind in _prompts(work, choices, rungs)),
-        training=0 if training is None else _training(shape, work, choices, rungs, training),
+        training=0 if training is None else _training(shape, work, choices, rungs, training, room),
     )
 
 
@@ -129,8 +130,13 @@ def _answering(shape: ModelShape, limits: Limits, work: Workload, shared: float,
     return int(rows * row * shape.token_bytes + repeated + reading + logits)
 
 
-def _training(shape: ModelShape, work: Workload, choices: Choices, rungs: tuple[str, ...], settings: TrainSettings) -> int:
-    """Activations of the fullest pass and of the prefix kept beside it, one piece of logits, the adapter with its optimizer."""
+def _training(
+    shape: ModelShape, work: Workload, choices: Choices, rungs: tuple[str, ...], settings: TrainSettings, room: int | None
+) -> int:
+    """Activations of the fullest pass and of the prefix kept beside it, one piece of logits, the adapter with its optimizer.
+
+    Beyond `room` tokens only what enters the layers is held, and all of one layer.
+    """
     own = work.longest_input_tokens + work.longest_answer_tokens
     if "lora+nearest" in rungs:
         own += min(choices.shots) * work.demonstration_tokens
@@ -139,8 +145,10 @@ def _training(shape: ModelShape, work: Workload, choices: Choices, rungs: tuple[
     if "dpo" in rungs:
         own += work.longest_answer_tokens  # both answers of a pair stay in one pass
     tokens = min(settings.batch_size * own, max(settings.tokens_per_pass, own)) + work.shared_tokens
-    widths = BYTES_PER_TOKEN_LAYER_WIDTH * shape.bytes_per_number / BYTES_IN_BF16
+    held = tokens * bytes_per_token(shape.layers, shape.hidden, shape.bytes_per_number)
+    if room is not None and tokens > room:
+        held *= ENTERED_SHARE + 1 / shape.layers
     learned = settings.batch_size * work.longest_answer_tokens
     logits = min(learned * shape.vocabulary, LOGITS_AT_ONCE) * (shape.bytes_per_number + 4)
     adapter = shape.adapter_parameters(settings.rank) * TRAINED_PARAMETER_BYTES
-    return int(tokens * shape.layers * shape.hidden * widths + logits + adapter)
+    return int(held + logits + adapter)

@@ -38,6 +38,7 @@ from stepladder.training.presets import (
     batch_size_for,
     choose_settings,
     epochs_for,
+    room_for_tokens,
     search_epochs,
 )
 
@@ -129,6 +130,7 @@ def _predicted(base: Base, work: Workload, choices: Choices, rungs: tuple[str, .
     if not isinstance(engine, Local):
         return None
     shape = engine.shape
+    total = memory_total_bytes(shape.device)
     training = choose_settings(
         base.task.settings.rungs.lora,
         rows=work.tune_rows,
@@ -137,9 +139,17 @@ def _predicted(base: Base, work: Workload, choices: Choices, rungs: tuple[str, .
         model_type="",  # decides the learning rate only
         context_tokens=engine.identity.context_tokens,
         seed=base.options.seed,
-        activations=activation_bytes(shape.device, memory_total_bytes(shape.device)),
+        activations=activation_bytes(shape.device, total),
     )
-    return predict_memory(shape, engine.limits, work, choices, rungs, training if trained else None)
+    room = room_for_tokens(
+        shape.device,
+        total,
+        weights=shape.parameters * shape.bytes_per_number,
+        layers=shape.layers,
+        hidden=shape.hidden,
+        bytes_per_number=shape.bytes_per_number,
+    )
+    return predict_memory(shape, engine.limits, work, choices, rungs, training if trained else None, room)
 
 
 def _speeds(base: Base) -> Speeds:

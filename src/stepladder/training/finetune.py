@@ -38,7 +38,7 @@ from stepladder.training.loop import build_optimizer
 from stepladder.training.masks import Decode, check_rows, learned_shares, masked_examples
 from stepladder.training.memory import reused_memory
 from stepladder.training.objectives import Objective, Sft
-from stepladder.training.presets import TrainSettings, activation_bytes, choose_settings
+from stepladder.training.presets import TrainSettings, activation_bytes, choose_settings, room_for_tokens
 from stepladder.training.proof import STOPPING_ALARM, Proof, Stopping, check_saved, measure_stopping, probe_logits, shortest
 from stepladder.training.record import model_card, pins, read_finished, side_file, write_papers
 from stepladder.training.stopping import candidates
@@ -188,6 +188,20 @@ def settings_for(base: Base, wanted: LoraSettings, rows: int, seed: int) -> Trai
     )
 
 
+def room_of(base: Base) -> int | None:
+    """Tokens whose layers a training on this base computes once only; None = of all."""
+    model = base.model
+    config, device = model.config.get_text_config(decoder=True), model.device.type
+    return room_for_tokens(
+        device,
+        memory_total_bytes(device),
+        weights=model.get_memory_footprint(),
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        bytes_per_number=model.dtype.itemsize,
+    )
+
+
 def introduce(base: Base, rows: Sequence[EncodedRow], settings: TrainSettings, objective: Objective, progress: Progress) -> None:
     """Say what is about to be trained: settings, what rows share, what is learned of them, three rows with their masks."""
     smallest, middle = learned_shares(rows)
@@ -216,7 +230,12 @@ def _train(
     reported: Reported,
 ) -> Tuned:
     progress = reported.progress
-    longest = max(len(row) for row in (*rows, *held_out))
+    longest, room = max(len(row) for row in (*rows, *held_out)), room_of(base)
+    if room is not None and longest > room:
+        progress.note(
+            f"The longest row has {longest:,} tokens. Of rows of more than {room:,} every layer is computed twice, for want of "
+            "memory."
+        )
     with (
         reused_memory(),
         memory_named(f"training {base.identity.name}", _memory_advice(base, rows, held_out, settings)),
@@ -226,7 +245,7 @@ def _train(
         answers, unseen = rows[:: objective.loss.together], held_out[:: objective.loss.together]  # of a pair, the better one
         with adapted(base.model, settings) as wrapped:
             objective.prepare(wrapped)
-            path = choose_path(wrapped.get_base_model(), weighted, progress.note)
+            path = choose_path(wrapped.get_base_model(), weighted, progress.note, room=room)
             compile_where_it_pays(
                 path, wrapped.get_base_model(), weighted, settings, progress.note, together=objective.loss.together
             )

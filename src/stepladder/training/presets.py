@@ -25,6 +25,7 @@ SEARCH_STEPS = 20  # of a short run, about; whole epochs are run
 STABILISED_ALPHA = 16.0  # the scale of rank-stabilised LoRA falls with √rank only, so one alpha serves every rank
 ACTIVATION_BYTES = 2**30  # for one pass; what a pass needs beyond the weights
 ACTIVATION_SHARE, ACTIVATION_SHARE_OF_GPU = 1 / 16, 1 / 8  # of all memory
+TRAINING_SHARE, TRAINING_SHARE_OF_GPU = 1 / 2, 4 / 5  # of all memory, for weights and activations; others need the rest
 BYTES_PER_TOKEN_LAYER_WIDTH = 40  # kept of a llama shape in bf16 for the backward pass, attention weights included
 TOKENS_PER_PASS_AT_LEAST = 512  # fewer rows leave the matrix products waiting for the weights
 
@@ -98,6 +99,27 @@ def activation_bytes(device: str, total: int | None) -> int:
     return min(ACTIVATION_BYTES, int(total * ACTIVATION_SHARE))
 
 
+def room_for_tokens(
+    device: str, total: int | None, *, weights: int, layers: int, hidden: int, bytes_per_number: int
+) -> int | None:
+    """Tokens for which a training may hold all that its backward pass needs; layers of those beyond are computed twice.
+
+    Args:
+        total: Bytes of the machine's memory, or the GPU's; None = not known, and then any number of tokens.
+        weights: Bytes of the base model.
+    """
+    if total is None:
+        return None
+    share = TRAINING_SHARE_OF_GPU if device == "cuda" else TRAINING_SHARE
+    left = max(activation_bytes(device, total), int(total * share) - weights)
+    return left // bytes_per_token(layers, hidden, bytes_per_number)
+
+
+def bytes_per_token(layers: int, hidden: int, bytes_per_number: int = 2) -> int:
+    """What a token's backward pass needs of its forward pass, over all layers."""
+    return layers * hidden * BYTES_PER_TOKEN_LAYER_WIDTH * bytes_per_number // 2
+
+
 def choose_settings(
     wanted: LoraSettings,
     *,
@@ -123,8 +145,7 @@ def choose_settings(
         epochs=epochs_for(wanted, rows),
         batch_size=batch_size_for(wanted, rows),
         max_tokens=min(limits, default=0),
-        tokens_per_pass=wanted.tokens_per_pass
-        or max(TOKENS_PER_PASS_AT_LEAST, activations // (layers * hidden * BYTES_PER_TOKEN_LAYER_WIDTH)),
+        tokens_per_pass=wanted.tokens_per_pass or max(TOKENS_PER_PASS_AT_LEAST, activations // bytes_per_token(layers, hidden)),
         seed=seed,
         rank_stabilised=wanted.rank_stabilised,
         target_modules=wanted.target_modules,

@@ -19,11 +19,12 @@ ANOTHER_LOSS = "a trial on two rows gave another loss"
 
 
 @torch.no_grad()
-def choose_path(model: Any, rows: Sequence[EncodedRow], note: Callable[[str], None]) -> Path:
+def choose_path(model: Any, rows: Sequence[EncodedRow], note: Callable[[str], None], *, room: int | None = None) -> Path:
     """The fastest path whose losses of the two shortest rows are the stock model's; a slower one is said aloud.
 
     Args:
         model: A causal language model with its adapter in it.
+        room: Tokens whose layers the fused path computes once only, None = of all; see `FusedStep`.
     Raises:
         ModelError: Even the plain path differs from the stock model (an unknown scale or cap behind its head).
     """
@@ -36,7 +37,7 @@ def choose_path(model: Any, rows: Sequence[EncodedRow], note: Callable[[str], No
         return all(abs(own - right) <= tolerance * max(1.0, abs(right)) for own, right in zip(found, stock, strict=True))
 
     try:
-        fused = FusedPath(model)
+        fused = FusedPath(model, room=room)
     except NotRead as error:
         unread = str(error)
     else:

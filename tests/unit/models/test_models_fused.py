@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from small_architectures import ARCHITECTURES, SIZES, VOCAB, build
 from stepladder.models.prefix import attention
 from stepladder.models.prefix.anatomy import NotRead, read_anatomy
 from stepladder.models.prefix.fused import FusedStep, Sending, Work
+from stepladder.models.prefix.layer import Tape, layer_forward
 from stepladder.models.prefix.losses import WeightedMean
 from stepladder.models.prefix.paths import FusedPath, StockPath
 from stepladder.models.prefix.rows import EncodedRow
@@ -83,13 +85,21 @@ def plain(wrapped: Any, rows: Sequence[EncodedRow]) -> tuple[float, dict[str, Te
     return loss.item(), {name: value.grad for name, value in trained(wrapped).items()}
 
 
-def fused(wrapped: Any, rows: Sequence[EncodedRow], tokens_per_pass: int, worthwhile: int) -> tuple[float, dict[str, Tensor]]:
+def fused(
+    wrapped: Any,
+    rows: Sequence[EncodedRow],
+    tokens_per_pass: int,
+    worthwhile: int,
+    *,
+    room: int | None = None,
+    late: bool = False,
+) -> tuple[float, dict[str, Tensor]]:
     wrapped.zero_grad(set_to_none=True)
     total = sum(row.weight for row in rows)
     work = Work.of(rows, tokens_per_pass=tokens_per_pass, worthwhile=worthwhile)
-    step = FusedStep(read_anatomy(wrapped.get_base_model()))
+    step = FusedStep(read_anatomy(wrapped.get_base_model()), room=room)
     loss = 0.0
-    for labels, nll in step.backward(work, Sending(lambda labels: [label.weight / total for label in labels])):
+    for labels, nll in step.backward(work, Sending(lambda labels: [label.weight / total for label in labels], late=late)):
         loss += sum(label.weight * nats for label, nats in zip(labels, nll.tolist(), strict=True)) / total
     return loss, {name: value.grad for name, value in trained(wrapped).items()}
 
@@ -274,6 +284,54 @@ def test_weights_that_take_too_much_memory_are_computed_again(monkeypatch: pytes
     again, own_gradients = fused(wrapped, rows, 40, worthwhile=1)
     assert again == loss
     assert furthest(own_gradients, gradients) <= 1e-12
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    architecture=st.sampled_from(sorted(ARCHITECTURES)),
+    dtype=st.sampled_from([torch.float64, torch.bfloat16]),
+    seed=st.integers(0, 10_000),
+    tokens_per_pass=st.integers(1, 200),
+    room=st.integers(0, 80),
+    late=st.booleans(),
+)
+def test_layers_computed_twice_give_the_same_gradient_to_the_last_bit(
+    architecture: str, dtype: torch.dtype, seed: int, tokens_per_pass: int, room: int, late: bool
+) -> None:
+    wrapped = build_adapted(architecture).to(dtype)
+    rows = tree_rows(seed)
+    loss, gradients = fused(wrapped, rows, tokens_per_pass, worthwhile=1)
+    again, own_gradients = fused(wrapped, rows, tokens_per_pass, worthwhile=1, room=room, late=late)
+    assert again == loss
+    assert all(torch.equal(own_gradients[name], gradients[name]) for name in gradients)
+
+
+def most_tapes(monkeypatch: pytest.MonkeyPatch, rows: Sequence[EncodedRow], tokens_per_pass: int, room: int | None) -> int:
+    """Of how many layers, over all passes, what the backward pass needs stood in memory at once."""
+    counts = [0]
+
+    def counting(*inputs: Any, **options: Any) -> Any:
+        result = layer_forward(*inputs, **options)
+        counts.append(sum(type(thing) is Tape for thing in gc.get_objects()))
+        return result
+
+    with monkeypatch.context() as here:
+        here.setattr("stepladder.models.prefix.fused.layer_forward", counting)
+        fused(build_adapted("llama"), rows, tokens_per_pass, worthwhile=1, room=room)
+    return max(counts)
+
+
+def test_what_has_no_room_is_held_for_one_layer_at_a_time_and_a_shared_beginning_gives_way_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layers = int(SIZES["num_hidden_layers"])  # type: ignore[call-overload]
+    begun = tuple(range(3, 23))
+    rows = [EncodedRow(f"row-{own}", (*begun, own, 5), (0.0,) * 21 + (1.0,)) for own in (30, 31, 32)]
+    assert most_tapes(monkeypatch, rows, 10_000, room=None) == layers
+    assert most_tapes(monkeypatch, rows, 4, room=None) == 2 * layers  # the beginning's, and those of the rows behind it
+    assert most_tapes(monkeypatch, rows, 4, room=24) == 2 * layers
+    assert most_tapes(monkeypatch, rows, 4, room=23) == layers  # only the rows'
+    assert most_tapes(monkeypatch, rows, 4, room=0) <= 2
 
 
 @pytest.mark.parametrize("architecture", ["llama", "llama-without-groups", "qwen3", "gemma3_text", "phi"])

@@ -83,6 +83,13 @@ def test_what_is_not_planned_needs_no_memory() -> None:
     assert alone.peak == alone.process + 2 * 134_515_008 + STARTER.laid_out_bytes + max(alone.answering, alone.training)
 
 
+def test_tokens_that_have_no_room_need_less_memory_since_their_layers_are_computed_twice() -> None:
+    def need(room: int | None) -> int:
+        return predict_memory(STARTER, BatchLimits(), WORK, Choices(), RUNGS, settings_of(STARTER), room).training
+
+    assert need(None) == need(10_000) > 2 * need(100) == 2 * need(0)
+
+
 def test_an_accelerator_holds_no_process_and_says_so() -> None:
     memory = predict_memory(replace(STARTER, device="cuda"), BatchLimits(), WORK, Choices(), RUNGS, settings_of(STARTER))
     assert memory.process == 0

@@ -229,6 +229,19 @@ def test_what_is_learned_is_shown_before_the_first_step(
     assert all(note.endswith(" 2⟧") for note in examples)
 
 
+def test_where_memory_is_short_layers_are_computed_twice_with_a_word_and_the_adapter_is_the_same(
+    base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roomy = tune(base, rows, held_out, tmp_path / "a", progress=(first := Watcher()))
+    monkeypatch.setattr("stepladder.training.finetune.memory_total_bytes", lambda device: 1)
+    short = tune(base, rows, held_out, tmp_path / "b", progress=(second := Watcher()))
+    assert short.adapter_sha256 == roomy.adapter_sha256
+    longest = max(map(len, [*rows, *held_out]))
+    said = f"The longest row has {longest} tokens. Of rows of more than 0 every layer is computed twice, for want of memory."
+    assert said in second.notes
+    assert not any("computed twice" in note for note in first.notes)
+
+
 def test_each_step_says_its_loss_and_the_time_left(
     base: Base, rows: list[EncodedRow], held_out: list[EncodedRow], tmp_path: Path
 ) -> None:

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepladder.domain.task import LoraSettings
-from stepladder.training.presets import TrainSettings, activation_bytes, choose_settings, default_learning_rate
+from stepladder.training.presets import (
+    TrainSettings,
+    activation_bytes,
+    choose_settings,
+    default_learning_rate,
+    room_for_tokens,
+)
 
 LLAMA = {"hidden": 576, "layers": 30, "model_type": "llama", "context_tokens": 2048, "seed": 0}
 
@@ -68,6 +74,23 @@ def test_a_pass_takes_what_a_share_of_the_memory_holds() -> None:
     assert (small.tokens_per_pass, usual.tokens_per_pass) == (776, 1553)
     assert choose_settings(LoraSettings(), rows=50, **LLAMA, activations=1).tokens_per_pass == 512
     assert choose_settings(LoraSettings(tokens_per_pass=100), rows=50, **LLAMA).tokens_per_pass == 100
+
+
+def test_layers_are_computed_twice_only_where_weights_and_tokens_pass_their_share_of_the_memory() -> None:
+    gibibyte = 2**30
+
+    def room(device: str, total: int | None, weights: int, **sizes: int) -> int | None:
+        whole = None if total is None else total * gibibyte
+        return room_for_tokens(
+            device, whole, weights=weights * gibibyte, **{"layers": 32, "hidden": 4096, "bytes_per_number": 2, **sizes}
+        )
+
+    per_token = 32 * 4096 * 40
+    assert room("cpu", 64, 14) == (32 - 14) * gibibyte // per_token
+    assert room("cuda", 24, 5) == (int(0.8 * 24 * gibibyte) - 5 * gibibyte) // per_token
+    assert room("cpu", 64, 28, bytes_per_number=4) == 4 * gibibyte // (2 * per_token)
+    assert room("cpu", 16, 14) == gibibyte // per_token  # as much as a pass takes anyway
+    assert room("cpu", None, 14) is None
 
 
 def build(**changes: object) -> TrainSettings:

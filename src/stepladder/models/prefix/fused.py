@@ -2,7 +2,9 @@
 
 Passes go depth first. A node too large to share a pass with all that is below it is kept: its keys and values serve every
 pass below, which leave their gradients at them, and the node's own backward pass comes last (exact, because a backward pass
-is linear in what it is given). Memory holds one pass and the kept nodes above it, however many rows there are.
+is linear in what it is given). Memory holds one pass and the kept nodes above it, however many rows there are. Where that is too
+much, a pass holds what enters each layer, and its backward pass computes the layers again, one by one (gradient checkpointing,
+Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"): the same numbers to the last bit, a forward pass more.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from stepladder.models.prefix.kernels import PLAIN, Kernels
 from stepladder.models.prefix.layer import Stream, Tape, layer_backward, layer_forward
 from stepladder.models.prefix.lowrank import stack_adapters
 from stepladder.models.prefix.rows import EncodedRow
-from stepladder.models.prefix.trie import Kept, Label, Node, Pass, build_trie, cut_into_passes, label_places
+from stepladder.models.prefix.trie import Kept, Label, Node, Pass, build_trie, cut_into_passes, label_places, most_tokens
 
 Coefficients = Callable[[Sequence[Label]], Sequence[float]]
 """How much each label's negative log-likelihood counts in the loss: d loss / d nll."""
@@ -64,13 +66,19 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One pass that has gone forward: what its labels, those below it and its backward pass need."""
+    """One pass that has gone forward: what its labels, those below it and its backward pass need.
+
+    Attributes:
+        kept: Rotated keys and values by layer.
+        entered: What entered each layer, where the layers are computed again; their tapes are None then.
+    """
 
     stream: Stream
     past: Sequence[Past | None]  # by layer
     states: Tensor  # (tokens, hidden), before the final norm
-    kept: list[tuple[Tensor, Tensor]]  # rotated keys and values by layer
+    kept: list[tuple[Tensor, Tensor]]
     tapes: list[Tape | None]
+    entered: list[Tensor]
     labels: list[Label]
     places: Tensor  # of the labels in the stream
 
@@ -82,11 +90,14 @@ class FusedStep:
         anatomy: Of a model in evaluation mode; its adapter is trained, everything else stays.
         head: What makes losses of states; the model's own by default.
         kernels: What computes between the products.
+        room: Tokens for which a pass and the kept nodes above it hold all that their backward pass needs; None = any number.
+            The layers of those beyond are computed twice.
     """
 
-    def __init__(self, anatomy: Anatomy, head: Head | None = None, kernels: Kernels = PLAIN) -> None:
+    def __init__(self, anatomy: Anatomy, head: Head | None = None, kernels: Kernels = PLAIN, *, room: int | None = None) -> None:
         self.anatomy = anatomy
         self.kernels = kernels
+        self.room = room
         self.device = anatomy.model.device
         self.head = head or Head(anatomy.model)
         self._loras = tuple(stack_adapters(layer) for layer in anatomy.layers)
@@ -95,13 +106,13 @@ class FusedStep:
     def backward(self, work: Work, sending: Sending) -> Iterator[tuple[list[Label], Tensor]]:
         """Add the gradient of Σ coefficient · nll to the adapter, yielding each pass's labels with their nll in nats."""
         self._refresh()
-        yield from self._walk(work, work.steps, [None] * len(self.anatomy.layers), sending)
+        yield from self._walk(work, work.steps, [None] * len(self.anatomy.layers), sending, self.room)
 
     @torch.no_grad()
     def losses(self, work: Work) -> Iterator[tuple[list[Label], Tensor]]:
         """Each pass's labels with their negative log-likelihoods in nats; no gradients, and hardly any memory."""
         self._refresh()
-        yield from self._walk(work, work.steps, [None] * len(self.anatomy.layers), None)
+        yield from self._walk(work, work.steps, [None] * len(self.anatomy.layers), None, None)
 
     def _refresh(self) -> None:
         for loras in self._loras:
@@ -109,27 +120,36 @@ class FusedStep:
                 stacked.refresh(self.anatomy.dtype)
 
     def _walk(
-        self, work: Work, steps: Sequence[Pass | Kept], past: Sequence[Past | None], sending: Sending | None
+        self,
+        work: Work,
+        steps: Sequence[Pass | Kept],
+        past: Sequence[Past | None],
+        sending: Sending | None,
+        room: int | None,
     ) -> Iterator[tuple[list[Label], Tensor]]:
         trained = sending is not None
         late = sending is not None and sending.late
         for step in steps:
             nodes = (step.node,) if isinstance(step, Kept) else step.nodes
-            run = self._forward(work, nodes, past, keep=trained)
+            fits = room is None or most_tokens(work.trie, step) <= room
+            run = self._forward(work, nodes, past, keep=trained and fits, again=trained and not fits)
             nll, gradient = self._head(run, sending, back=trained and not late)
             yield run.labels, nll
             passed_on = None
             if isinstance(step, Kept):
                 below = [_longer(layer_past, kept, trained) for layer_past, kept in zip(past, run.kept, strict=True)]
-                yield from self._walk(work, step.below, below, sending)
+                left = room if room is None or not fits else room - len(work.trie[step.node].token_ids)
+                yield from self._walk(work, step.below, below, sending, left)
                 if trained:
                     passed_on = [_hand_back(outer, inner) for outer, inner in zip(past, below, strict=True)]
+            run.kept.clear()
             if late:
                 _, gradient = self._head(run, sending, back=True)
             if gradient is not None:
                 self._backward(run, gradient, passed_on)
 
-    def _forward(self, work: Work, nodes: Sequence[int], past: Sequence[Past | None], *, keep: bool) -> Run:
+    def _forward(self, work: Work, nodes: Sequence[int], past: Sequence[Past | None], *, keep: bool, again: bool) -> Run:
+        """Args: keep: What the backward pass needs. again: Only what enters each layer."""
         anatomy = self.anatomy
         segments = lay_out(work.trie, nodes)
         token_ids = torch.tensor([token for number in nodes for token in work.trie[number].token_ids], device=self.device)
@@ -145,14 +165,17 @@ class FusedStep:
         states = anatomy.embed(token_ids)
         kept: list[tuple[Tensor, Tensor]] = []
         tapes: list[Tape | None] = []
+        entered: list[Tensor] = []
         for layer, loras, layer_past in zip(anatomy.layers, self._loras, past, strict=True):
+            if again:
+                entered.append(states)
             states, seen, tape = layer_forward(anatomy, layer, loras, states, stream, layer_past, keep=keep)
             kept.append(seen)
             tapes.append(tape)
         first = dict(zip(nodes, (segment.first for segment in segments), strict=True))
         labels = [label for number in nodes for label in work.labels.get(number, ())]
         places = torch.tensor([first[label.node] + label.place for label in labels], dtype=torch.long, device=self.device)
-        return Run(stream, past, states, kept, tapes, labels, places)
+        return Run(stream, past, states, kept, tapes, entered, labels, places)
 
     def _head(self, run: Run, sending: Sending | None, *, back: bool) -> tuple[Tensor, Tensor | None]:
         """Nats of every label; with `back` also the gradient at the states before the final norm."""
@@ -175,19 +198,13 @@ class FusedStep:
     def _backward(self, run: Run, gradient: Tensor, passed_on: Sequence[tuple[Tensor, Tensor]] | None) -> None:
         anatomy = self.anatomy
         for number in range(len(anatomy.layers) - 1, -1, -1):
-            tape = run.tapes[number]
+            layer, loras, past = anatomy.layers[number], self._loras[number], run.past[number]
+            tape, run.tapes[number] = run.tapes[number], None  # its memory is free for the layer below
+            if run.entered:
+                _, _, tape = layer_forward(anatomy, layer, loras, run.entered.pop(), run.stream, past, keep=True)
             assert tape is not None
-            gradient = layer_backward(
-                anatomy,
-                anatomy.layers[number],
-                self._loras[number],
-                tape,
-                run.stream,
-                run.past[number],
-                gradient,
-                None if passed_on is None else passed_on[number],
-            )
-            run.tapes[number] = None  # its memory is free for the layer below
+            left = None if passed_on is None else passed_on[number]
+            gradient = layer_backward(anatomy, layer, loras, tape, run.stream, past, gradient, left)
 
 
 def _half(angles: Tensor, dtype: torch.dtype) -> Tensor:

@@ -37,14 +37,15 @@ class Path(Protocol):
 class FusedPath:
     """Our own passes over the trie of the rows; see `fused`."""
 
-    def __init__(self, model: Any, head: Head | None = None) -> None:
+    def __init__(self, model: Any, head: Head | None = None, *, room: int | None = None) -> None:
         """
         Args:
             head: Instead of the one that trains.
+            room: Tokens whose layers are computed once only; see `FusedStep`.
         Raises:
             NotRead: The decoder is of no class whose arithmetic is known.
         """
-        self._step = FusedStep(read_anatomy(model), head)
+        self._step = FusedStep(read_anatomy(model), head, room=room)
 
     @property
     def name(self) -> str:

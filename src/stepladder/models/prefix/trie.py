@@ -143,6 +143,13 @@ class Kept:
     below: tuple[Pass | Kept, ...]
 
 
+def most_tokens(trie: Sequence[Node], step: Pass | Kept) -> int:
+    """Tokens that stand in memory together at most: those of a pass and of the kept nodes above it, from `step` down."""
+    if isinstance(step, Pass):
+        return sum(len(trie[node].token_ids) for node in step.nodes)
+    return len(trie[step.node].token_ids) + max(most_tokens(trie, below) for below in step.below)
+
+
 def cut_into_passes(trie: Sequence[Node], tokens_per_pass: int, *, together: int = 1) -> tuple[Pass | Kept, ...]:
     """The whole trie once, in passes of at most `tokens_per_pass` tokens (a longer node makes a pass of its own).
 
