@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/retention/calibrate.py [--work FOLDER] [--minutes 12]
 
 Three healthy tunes of the starter model (presets, 40 rows of a bundled task, stopped by held-out rows) and three overcooked
-ones (ten times the learning rate, or 25 epochs that nothing stops); then every overcooked adapter scaled down, and as the last
-step one trained again with replay. A tune that diverges is said and left out. Prints a line and writes
+ones (ten times the learning rate, or 25 epochs that nothing stops); then every overcooked adapter scaled down, and two of them
+trained again with replay, and with replay at a quarter of their rate. A tune that diverges is said and left out. Prints a line and writes
 benchmarks/results/retention.json after every step. What stands there is not done again, and a training that was broken off goes
 on in the work folder; no step begins after `--minutes`.
 """
@@ -37,7 +37,7 @@ from stepladder.evaluation.retention import retention_measures  # noqa: E402
 from stepladder.models.adapter_scale import write_scaled  # noqa: E402
 from stepladder.models.loading import load  # noqa: E402
 from stepladder.service.probing import Prober  # noqa: E402
-from stepladder.service.remedies import SCALES, GentlerTuner  # noqa: E402
+from stepladder.service.remedies import LOWER_RATE, SCALES, GentlerTuner  # noqa: E402
 from stepladder.service.wiring import set_threads  # noqa: E402
 from stepladder.techniques.forms import PLAIN, reference_turn  # noqa: E402
 from stepladder.training.loop import Diverged  # noqa: E402
@@ -71,6 +71,8 @@ TUNES = (
     Recipe("rate x10, voice", "voice", False, 6, 10.0, False),
     Recipe("25 epochs, voice", "voice", False, 25, 1.0, False),
 )
+TRAINED_AGAIN = TUNES[-2:]
+"""One that no scale restores, and one that half of its effect does."""
 
 
 class Bench:
@@ -118,9 +120,11 @@ class Bench:
         write_scaled(source, target, scale)
         return self.likely(target)
 
-    def replayed(self, recipe: Recipe) -> tuple[RetentionMeasure, ...]:
-        """The same, trained again with the base's own answers among its rows."""
-        return self.measure(recipe, self.tune(recipe, GentlerTuner(self.tuner, "replay", self.prober.replay_rows())))
+    def again(self, recipe: Recipe, *, slower: bool) -> tuple[RetentionMeasure, ...]:
+        """The same, trained again with the base's own answers among its rows, and at a lower rate when `slower`."""
+        rate = LOWER_RATE * recipe.rate_times * self.preset_rate if slower else None
+        tuner = GentlerTuner(self.tuner, "slower" if slower else "replay", self.prober.replay_rows(), rate)
+        return self.measure(recipe, self.tune(recipe, tuner))
 
     def likely(self, adapter: Path) -> tuple[RetentionMeasure, ...]:
         return retention_measures(self.prober.likelihoods(None), self.prober.likelihoods(adapter))
@@ -136,8 +140,9 @@ def steps(bench: Bench) -> Iterator[tuple[str, bool | None, Callable[[], Measure
     for recipe in TUNES:
         for scale in () if recipe.healthy else SCALES:
             yield f"{recipe.name}, scale {scale:g}", None, lambda recipe=recipe, scale=scale: bench.scaled(recipe, scale)
-    last = TUNES[-1]
-    yield f"{last.name}, replay", None, lambda: bench.replayed(last)
+    for recipe in TRAINED_AGAIN:
+        yield f"{recipe.name}, replay", None, lambda recipe=recipe: bench.again(recipe, slower=False)
+        yield f"{recipe.name}, replay, lower rate", None, lambda recipe=recipe: bench.again(recipe, slower=True)
 
 
 def main() -> None:
