@@ -4,9 +4,9 @@
 
 Three healthy tunes of the starter model (presets, 40 rows of a bundled task, stopped by held-out rows) and three overcooked
 ones (ten times the learning rate, or 25 epochs that nothing stops); then every overcooked adapter scaled down, and two of them
-trained again with replay, and with replay at a quarter of their rate. A tune that diverges is said and left out. Prints a line and writes
-benchmarks/results/retention.json after every step. What stands there is not done again, and a training that was broken off goes
-on in the work folder; no step begins after `--minutes`.
+trained again with replay, and with replay at a quarter of their rate. A tune that diverges is said and left out. Prints a line
+and writes benchmarks/results/retention.json after every step. What stands there is not done again, and a training that was
+broken off goes on in the work folder; no step begins after `--minutes`.
 """
 
 from __future__ import annotations
