@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from stepladder.domain.protocols import Choices, ModelIdentity
-from stepladder.models.prefix.rows import LOGITS_AT_ONCE
+from stepladder.models.prefix.rows import ENTERED_SHARE, KEPT_WEIGHTS_BYTES, LOGITS_AT_ONCE
 from stepladder.models.shape import ModelShape
 from stepladder.service.workload import PASSAGE_TOKENS, Workload
-from stepladder.training.presets import TrainSettings, bytes_per_token
+from stepladder.training.presets import TrainSettings
 
 PROCESS_BYTES = 500 * 2**20
 """Our estimate of Python with torch, transformers and peft loaded, before any weights."""
@@ -18,8 +18,12 @@ TRAINED_PARAMETER_BYTES = 16
 """An adapter's parameter in fp32, its gradient, and AdamW's two moments."""
 LOGIT_BYTES = 12
 """A logit in the model's format, in fp32, and its gradient."""
-ENTERED_SHARE = 6 / 40
-"""Of what a token's backward pass needs, what stays where its layers are computed twice: what enters them, keys and values."""
+HELD_TIMES = 1.4
+"""What the allocator takes for the tensors that a backward pass needs, as a multiple of their sizes; measured."""
+TEMPORARY_TIMES = 6.0
+"""What a layer's backward pass makes on its way, as a multiple of what it needs of the forward pass; measured."""
+TRAINING_BYTES = 60 * 2**20
+"""Of a training, however short its rows are; measured."""
 
 
 class Limits(Protocol):
@@ -135,7 +139,7 @@ def _training(
 ) -> int:
     """Activations of the fullest pass and of the prefix kept beside it, one piece of logits, the adapter with its optimizer.
 
-    Beyond `room` tokens only what enters the layers is held, and all of one layer.
+    Beyond `room` tokens only what enters the layers is held, and all of one layer; a shared prefix gives way first.
     """
     own = work.longest_input_tokens + work.longest_answer_tokens
     if "lora+nearest" in rungs:
@@ -144,11 +148,27 @@ def _training(
         own += max(choices.passages) * PASSAGE_TOKENS
     if "dpo" in rungs:
         own += work.longest_answer_tokens  # both answers of a pair stay in one pass
-    tokens = min(settings.batch_size * own, max(settings.tokens_per_pass, own)) + work.shared_tokens
-    held = tokens * bytes_per_token(shape.layers, shape.hidden, shape.bytes_per_number)
-    if room is not None and tokens > room:
-        held *= ENTERED_SHARE + 1 / shape.layers
+    shared, passed = work.shared_tokens, min(settings.batch_size * own, max(settings.tokens_per_pass, own))
+    prefix_fits = room is None or shared + passed <= room
+    passes_fit = room is None or passed + shared * (1.0 if prefix_fits else ENTERED_SHARE) <= room
+    held = shared * (1.0 if prefix_fits else ENTERED_SHARE) + passed * (1.0 if passes_fit else ENTERED_SHARE)
+    of_layer = _held_of_layer(shape, settings)
+    temporary = TEMPORARY_TIMES * max(shared, passed) * of_layer
+    weights = shape.layers * shape.heads * shape.bytes_per_number
+    kept = _kept(prefix_fits, shared * shared * weights) + _kept(passes_fit, passed * (shared + own) * weights)
     learned = settings.batch_size * work.longest_answer_tokens
     logits = min(learned * shape.vocabulary, LOGITS_AT_ONCE) * (shape.bytes_per_number + 4)
     adapter = shape.adapter_parameters(settings.rank) * TRAINED_PARAMETER_BYTES
-    return int(held + logits + adapter)
+    return int(HELD_TIMES * held * shape.layers * of_layer + temporary + kept + logits + adapter + TRAINING_BYTES)
+
+
+def _held_of_layer(shape: ModelShape, settings: TrainSettings) -> int:
+    """Bytes that a token's backward pass needs of one layer's forward pass; `models/prefix/layer.py` holds them in a `Tape`."""
+    queries, keys = shape.heads * shape.head_width, shape.key_value_heads * shape.head_width
+    numbers = 2 * (shape.hidden + shape.intermediate + queries + keys) + 7 * settings.rank
+    return numbers * shape.bytes_per_number
+
+
+def _kept(fits: bool, weights: float) -> float:
+    """Of so many bytes of softmax weights, those that a pass keeps; shorter rows than the longest may just fit."""
+    return min(weights, KEPT_WEIGHTS_BYTES) if fits else 0.0

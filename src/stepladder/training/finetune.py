@@ -18,6 +18,7 @@ from stepladder.domain.task import LoraSettings
 from stepladder.files import hash_bytes, new_folder, write_bytes
 from stepladder.models.adapter import check_pins, read_config
 from stepladder.models.hardware import memory_total_bytes
+from stepladder.models.prefix.paths import FusedPath
 from stepladder.models.prefix.paths import Path as ComputePath
 from stepladder.models.prefix.rows import EncodedRow, common_prefix_length
 from stepladder.training.adapters import (
@@ -231,11 +232,6 @@ def _train(
 ) -> Tuned:
     progress = reported.progress
     longest, room = max(len(row) for row in (*rows, *held_out)), room_of(base)
-    if room is not None and longest > room:
-        progress.note(
-            f"The longest row has {longest:,} tokens. Of rows of more than {room:,} every layer is computed twice, for want of "
-            "memory."
-        )
     with (
         reused_memory(),
         memory_named(f"training {base.identity.name}", _memory_advice(base, rows, held_out, settings)),
@@ -246,6 +242,8 @@ def _train(
         with adapted(base.model, settings) as wrapped:
             objective.prepare(wrapped)
             path = choose_path(wrapped.get_base_model(), weighted, progress.note, room=room)
+            if _lacks_room(path, weighted, settings, objective.loss.together):
+                progress.note(f"What is beyond {room:,} tokens at once is computed twice, layer by layer, for want of memory.")
             compile_where_it_pays(
                 path, wrapped.get_base_model(), weighted, settings, progress.note, together=objective.loss.together
             )
@@ -264,6 +262,15 @@ def _train(
             )
             kept = _keep(base, live, progressed, answers, unseen, settings, path, progress)
         return _publish(base, kept, shortest(answers), folder, binding)
+
+
+def _lacks_room(path: ComputePath, rows: Sequence[EncodedRow], settings: TrainSettings, together: int) -> bool:
+    """Whether layers are computed twice, in batches of the rows as they stand."""
+    size = settings.batch_size * together
+    batches = (rows[first : first + size] for first in range(0, len(rows), size))
+    return isinstance(path, FusedPath) and any(
+        path.lacks_room(batch, tokens_per_pass=settings.tokens_per_pass, together=together) for batch in batches
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,10 @@ def test_tokens_that_have_no_room_need_less_memory_since_their_layers_are_comput
     def need(room: int | None) -> int:
         return predict_memory(STARTER, BatchLimits(), WORK, Choices(), RUNGS, settings_of(STARTER), room).training
 
-    assert need(None) == need(10_000) > 2 * need(100) == 2 * need(0)
+    assert need(None) == need(10_000) > 2 * need(0)
+    shared, passed = WORK.shared_tokens, 4 * (WORK.longest_input_tokens + WORK.longest_answer_tokens)
+    some = need(int(passed + shared / 4))  # the shared beginning gives way, the passes below it do not
+    assert need(0) == need(passed) < some < need(None) == need(int(passed + shared))
 
 
 def test_an_accelerator_holds_no_process_and_says_so() -> None:
@@ -105,6 +108,50 @@ def test_memory_that_is_not_there_is_said_beforehand_and_an_unknown_one_too() ->
     assert "only 2.0 GiB are free beside the model" in list(memory_lines(memory, identity, 2 * 2**30))[1]
     assert len(list(memory_lines(memory, identity, None))) == 1
     assert list(memory_lines(None, identity, None)) == ["Memory: not known; 'some-model' does not run in this process."]
+
+
+STEP = """
+import json, random, sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from stepladder.domain.protocols import Choices
+from stepladder.domain.task import LoraSettings
+from stepladder.engines.transformers.engine import BatchLimits
+from stepladder.models.prefix.paths import FusedPath
+from stepladder.models.prefix.rows import EncodedRow
+from stepladder.models.shape import shape_of
+from stepladder.service.memory import predict_memory
+from stepladder.service.workload import Workload
+from stepladder.training.adapters import adapted
+from stepladder.training.loop import build_optimizer
+from stepladder.training.presets import choose_settings
+room = None if sys.argv[1] == "None" else int(sys.argv[1])
+config = LlamaConfig(hidden_size=512, intermediate_size=1408, num_hidden_layers=16, num_attention_heads=8, num_key_value_heads=8,
+                     vocab_size=1000)
+model = LlamaForCausalLM(config).eval()
+draw = random.Random(0)
+shared = tuple(draw.randrange(3, 900) for _ in range(600))
+rows = [EncodedRow(f"row-{number}", shared + tuple(draw.randrange(3, 900) for _ in range(100)), (0.0,) * 690 + (1.0,) * 10)
+        for number in range(16)]
+wanted = LoraSettings(tokens_per_pass=800, batch_size=16, rank=8)
+settings = choose_settings(wanted, rows=16, hidden=512, layers=16, model_type="llama", context_tokens=4096, seed=0)
+work = Workload(16, 4, 16, 4, 1, 600, 90, 10, 10, 1, 16, longest_input_tokens=90, longest_answer_tokens=10)
+shape = shape_of(config, parameters=model.num_parameters(), bytes_per_number=4, device="cpu")
+predicted = predict_memory(shape, BatchLimits(), work, Choices(), ("lora",), settings, room).training
+now = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+before = now()
+with adapted(model, settings) as wrapped:
+    path, optimizer = FusedPath(wrapped.get_base_model(), room=room), build_optimizer(wrapped, settings)
+    Path("/proc/self/clear_refs").write_text("5")
+    for _ in range(2):
+        path.backward_loss(rows, tokens_per_pass=800)
+        optimizer.step()
+        optimizer.zero_grad()
+peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+print(json.dumps({"predicted": predicted, "grown": int(peak.split()[1]) * 1024 - before}))
+"""
 
 
 MEASURE = """
@@ -142,3 +189,13 @@ def test_the_predicted_peak_is_near_the_real_one(tmp_path: Path) -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     memory = Memory(**found["memory"])
     assert found["peak"] / 2 <= memory.peak <= 2 * found["peak"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from Linux's /proc")
+@pytest.mark.parametrize("room", [None, 900, 0])
+def test_the_predicted_memory_of_a_training_is_that_of_a_real_step(room: int | None) -> None:
+    """Rows of 600 shared tokens and 100 own ones, in passes of 800, in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", STEP, str(room)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert 0.75 <= found["predicted"] / found["grown"] <= 1.35, found

@@ -18,11 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 
+from stepladder.models.prefix.rows import KEPT_WEIGHTS_BYTES
 from stepladder.models.prefix.trie import ROOT, Node
 
 QUERIES_AT_ONCE = 256  # scores of more do not stay in a core's cache, and half of a causal square is never needed
-KEPT_WEIGHTS_BYTES = 2**29
-"""Softmax weights that a pass may keep for its backward pass, over all layers; more are computed again, layer by layer."""
 FUSED_DEVICES = {"cuda"}
 """Where torch's fused attention is flash attention. On a CPU its bf16 backward pass is slower than plain products."""
 

@@ -22,7 +22,7 @@ from stepladder.models.prefix.head import Head
 from stepladder.models.prefix.kernels import PLAIN, Kernels
 from stepladder.models.prefix.layer import Stream, Tape, layer_backward, layer_forward
 from stepladder.models.prefix.lowrank import stack_adapters
-from stepladder.models.prefix.rows import EncodedRow
+from stepladder.models.prefix.rows import ENTERED_SHARE, EncodedRow
 from stepladder.models.prefix.trie import Kept, Label, Node, Pass, build_trie, cut_into_passes, label_places, most_tokens
 
 Coefficients = Callable[[Sequence[Label]], Sequence[float]]
@@ -138,7 +138,8 @@ class FusedStep:
             passed_on = None
             if isinstance(step, Kept):
                 below = [_longer(layer_past, kept, trained) for layer_past, kept in zip(past, run.kept, strict=True)]
-                left = room if room is None or not fits else room - len(work.trie[step.node].token_ids)
+                held = len(work.trie[step.node].token_ids) * (1 if fits else ENTERED_SHARE)
+                left = None if room is None else max(0, int(room - held))
                 yield from self._walk(work, step.below, below, sending, left)
                 if trained:
                     passed_on = [_hand_back(outer, inner) for outer, inner in zip(past, below, strict=True)]

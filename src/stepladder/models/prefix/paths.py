@@ -12,7 +12,7 @@ from stepladder.models.prefix.fused import FusedStep, Sending, Work
 from stepladder.models.prefix.head import Head
 from stepladder.models.prefix.losses import MEAN, Loss, Tally
 from stepladder.models.prefix.rows import EncodedRow
-from stepladder.models.prefix.trie import Label
+from stepladder.models.prefix.trie import Label, most_tokens
 
 
 class Path(Protocol):
@@ -63,6 +63,11 @@ class FusedPath:
             NotCompiled: That cannot be had here; everything stays as it was.
         """
         self._step.kernels = compiled_kernels(self._step.anatomy)
+
+    def lacks_room(self, rows: Sequence[EncodedRow], *, tokens_per_pass: int, together: int = 1) -> bool:
+        """Whether some layers are computed twice in a step over `rows`."""
+        room, work = self._step.room, Work.of(rows, tokens_per_pass=tokens_per_pass, together=together)
+        return room is not None and any(most_tokens(work.trie, step) > room for step in work.steps)
 
     def backward_loss(self, rows: Sequence[EncodedRow], *, tokens_per_pass: int, loss: Loss = MEAN) -> float:
         work = Work.of(rows, tokens_per_pass=tokens_per_pass, together=loss.together)

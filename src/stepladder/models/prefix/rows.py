@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 LOGITS_AT_ONCE = 128 * 49_152
 """Entries of one piece of the head's output: 25 MB in fp32."""
+KEPT_WEIGHTS_BYTES = 2**29
+"""Softmax weights that a pass may keep for its backward pass, over all layers; more are computed again, layer by layer."""
+ENTERED_SHARE = 1 / 4
+"""Of what a token's backward pass needs, what stays where its layers are computed twice: what enters them, keys and values."""
 
 
 @dataclass(frozen=True, slots=True)
