@@ -117,6 +117,24 @@ def test_the_ledger_warns_from_the_fifth_opening_and_confirms_nothing_from_the_t
     assert any(f"opened {opening} times" in reason for reason in finished.verdict.reasons) == warns
 
 
+def test_new_test_rows_confirm_again(tmp_path: Path) -> None:
+    """Twenty looks at 64 test rows are none at the hundreds that came after."""
+    folder = tmp_path / "task"
+    skip = 'skip = ["classifier", "lora", "lora+constrained", "lora+nearest"]'
+    world = write_task(folder, 160, top="target = 0.4", rungs=skip)
+    world.shown = 0.9
+    make_base(Task.load(folder), ClimbOptions(), Watcher(), tools=world.tools)
+    for earlier in range(1, 20):
+        record_opening(Task.load(folder), f"run {earlier}")
+    assert climbed(folder, world).verdict.confidence == "indicative"
+    write_task(folder, 600, top="target = 0.4", rungs=skip)
+    lines: list[str] = []
+    finished = climbed(folder, world, watcher=replace(Watcher(), say=lines.append))
+    assert finished.record.split_sizes["test"] > 2 * 64
+    assert finished.verdict.confidence == "confirmed"
+    assert not any("opened" in line for line in [*lines, *finished.verdict.reasons])
+
+
 def test_adding_the_rows_that_an_undecided_verdict_asks_for_and_climbing_again_decides(tmp_path: Path) -> None:
     """The loop: undecided names a number, the user labels so many, the new rows fill the test split, the verdict decides."""
     folder = tmp_path / "task"

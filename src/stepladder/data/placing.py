@@ -90,7 +90,8 @@ def keep_places(placing: Placing) -> None:
         if not places:
             continue
         claim = min(places, key=lambda place: STRICTEST.index(place.split))
-        placing.claims[row.id] = claim
+        opened = [place.opened for place in places if place.opened is not None]
+        placing.claims[row.id] = claim.model_copy(update={"opened": min(opened, default=None)})
         if claim.split == "test" and all(place.content != _short(content_hash(row)) for place in places):
             changed.append(row.id)
     if changed:
@@ -217,8 +218,11 @@ def save(placing: Placing, fold_of: Mapping[str, int], held_out: frozenset[str])
             held_out=row.id in held_out,
             input=hashes[row.id],
             content=_short(content_hash(row)),
+            opened=claim.opened if claim else None,
         )
-    save_split_file(placing.task, SplitFile(seed=placing.seed, rows=rows, openings=placing.file.openings if placing.file else ()))
+    openings = placing.file.openings if placing.file else ()
+    file = SplitFile(seed=placing.seed, rows=rows, openings=openings, aside=tuple(sorted(placing.aside)))
+    save_split_file(placing.task, file)
 
 
 def _short(digest: str) -> str:

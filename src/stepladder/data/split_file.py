@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,13 +31,17 @@ class _Record(BaseModel):
 
 
 class Place(_Record):
-    """Where a row belongs. `input` and `content` are hashes of its question and of the whole row when last seen."""
+    """Where a row belongs. `input` and `content` are hashes of its question and of the whole row when last seen.
+
+    `opened` = the number of the opening that was the first to ask it as a test row, from 1.
+    """
 
     split: Split
     fold: int | None = Field(None, ge=0)
     held_out: bool = False
     input: str
     content: str
+    opened: int | None = Field(None, ge=1)
 
 
 class Opening(_Record):
@@ -49,11 +53,27 @@ class Opening(_Record):
 
 
 class SplitFile(_Record):
-    """The whole file. Rows that left the data keep their place, in case they come back."""
+    """The whole file. Rows that left the data keep their place, in case they come back.
+
+    `aside` = rows of the last split that counted nowhere; None in files of versions that did not note them.
+    """
 
     seed: int
     rows: Mapping[str, Place]
     openings: tuple[Opening, ...] = ()
+    aside: tuple[str, ...] | None = None
+
+    def openings_of(self, ids: Iterable[str]) -> tuple[Opening, ...]:
+        """The openings that saw at least half of these rows, and those of versions that did not note which rows they saw.
+
+        A row that was asked once is taken to have been asked at every later opening, too.
+        """
+        asked = list(ids)
+        first = sorted(place.opened for name in asked if (place := self.rows.get(name)) and place.opened)
+        noted_from = min((place.opened for place in self.rows.values() if place.opened), default=len(self.openings) + 1)
+        half = -(-len(asked) // 2)
+        seen_from = first[half - 1] if len(first) >= half > 0 else len(self.openings) + 1
+        return tuple(one for number, one in enumerate(self.openings, 1) if number < noted_from or number >= seen_from)
 
 
 def load_split_file(task: Task) -> SplitFile | None:
@@ -91,23 +111,33 @@ def save_split_file(task: Task, file: SplitFile) -> None:
         write_text(path, text)
 
 
-def record_opening(task: Task, run_id: str, *, today: datetime.date | None = None) -> tuple[Opening, ...]:
-    """Enter into the ledger that a run answered the test rows; the same run counts once. Returns the whole ledger.
+def record_opening(
+    task: Task, run_id: str, ids: Iterable[str] | None = None, *, today: datetime.date | None = None
+) -> tuple[Opening, ...]:
+    """Enter into the ledger that a run answered these test rows; the same run counts once.
 
+    Args:
+        ids: The rows; by default the whole test split.
+    Returns:
+        The openings that count for these rows, this one included.
     Raises:
         DataError: There is no `splits.json`, or it is broken.
     """
     file = load_split_file(task)
     if file is None:
         raise DataError(_path(task), None, "there is no split yet.", "Climb the task first.")
+    asked = set(ids) if ids is not None else {name for name, place in file.rows.items() if place.split == "test"}
     if any(opening.run == run_id for opening in file.openings):
-        return file.openings
+        return file.openings_of(asked)
     day = today or datetime.datetime.now(datetime.UTC).date()
-    test_rows = sum(place.split == "test" for place in file.rows.values())
-    opening = Opening(run=run_id, date=day.isoformat(), test_rows=test_rows)
-    file = file.model_copy(update={"openings": (*file.openings, opening)})
+    openings = (*file.openings, Opening(run=run_id, date=day.isoformat(), test_rows=len(asked)))
+    marked = {
+        name: place.model_copy(update={"opened": len(openings)}) if name in asked and place.opened is None else place
+        for name, place in file.rows.items()
+    }
+    file = file.model_copy(update={"openings": openings, "rows": marked})
     save_split_file(task, file)
-    return file.openings
+    return file.openings_of(asked)
 
 
 def _path(task: Task) -> Path:
@@ -117,7 +147,9 @@ def _path(task: Task) -> Path:
 def _render(file: SplitFile) -> str:
     raw: dict[str, Any] = file.model_dump(mode="json", exclude_defaults=False)
     raw["rows"] = {name: _short(place) for name, place in sorted(raw["rows"].items())}
-    head = {"format": FORMAT, "checksum": hash_json(raw), "seed": raw["seed"], "openings": raw["openings"]}
+    if raw["aside"] is None:
+        del raw["aside"]
+    head = {"format": FORMAT, "checksum": hash_json(raw), **{key: value for key, value in raw.items() if key != "rows"}}
     lines = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}," for key, value in head.items()]
     rows = [f"    {json.dumps(name, ensure_ascii=False)}: {json.dumps(row)}" for name, row in raw["rows"].items()]
     return "{\n" + "\n".join(lines) + '\n  "rows": {\n' + ",\n".join(rows) + "\n  }\n}\n"

@@ -208,7 +208,7 @@ def _ascend(ascent: Ascent) -> Climb:
     curves = draw_curves(base, ascent.runs, seconds_left=left)  # before test opens: they rest on validation alone
     guard = Guard.of(base, run, ascent.runs, deadline=ascent.deadline)
     ascent.runs, retention = guard.keep_abilities(ascent.runs)  # the last choice: what answers the test rows is what ships
-    opened = open_test(base, run)
+    opened = open_test(base, run, worlds)
     contest = hold_contest(
         base,
         run,

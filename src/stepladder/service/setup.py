@@ -393,9 +393,9 @@ def new_token_limit(train: tuple[Example, ...], engine: Engine, *, thinking_toke
     return int(ceil(limit / 8) * 8) + (thinking_tokens if engine.identity.served else 0)
 
 
-def open_test(base: Base, run: RunFolder) -> Opened:
-    """Note in the ledger that the test rows are opened for this run; the proof that opens them."""
-    openings = len(record_opening(base.task, run.name))
+def open_test(base: Base, run: RunFolder, worlds: Sequence[World]) -> Opened:
+    """Note in the ledger that the test rows of these worlds are opened for this run; the proof that opens them."""
+    openings = len(record_opening(base.task, run.name, [name for world in worlds for name in world.test.ids]))
     if openings >= 5:
         base.watcher.say(
             f"These test rows have now been opened {openings} times; each opening makes a lucky winner likelier. Add new rows."

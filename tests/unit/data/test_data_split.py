@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.stats import beta
 
 from stepladder.data.split import Splits, hold_out, load_or_make, record_opening, rows_for_gain, split_given
-from stepladder.data.split_file import load_split_file
+from stepladder.data.split_file import load_split_file, save_split_file
 from stepladder.data.stratify import build_groups, strata, take
 from stepladder.domain.errors import DataError
 from stepladder.domain.messages import Example, Input, Message
@@ -416,6 +416,54 @@ def test_openings_are_entered_once_a_run_and_survive_the_next_split(tmp_path: Pa
         ("one", "2026-11-22", 60),
         ("two", "2026-11-22", 60),
     ]
+
+
+def test_only_openings_that_saw_half_of_the_test_rows_count(tmp_path: Path) -> None:
+    """Of up to 120 rows, 60 that were opened are half; of 121 they are not."""
+    make(tmp_path, rows(range(150)))
+    task = make_task(tmp_path)
+    file = load_split_file(task)
+    assert file is not None
+    old = [name for name, place in file.rows.items() if place.split == "test"]
+    new = [name for name in file.rows if name not in old]
+    assert len(old) == 60 and len(new) == 90
+    assert [len(record_opening(task, run)) for run in ("one", "two")] == [1, 2]
+    file = load_split_file(task)
+    assert file is not None
+    assert [len(file.openings_of([*old, *new[:more]])) for more in (0, 1, 59, 60, 61)] == [2, 2, 2, 2, 0]
+    assert [len(file.openings_of(old[:kept])) for kept in (60, 2, 1, 0)] == [2, 2, 2, 0]
+    assert [one.run for one in record_opening(task, "three", [*old, *new[:61]])] == ["three"]
+    assert [one.run for one in record_opening(task, "four", old)] == ["one", "two", "three", "four"]
+    assert len(record_opening(task, "four", old)) == 4
+
+
+def test_rows_stay_opened_through_later_splits_and_an_edit(tmp_path: Path) -> None:
+    examples = rows(range(150))
+    first, _ = make(tmp_path, examples)
+    task = make_task(tmp_path)
+    record_opening(task, "one")
+    tested = next(row for row in examples if first.split_of[row.id] == "test")
+    make(tmp_path, [example(tested.line - 1, "a question about the river") if row is tested else row for row in examples])
+    make(tmp_path, rows(range(160)))
+    file = load_split_file(task)
+    assert file is not None
+    opened = {name.partition("#")[0] for name, place in file.rows.items() if place.opened == 1}
+    assert opened == {row.id for row in examples if first.split_of[row.id] == "test"}
+    assert f"{tested.id}#" in " ".join(file.rows)
+
+
+def test_openings_of_older_versions_count_whatever_they_saw(tmp_path: Path) -> None:
+    make(tmp_path, rows(range(150)))
+    task = make_task(tmp_path)
+    record_opening(task, "one")
+    file = load_split_file(task)
+    assert file is not None
+    before = {name: place.model_copy(update={"opened": None}) for name, place in file.rows.items()}
+    save_split_file(task, file.model_copy(update={"rows": before, "aside": None}))
+    assert '"aside"' not in (tmp_path / "splits.json").read_text(encoding="utf-8")
+    new = [name for name, place in before.items() if place.split != "test"]
+    assert [one.run for one in record_opening(task, "two")] == ["one", "two"]
+    assert [one.run for one in record_opening(task, "three", new)] == ["one", "three"]
 
 
 def test_an_opening_without_a_split_is_refused(tmp_path: Path) -> None:
