@@ -35,6 +35,7 @@ from stepladder.service.rung_run import Marker, validation_interval
 from stepladder.service.style import fitted_marker, load_style
 from stepladder.service.task_data import read_task_rows
 from stepladder.service.verify_record import SAME, equal, record_faults
+from stepladder.service.verify_rows import row_faults
 from stepladder.storage.receipt import Difference, compare_with_receipt
 from stepladder.storage.run_folder import RunFolder
 
@@ -204,7 +205,9 @@ def _derive_again(folder: RunFolder, rows: Sequence[GradedRow]) -> tuple[list[Di
         *record_faults(record, inputs, task, examples, rows),
         *decided,
     ]
-    return list(_listed("verdict.json", faults)), notes
+    held = folder.read_state().get("plan", {}).get("choices", {}).get("folds")
+    misplaced = list(row_faults(record, task, examples, rows, folds=held))
+    return [*_listed("rows.jsonl", misplaced), *_listed("verdict.json", faults)], notes
 
 
 def _asked_for(record: ClimbRecord, inputs: VerdictInputs, task: Task) -> Iterator[str]:

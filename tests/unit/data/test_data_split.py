@@ -426,7 +426,7 @@ def test_only_openings_that_saw_half_of_the_test_rows_count(tmp_path: Path) -> N
     assert file is not None
     old = [name for name, place in file.rows.items() if place.split == "test"]
     new = [name for name in file.rows if name not in old]
-    assert len(old) == 60 and len(new) == 90
+    assert (len(old), len(new)) == (60, 90)
     assert [len(record_opening(task, run)) for run in ("one", "two")] == [1, 2]
     file = load_split_file(task)
     assert file is not None
