@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from planted import Folder, Row, appended, bundled_folder, context_of, field, lines_of, plant, report_of
 from stepladder.data.checks import CheckReport, Severity, run_checks
 from stepladder.data.checks.contradiction import label_ceiling
-from stepladder.data.checks.variants import same_words, variant_pairs
+from stepladder.data.checks.variants import same_meaning, same_words, variant_pairs
 from stepladder.domain.protocols import CompletionScore
 from stepladder.service.check import brief_lines
 
@@ -68,13 +68,62 @@ def test_near_copies_are_noted(handbook: Folder, form: str) -> None:
     assert planted <= lines_of(report_of(handbook), "near-duplicate")
 
 
-@pytest.mark.parametrize("form", ["{}", "{}!!", "please {}"])
-def test_the_same_question_with_another_answer_contradicts_and_lowers_the_ceiling(handbook: Folder, form: str) -> None:
+@pytest.mark.parametrize(("form", "same"), [("{}", True), ("{}!!", True), ("please {}", False)])
+def test_another_answer_contradicts_and_lowers_the_ceiling_where_the_question_is_the_same(
+    handbook: Folder, form: str, same: bool
+) -> None:
     planted = appended(handbook, copies(handbook, prompt=form, completion="quite another thing {n}"))
     context = context_of(handbook.write())
-    assert planted <= lines_of(run_checks(context), "contradiction")
-    assert label_ceiling(context).rate == pytest.approx(1 - 10 / 160)
-    assert label_ceiling(context).if_alike == pytest.approx(0.5)
+    report = run_checks(context)
+    assert planted <= lines_of(report, "contradiction")
+    assert any("may contradict" in one.evidence for one in report.findings) is not same
+    assert label_ceiling(context).rate == pytest.approx(1 - 10 / 160 if same else 1.0)
+    assert label_ceiling(context).if_alike == (pytest.approx(0.5) if same else None)
+
+
+ALIKE = [
+    ("Could you ship the copper lantern again", "could you ship the coper lantern"),
+    ("please log in the harbour pilot", "please login the harbour pilot"),
+    ("is it possible to return the meadow basket", "possible to return the meadow baskets please"),
+    ("where is my order from yesterday", "hello, where is my order from yestreday"),
+]
+OTHER_QUESTIONS = [
+    ("Book a flight from Paris to Rome for two", "Book a flight from Rome to Paris for two"),
+    ("The dog bit the man yesterday", "The man bit the dog yesterday"),
+    ("Is John taller than Mary or not", "Is Mary taller than John or not"),
+    ("convert 5 miles to kilometres", "convert 5 kilometres to miles"),
+    ("Can you untie the package for me", "Can you tie the package for me"),
+    ("the path was possible for the van", "the path was impossible for the van"),
+    ("is this usually the price of it", "is this unusually the price of it"),
+    ("an agreeable offer for the winter", "a disagreeable offer for the winter"),
+    ("the loan was approved by the bank", "the loan was improved by the bank"),
+    ("which internal drive is in the box", "which external drive is in the box"),
+    ("I would like to deposit money", "I would not like to deposit money"),
+    ("What is the warranty on model AX-50", "What is the warranty on model AX-60"),
+]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"), [*((*pair, True) for pair in ALIKE), *((*pair, False) for pair in OTHER_QUESTIONS)]
+)
+def test_word_order_and_beginnings_of_words_ask_something_else(handbook: Folder, one: str, other: str, alike: bool) -> None:
+    asked = [{"id": "p0", "prompt": one, "completion": "alpha"}, {"id": "p1", "prompt": other, "completion": "beta"}]
+    planted = appended(handbook, asked)
+    context = context_of(handbook.write())
+    assert lines_of(run_checks(context), "contradiction") == (planted if alike else set())
+    assert label_ceiling(context).rate == 1.0
+
+
+def test_variants_are_compared_pair_by_pair(handbook: Folder) -> None:
+    """The first and the last are two slips apart, and no variants of each other."""
+    texts = ("the crane in the hall", "the cranee in the hall", "the craneee in the hall")
+    assert same_meaning(texts[0], texts[1])
+    assert same_meaning(texts[1], texts[2])
+    asked = [
+        {"id": f"p{n}", "prompt": text, "completion": answer} for n, (text, answer) in enumerate(zip(texts, "xxy", strict=True))
+    ]
+    planted = sorted(appended(handbook, asked))
+    assert planted[1:] == sorted(lines_of(report_of(handbook), "contradiction"))
 
 
 def test_another_wording_of_a_long_answer_is_no_contradiction(handbook: Folder) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from stepladder.data.checks.answers import another_wording, comparable
 from stepladder.data.checks.context import CheckContext, finding, quote
 from stepladder.data.checks.finding import Check, Finding, Mark, Severity
+from stepladder.data.checks.variants import same_meaning
 
 ENOUGH_REPEATS = 20  # rows; fewer say nothing about the others
 
@@ -42,9 +43,12 @@ class LabelCeiling:
 
 
 def label_ceiling(context: CheckContext) -> LabelCeiling:
-    """The ceiling from questions that occur more than once."""
+    """The ceiling from questions that occur more than once, the same but for case and punctuation.
+
+    Almost the same words may ask something else, so they do not lower it.
+    """
     repeated = minority = 0
-    for group in _questions(context):
+    for group in context.same_input:
         repeated += len(group)
         minority += len(group) - max(Counter(_answers(context, group)).values())
     total = len(context.rows)
@@ -53,34 +57,35 @@ def label_ceiling(context: CheckContext) -> LabelCeiling:
 
 
 def find(context: CheckContext) -> list[Finding]:
-    against: list[Mark] = []
-    wordings: list[Mark] = []
-    for group in _questions(context):
-        answers = _answers(context, group)
-        if len(set(answers)) == 1:
-            continue
-        free = _is_free_text(context)
-        for place, answer in zip(group, answers, strict=True):
-            row = context.rows[place]
-            others = [context.rows[other] for other, said in zip(group, answers, strict=True) if said != answer]
-            mark = row.mark(
-                f"answers {quote(row.reference)}; {others[0].file}:{others[0].line} answers {quote(others[0].reference)}"
-            )
-            agreeing = free and all(another_wording(row.reference, other.reference) for other in others)
-            (wordings if agreeing else against).append(mark)
+    against: dict[int, Mark] = {}
+    wordings: dict[int, Mark] = {}
+    for group in context.same_input:
+        answers = dict(zip(group, _answers(context, group), strict=True))
+        for place, answer in answers.items():
+            others = [other for other, said in answers.items() if said != answer]
+            if others:
+                (wordings if _in_other_words(context, place, others) else against)[place] = _mark(context, place, others)
+    perhaps = _among_variants(context)
     ceiling = label_ceiling(context)
     return [
         *finding(
             "contradiction",
             Severity.WARN,
-            against,
+            against.values(),
             f"{{rows}} ask what another row asks and are answered otherwise. {ceiling.sentence}",
             "Decide which answer is right, or add to the input what makes them differ.",
         ),
         *finding(
             "contradiction",
+            Severity.WARN,
+            [mark for place, mark in sorted(perhaps.items()) if place not in against],
+            "{rows} ask almost in the words of another row and may contradict it. They do not lower the label ceiling.",
+            "Read both: where they ask the same, decide which answer is right.",
+        ),
+        *finding(
+            "contradiction",
             Severity.NOTE,
-            wordings,
+            wordings.values(),
             "{rows} ask what another row asks and are answered in other words. A grader that compares texts will mark "
             "one of them down.",
             "Nothing, if both answers are right.",
@@ -88,25 +93,35 @@ def find(context: CheckContext) -> list[Finding]:
     ]
 
 
-def _questions(context: CheckContext) -> list[list[int]]:
-    """Places of rows that ask the same, two and more; pairs that are alike are joined step by step."""
-    parent = list(range(len(context.rows)))
+def _among_variants(context: CheckContext) -> dict[int, Mark]:
+    """Marks of rows that a row in almost the same words answers otherwise, pair by pair: what is like both need not be alike."""
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for place, text in enumerate(context.plain_inputs):
+        rows_of[text].append(place)
+    marks: dict[int, Mark] = {}
+    for pair in context.variant_rows:
+        texts = [context.plain_inputs[place] for place in pair]
+        if not same_meaning(*texts):
+            continue
+        here, there = (rows_of[text] for text in texts)
+        answers = dict(zip([*here, *there], _answers(context, [*here, *there]), strict=True))
+        for own, theirs in ((here, there), (there, here)):
+            for place in own:
+                others = [other for other in theirs if answers[other] != answers[place]]
+                if others and not _in_other_words(context, place, others):
+                    marks.setdefault(place, _mark(context, place, others))
+    return marks
 
-    def root(place: int) -> int:
-        while parent[place] != place:
-            parent[place] = parent[parent[place]]
-            place = parent[place]
-        return place
 
-    for group in context.same_input:
-        for place in group[1:]:
-            parent[root(place)] = root(group[0])
-    for one, other in context.variant_rows:
-        parent[root(other)] = root(one)
-    groups: dict[int, list[int]] = defaultdict(list)
-    for place in range(len(context.rows)):
-        groups[root(place)].append(place)
-    return [group for group in groups.values() if len(group) > 1]
+def _mark(context: CheckContext, place: int, others: Sequence[int]) -> Mark:
+    row, other = context.rows[place], context.rows[others[0]]
+    return row.mark(f"answers {quote(row.reference)}; {other.file}:{other.line} answers {quote(other.reference)}")
+
+
+def _in_other_words(context: CheckContext, place: int, others: Sequence[int]) -> bool:
+    """Whether a free text may say the same as all those others."""
+    own = context.rows[place].reference
+    return _is_free_text(context) and all(another_wording(own, context.rows[other].reference) for other in others)
 
 
 def _answers(context: CheckContext, group: Sequence[int]) -> list[object]:
@@ -128,8 +143,8 @@ def _is_free_text(context: CheckContext) -> bool:
 
 CHECK = Check(
     "contradiction",
-    "Rows with the same input (case, punctuation, fillers and misspellings aside) and different answers. They give the "
-    "label ceiling: "
-    "the best score any system can reach on these rows. For free text, other words for the same are only noted.",
+    "Rows with the same input (case and punctuation aside) and different answers. They give the label ceiling: the best score "
+    "any system can reach on these rows. Where fillers or a misspelling are all that tells two inputs apart, different answers "
+    "may contradict, and lower no ceiling. For free text, other words for the same are only noted.",
     find,
 )

@@ -16,6 +16,7 @@ SHARED_GRAMS = 4
 ALIKE = 70.0  # of 100, rapidfuzz' ratio
 LONGEST_TYPO = 2  # edits that still count as a slip of the keys
 
+NEGATING = ("un", "in", "im", "il", "ir", "dis", "non")
 # Words that can be added or left out of a question without asking something else. "not" and numbers are not among them.
 FILLERS = frozenset(
     [
@@ -124,6 +125,25 @@ def same_words(one: str, other: str) -> bool:
     if len(gone) - len(unmatched) > most:
         return False
     return all(word in FILLERS for word in (*unmatched, *come))
+
+
+def same_meaning(one: str, other: str) -> bool:
+    """Whether two texts of the same words are likely to ask the same thing, too.
+
+    Other words in their order, and no other beginning of a word: "man bites dog" asks something else than "dog bites man",
+    and neither "untie", "improved" nor "external" is a slip for "tie", "approved" and "internal".
+    """
+    if "".join(one.split()) == "".join(other.split()):
+        return True
+    left, right = ([word for word in text.split() if word not in FILLERS] for text in (one, other))
+    return len(left) == len(right) and all(map(_same_word, left, right))
+
+
+def _same_word(one: str, other: str) -> bool:
+    if one == other:
+        return True
+    negated = any(longer == f"{prefix}{word}" for longer, word in ((one, other), (other, one)) for prefix in NEGATING)
+    return one[0] == other[0] and not negated and _misspelt(one, other)
 
 
 def _take_misspelling(word: str, others: list[str]) -> bool:
