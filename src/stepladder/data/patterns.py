@@ -90,7 +90,7 @@ def _means_the_same(text: str) -> bool:
 
 _CLASS_ESCAPE = r"\\(?:[dDwWsSntrf]|[^\w\s])"
 _READ_ALIKE = re.compile(
-    r"(?:[^\\\[({]|\\[bA]|" + _CLASS_ESCAPE + r"|\{(?!,)|\((?!\?)|\(\?:|\(\?P<\w+>|\(\?[ims]+\)"
+    r"(?:[^\\\[({]|\\[bA]|" + _CLASS_ESCAPE + r"|\{(?!,|0\d|\d+,0\d)|\((?!\?)|\(\?:|\(\?P<\w+>|\(\?[ims]+\)"
     r"|\[\^?(?!\])(?:(?!--|&&|~~|\|\|)[^\\\[\]]|" + _CLASS_ESCAPE + r")+\])*",
     re.ASCII,
 )

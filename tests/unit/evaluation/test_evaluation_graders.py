@@ -192,7 +192,9 @@ ATOMS = st.sampled_from(
         r"\A",
     ]
 )
-PIECES = st.tuples(ATOMS, st.sampled_from(["", "", "*", "+", "?", "{2}", "{1,3}", "{,2}", "*?", "++", "{2}+"])).map("".join)
+PIECES = st.tuples(
+    ATOMS, st.sampled_from(["", "", "*", "+", "?", "{2}", "{1,3}", "{,2}", "{01}", "{0,02}", "*?", "++", "{2}+"])
+).map("".join)
 PATTERNS = st.recursive(
     st.lists(PIECES, min_size=1, max_size=4).map("".join),
     lambda inner: st.one_of(
@@ -218,9 +220,24 @@ def test_a_pattern_means_the_same_whether_re2_is_installed_or_not(pattern: str, 
 
 
 def test_what_re2_would_read_differently_is_left_to_re() -> None:
-    for pattern in (r"\B", "(?=a)", r"(a)\1", "[[a]]", "a{,3}", r"\Z", "é", r"[a&&b]", "(?x) a", r"\x41"):
+    for pattern in (
+        r"\B",
+        "(?=a)",
+        r"(a)\1",
+        "[[a]]",
+        "a{,3}",
+        "a{01}",
+        "a{1,02}",
+        "a{00,1}",
+        r"\Z",
+        "é",
+        r"[a&&b]",
+        "(?x) a",
+        r"\x41",
+    ):
         assert linear_matcher(pattern) is None, pattern
-    assert linear_matcher(r"[A-Z]{2}-\d+") is not None
+    for pattern in (r"[A-Z]{2}-\d+", "a{0}", "a{0,1}", "a{10,20}"):
+        assert linear_matcher(pattern) is not None, pattern
     assert Regex(r"\d+").grade(example("x"), "٣") == Score(1.0)  # a digit to `re`, not to re2
     assert Regex(r"\s*x").grade(example("x"), "\x1cx") == Score(1.0)
 
