@@ -65,6 +65,9 @@ def test_account_numbers_of_the_registrys_examples_are_known(account: str) -> No
         ("write to a.b+c@mail.example.co.uk now", ["an e-mail address"]),
         ("server 93.184.216.34 is down", ["an IP address"]),
         ("version 1.2.3.4 at 10.0.0.7", []),
+        ("at 192.0.2.44, 198.51.100.7 and 203.0.113.255, set aside for examples", []),
+        ("at 127.0.0.1, 169.254.3.4, 172.20.1.1, 192.168.1.1, 100.64.1.1, 224.0.0.1 and 255.255.255.255", []),
+        ("at 192.0.3.44 and 203.0.114.1", ["an IP address"]),
         ("order 4711-0815, 2024-03-01, 12:30, 1,234.50 EUR", []),
         ("tracking number 7730042918 and customer 51822", []),
         ("amex 378282246310005", ["a payment card"]),
@@ -74,6 +77,12 @@ def test_account_numbers_of_the_registrys_examples_are_known(account: str) -> No
         ("call +49 30 5551 20844", ["a phone number"]),
         ("call +44 20 7946 0958, set aside for fiction", []),
         ("PF-20231 and item 0800-2", []),
+        ("appelez le 06 12 34 56 78 demain", ["a phone number"]),
+        ("rufen Sie 030 / 901820 22 an", ["a phone number"]),
+        ("ziehung 04 06 12 34 56 78 und 06 12 34 56 78 90", []),
+        ("on 06.12.2023 10:22, 06 12 2023, 03.04.05 and 01 / 02 / 2024", []),
+        ("order 06-12-34-56-78, parts 030 / 45 and 12 / 345678901", []),
+        ("06 12 34 5678 EUR, 0.612 345 and 1 030 / 901 820.22 EUR", []),
     ],
 )
 def test_personal_data_by_kind(text: str, found: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 
 from stepladder.data.checks.context import CheckContext, finding
 from stepladder.data.checks.finding import Check, Finding, Severity
@@ -17,6 +18,8 @@ _PHONE = re.compile(
     r"|(?<![\w.+/#-])[2-9]\d{2}[.-]\d{3}[.-]\d{4}(?![\w/-])"
     r"|(?<![\w.+/#-])0\d{2,4}[ \-/]\d{3,4}[ \-]?\d{3,5}(?![\w/-])"
     r"|(?<![\w.+/#-])0\d{9,10}(?![\w/-])"
+    r"|(?<![\w.+/#-])(?<!\d )0[1-9](?P<gap>[ .])\d\d(?:(?P=gap)\d\d){3}(?![\w/-]|[ .,]\d)"  # 06 12 34 56 78
+    r"|(?<![\w.+/#-])(?<!\d )0[1-9]\d{1,3} / \d{3,8}(?:[ -]\d{1,5}){0,2}(?![\w/-]|[ .,]\d)"  # 030 / 901820 22
 )
 # Set aside for examples and fiction, so nobody's: RFC 2606 (names), Ofcom's numbers for drama, 555-01XX in North America.
 _NO_MAIL = re.compile(r"(?:\.(?:example|test|invalid|localhost)|(?:@|\.)example\.(?:com|net|org))$", re.IGNORECASE)
@@ -148,14 +151,17 @@ def is_card(text: str) -> bool:
 
 
 def _is_public(address: str) -> bool:
-    first, second, *_ = map(int, address.split("."))
-    private = first in (0, 10, 127) or (first, second) == (192, 168) or (first == 172 and 16 <= second <= 31) or first >= 224
-    return not private and first > 3  # 1.2.3.4 is a version more often than a machine
+    """Whether it may be somebody's: neither private nor set aside (RFC 5737 for examples), nor for many at once."""
+    parts = tuple(map(int, address.split(".")))
+    if not 3 < parts[0] < 224:  # 1.2.3.4 is a version more often than a machine
+        return False
+    return IPv4Address(bytes(parts)).is_global
 
 
 CHECK = Check(
     "personal-data",
     "E-mail addresses, phone numbers, bank accounts (IBAN, checksum), payment cards (Luhn checksum), US social security "
-    "numbers and public IP addresses in any text; not those set aside for examples and fiction (`.example`, 555-01XX).",
+    "numbers and public IP addresses in any text; not those set aside for examples and fiction (`.example`, 555-01XX, "
+    "192.0.2.0/24).",
     find,
 )
