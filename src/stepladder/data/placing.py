@@ -89,9 +89,10 @@ def keep_places(placing: Placing) -> None:
             places.insert(0, named)
         if not places:
             continue
-        claim = min(places, key=lambda place: STRICTEST.index(place.split))
+        claim = min(places, key=lambda place: STRICTEST.index("train" if place.learned else place.split))
         opened = [place.opened for place in places if place.opened is not None]
-        placing.claims[row.id] = claim.model_copy(update={"opened": min(opened, default=None)})
+        split = "train" if claim.learned else claim.split
+        placing.claims[row.id] = claim.model_copy(update={"split": split, "opened": min(opened, default=None)})
         if claim.split == "test" and all(place.content != _short(content_hash(row)) for place in places):
             changed.append(row.id)
     if changed:
@@ -219,6 +220,7 @@ def save(placing: Placing, fold_of: Mapping[str, int], held_out: frozenset[str])
             input=hashes[row.id],
             content=_short(content_hash(row)),
             opened=claim.opened if claim else None,
+            learned=claim is not None and claim.split != "test" and placing.split_of[row.id] == "test",
         )
     openings = placing.file.openings if placing.file else ()
     file = SplitFile(seed=placing.seed, rows=rows, openings=openings, aside=tuple(sorted(placing.aside)))

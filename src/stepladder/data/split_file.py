@@ -33,7 +33,8 @@ class _Record(BaseModel):
 class Place(_Record):
     """Where a row belongs. `input` and `content` are hashes of its question and of the whole row when last seen.
 
-    `opened` = the number of the opening that was the first to ask it as a test row, from 1.
+    `opened` = the number of the opening that was the first to ask it as a test row, from 1. `learned` = a test row of the user's
+    own file that learned or chose in an earlier climb.
     """
 
     split: Split
@@ -42,6 +43,7 @@ class Place(_Record):
     input: str
     content: str
     opened: int | None = Field(None, ge=1)
+    learned: bool = False
 
 
 class Opening(_Record):
