@@ -458,6 +458,7 @@ def test_what_is_taken_as_recorded_is_listed() -> None:
         "were no contenders",
         "labelled again",
     )
+    assert "which rows they set aside" in TAKEN
     for named in taken:
         assert named in TAKEN
     for named in ("models are hosted", "learning curves forecast", "were left out", "fit on all rows failed", "test split grows"):
