@@ -102,26 +102,34 @@ def repriced(cost: Cost, use: UseSettings, *, tuned: bool) -> Cost:
 
 
 def hosted_usd(use: UseSettings, prompt_tokens: float, completion_tokens: float) -> float | None:
-    """What a hosted model's tokens cost; None where a price is missing."""
+    """What a hosted model's tokens cost; None where a price is missing. No tokens cost nothing."""
+    if prompt_tokens == completion_tokens == 0:
+        return 0.0
     prompt_price, completion_price = use.usd_per_million_prompt_tokens, use.usd_per_million_completion_tokens
     if prompt_price is None or completion_price is None:
         return None
     return (prompt_tokens * prompt_price + completion_tokens * completion_price) / 1e6
 
 
-def in_money(costs: Sequence[Cost]) -> bool:
-    """Costs are compared in dollars only when every one is known in dollars."""
-    return all(cost.usd_total is not None for cost in costs)
+TIME_ONLY, PRICED, UNPRICED = range(3)
+"""What is known of a cost, from the cheapest on: this machine's time, dollars, neither (docs/decisions/019)."""
 
 
-def _total(cost: Cost, priced: bool) -> float:
-    return cost.usd_total if priced and cost.usd_total is not None else cost.seconds_total
+def kind(cost: Cost) -> int:
+    """Which of the three a cost is. Amounts are compared within a kind alone."""
+    if cost.usd_total is not None:
+        return PRICED
+    return UNPRICED if cost.by_token else TIME_ONLY
+
+
+def _place(cost: Cost) -> tuple[int, float]:
+    """Where a cost stands among all costs, whichever others there are."""
+    return kind(cost), total_cost(cost).value
 
 
 def order_for_adoption(rungs: Sequence[AnyAdoptable]) -> list[AnyAdoptable]:
     """Untuned before tuned, then by total cost over the horizon; equal costs keep the ladder's order."""
-    priced = in_money([rung.cost for rung in rungs])
-    return sorted(rungs, key=lambda rung: (rung.tuned, _total(rung.cost, priced)))
+    return sorted(rungs, key=lambda rung: (rung.tuned, _place(rung.cost)))
 
 
 def without_once(cost: Cost) -> Cost:
@@ -130,9 +138,8 @@ def without_once(cost: Cost) -> Cost:
 
 
 def costs_less(cost: Cost, than: Cost) -> bool:
-    """Whether the total over the horizon is lower, training included."""
-    priced = in_money([cost, than])
-    return _total(cost, priced) < _total(than, priced)
+    """Whether it comes before the other in the order of cost: a lower total over the horizon, training included."""
+    return _place(cost) < _place(than)
 
 
 def total_cost(cost: Cost) -> Amount:
@@ -151,21 +158,12 @@ def cost_per_thousand(cost: Cost) -> Amount:
     return Amount(1_000 * cost.seconds_per_call, "seconds")
 
 
-def break_even_calls(cheaper: Cost, dearer: Cost) -> float:
-    """Calls over the horizon from which the rung that is dearer to set up costs less in all.
-
-    Returns:
-        0 when it is not dearer to set up, infinity when its calls are not cheaper either.
-    """
-    between = cheaper_between(dearer, cheaper)
-    return math.inf if between is None or between[1] < math.inf else between[0]
-
-
 def cheaper_between(cost: Cost, than: Cost) -> tuple[float, float] | None:
     """The number of calls over the horizon from which, and up to which, `cost` is the lower total; None for never."""
-    priced = in_money([cost, than])
-    set_up = _once(cost, priced) - _once(than, priced)
-    saving = _per_call(than, priced) - _per_call(cost, priced)
+    if kind(cost) != kind(than):
+        return (0.0, math.inf) if costs_less(cost, than) else None
+    set_up = _once(cost) - _once(than)
+    saving = _per_call(than) - _per_call(cost)
     if saving > 0:
         return max(0.0, set_up / saving), math.inf
     if set_up >= 0:
@@ -173,12 +171,19 @@ def cheaper_between(cost: Cost, than: Cost) -> tuple[float, float] | None:
     return 0.0, set_up / saving if saving < 0 else math.inf
 
 
-def _once(cost: Cost, priced: bool) -> float:
+def when_it_pays(cost: Cost, than: Cost) -> str:
+    """At which numbers of calls `cost` is the lower total, in words that follow "it pays"."""
+    between = cheaper_between(cost, than)
+    if between is None:
+        return "at no number of calls" if kind(cost) == kind(than) else "at no number of calls that is known"
+    start, end = between
+    return f"from {start:,.0f} calls" if end == math.inf else f"only below {end:,.0f} calls"
+
+
+def _once(cost: Cost) -> float:
     """All that does not grow with the calls: set-up, its repetitions, new labels."""
-    if priced and cost.usd_once is not None:
-        return cost.usd_once * (1 + cost.retrainings) + cost.usd_labels
-    return cost.seconds_once * (1 + cost.retrainings)
+    return total_cost(replace(cost, calls=0.0)).value
 
 
-def _per_call(cost: Cost, priced: bool) -> float:
-    return cost.usd_per_call if priced and cost.usd_per_call is not None else cost.seconds_per_call
+def _per_call(cost: Cost) -> float:
+    return cost.seconds_per_call if cost.usd_total is None or cost.usd_per_call is None else cost.usd_per_call

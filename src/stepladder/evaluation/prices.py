@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from stepladder.evaluation.compare import Contender, strongest_untuned
-from stepladder.evaluation.cost import cheaper_between, cost_per_thousand, in_money, total_cost
+from stepladder.evaluation.cost import PRICED, cheaper_between, cost_per_thousand, kind, total_cost
 from stepladder.evaluation.ruling import VerdictInputs
 
 
@@ -49,11 +49,13 @@ def _break_evens(inputs: VerdictInputs, chosen: Contender | None) -> Iterator[st
 
 def break_even_text(untuned: Contender, tuned: Contender) -> str:
     """From how many calls over the horizon `tuned` costs less in all than `untuned`."""
+    if kind(tuned.cost) != kind(untuned.cost):
+        return "not known, as a price is missing"
     between = cheaper_between(tuned.cost, untuned.cost)
     if between is None:
         return "never, its calls are not cheaper either"
     start, end = between
-    unit = "money" if in_money([untuned.cost, tuned.cost]) else "machine time"
+    unit = "money" if kind(tuned.cost) == PRICED else "machine time"
     expected = f" in {unit}; {tuned.cost.calls:,.0f} are expected"
     if end < math.inf:
         return f"it costs less only below {end:,.0f} calls{expected}"

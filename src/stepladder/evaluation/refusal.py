@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from stepladder.domain.task import Task
+from stepladder.domain.verdict import Cost
+from stepladder.evaluation.cost import costs_less, when_it_pays
 from stepladder.evaluation.facts import FactReport
 
 FACT_BOUND_SHARE = 0.30
@@ -22,19 +23,22 @@ class Refusal:
     rows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def tuning_refusal(task: Task, report: FactReport | None, break_even_calls: float | None) -> Refusal | None:
+def tuning_refusal(
+    task: Task, report: FactReport | None, tuned: Cost | None = None, untuned: Cost | None = None
+) -> Refusal | None:
     """Why this task should not be tuned; None when nothing speaks against it.
 
     Args:
         report: Facts of the validation rows; None when they were not looked for.
-        break_even_calls: Calls from which the tuned rung costs less in all, infinity for never; None while unknown.
+        tuned, untuned: What the whole job would cost with a tuned rung and without; None while unknown.
     """
     fact_bound = report is not None and report.rows > 0 and report.share >= FACT_BOUND_SHARE
     if report is not None and fact_bound and not task.settings.output.style:
         return _about_facts(task, report)
     calls = task.settings.use.calls_total
-    if calls is not None and break_even_calls is not None and calls < break_even_calls:
-        return Refusal("one-off", _one_off_sentence(calls, break_even_calls))
+    if calls is not None and tuned is not None and untuned is not None and costs_less(untuned, tuned):
+        when = when_it_pays(tuned, untuned)
+        return Refusal("one-off", f"This is a one-off job of {calls:,.0f} calls; tuning pays for itself {when}.")
     return None
 
 
@@ -52,10 +56,3 @@ def _about_facts(task: Task, report: FactReport) -> Refusal:
     return Refusal(
         "fact-bound", f"This is a RAG task: {found}. Tuning does not teach facts; put the documents in reach.", report.facts
     )
-
-
-def _one_off_sentence(calls: float, break_even_calls: float) -> str:
-    start = f"This is a one-off job of {calls:,.0f} calls"
-    if math.isinf(break_even_calls):
-        return f"{start}, and a tuned model's calls would not be cheaper: tuning never pays for itself."
-    return f"{start}; tuning pays for itself from {break_even_calls:,.0f} calls."

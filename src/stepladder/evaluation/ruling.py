@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stepladder.data.placing import Growth
 from stepladder.domain.verdict import Gain, Outcome, Route
 from stepladder.evaluation.compare import Contender, strongest_untuned, why_not_eligible
-from stepladder.evaluation.cost import break_even_calls
+from stepladder.evaluation.cost import costs_less, when_it_pays
 from stepladder.evaluation.planning import rows_to_decide
-from stepladder.evaluation.statistics import rows_per_effective_row, seed_spread
+from stepladder.evaluation.statistics import effective_rows, graded, rows_per_effective_row, seed_spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,30 +65,41 @@ class VerdictInputs:
 
     def why_not(self, contender: Contender) -> str | None:
         """Which limit of the user's this contender breaks, in a sentence; None when it may be recommended."""
-        limit = why_not_eligible(contender, self.max_latency_seconds, data_may_leave=self.data_may_leave)
-        return limit or self._never_pays(contender)
+        return self._limit(contender) or self._never_pays(contender)
+
+    def _limit(self, contender: Contender) -> str | None:
+        return why_not_eligible(contender, self.max_latency_seconds, data_may_leave=self.data_may_leave)
+
+    def independent_rows(self, rung: Contender) -> float:
+        """What its rows with a score are worth in rows without near-duplicates."""
+        return effective_rows(graded(rung.scores, self._clusters))
+
+    @property
+    def _clusters(self) -> NDArray[np.int64] | None:
+        return None if self.clusters is None else np.asarray(self.clusters, dtype=np.int64)
 
     def rows_to_decide(self, rung: Contender) -> int | None:
         """Test size at which its observed score decides about the target; None where no practical one does."""
         assert self.target is not None
-        clusters = None if self.clusters is None else np.asarray(self.clusters, dtype=np.int64)
         return rows_to_decide(
             rung.mean,
             self.target,
-            rows_per_effective=rows_per_effective_row(rung.scores, clusters, cross_fit=self.cross_fit, seed=self.seed),
+            rows_per_effective=rows_per_effective_row(rung.scores, self._clusters, cross_fit=self.cross_fit, seed=self.seed),
             at_least=rung.items + 1,
             seeds=seed_spread(rung.scores),
         )
 
     def _never_pays(self, contender: Contender) -> str | None:
         """A job that is over before a training pays for itself is not trained for (design §4)."""
-        untuned = strongest_untuned(self.contenders)
-        if self.calls_total is None or self.tune_anyway or untuned is None or not contender.tuned:
+        if self.calls_total is None or self.tune_anyway or not contender.tuned:
             return None
-        pays_from = break_even_calls(untuned.cost, contender.cost)
-        if pays_from <= self.calls_total:
+        untuned = strongest_untuned([rung for rung in self.contenders if self._limit(rung) is None])
+        if untuned is None:
             return None
-        when = "at no number of calls" if math.isinf(pays_from) else f"from {pays_from:,.0f} calls"
+        job, without = (replace(rung.cost, calls=self.calls_total) for rung in (contender, untuned))
+        if not costs_less(without, job):
+            return None
+        when = when_it_pays(job, without)
         return f"{contender.rung} is ruled out: the job ends after {self.calls_total:,.0f} calls, and its training pays {when}."
 
 
@@ -97,7 +108,8 @@ class Ruling:
     """What the rules found.
 
     `rung` is the recommended contender, or the best bet. `against` is the one it was weighed against and `proof` the gain
-    between the two. `odds` holds P(score ≥ target), or without a target P(gain ≥ minimum_gain) of the dearer contenders.
+    between the two, or without a target over the other rung that it finds hardest to beat. `odds` holds P(score ≥ target), or
+    without a target, of the dearer contenders, the least P(gain ≥ minimum_gain) over the rungs that they have to beat.
     `unproved` holds, by contender that the walk passed over, the gain that it did not prove.
     """
 

@@ -308,6 +308,7 @@ def _remarks(inputs: VerdictInputs, ruling: Ruling) -> tuple[str, ...]:
         for rung in inputs.contenders
         if rung.cut_share > MOST_CUT
     ]
+    out += wording.missing_prices(inputs.contenders)
     if WARN_FROM_OPENINGS <= inputs.openings < NEVER_CONFIRMED_FROM_OPENINGS:
         out.append(f"The test split was opened {inputs.openings} times; each further choice on it flatters the chosen rung more.")
     return tuple(out)

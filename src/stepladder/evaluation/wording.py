@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from stepladder.data.placing import Growth
 from stepladder.domain.learning_curve import LearningCurve
 from stepladder.domain.verdict import Gain, Interval, Outcome, Route
 from stepladder.evaluation.compare import Contender
-from stepladder.evaluation.cost import break_even_calls, cost_per_thousand, total_cost
+from stepladder.evaluation.cost import TIME_ONLY, UNPRICED, cheaper_between, cost_per_thousand, kind, total_cost
 from stepladder.evaluation.planning import more_rows_for, smallest_provable_gain
 from stepladder.evaluation.prices import parameters_text
 from stepladder.evaluation.ruling import Ruling, VerdictInputs
@@ -187,22 +187,35 @@ def rows_to_label(growth: Growth | None, items: int, needed: int) -> str:
     return f"Label {added} more rows{taken}: {needed} test rows in all would decide if the rates stay as they are."
 
 
-def _calls(ruling: Ruling, eligible: Sequence[Contender]) -> tuple[str, ...]:
-    """The volume at which a tuned rung becomes, or stops being, the cheaper one."""
-    chosen = ruling.rung
-    calls = chosen.cost.calls
+def _calls(ruling: Ruling, eligible: Sequence[Contender]) -> Iterator[str]:
+    """The volume from which, or below which, the rung that lost by its cost is the cheaper one."""
+    chosen, calls = ruling.rung, ruling.rung.cost.calls
     if ruling.route is Route.CHEAPER_TO_RUN and ruling.against is not None:
-        turning = break_even_calls(ruling.against.cost, chosen.cost)
-        text = f"Below {turning:,.0f} calls (you expect {calls:,.0f}) {ruling.against.rung} costs less in all than {chosen.rung}."
-        return (text,) if turning > 0 else ()
-    if chosen.tuned or calls <= 0:
-        return ()
-    turning_points = {rung.rung: break_even_calls(chosen.cost, rung.cost) for rung in eligible if rung.tuned}
-    return tuple(
-        f"From {turning:,.0f} calls (you expect {calls:,.0f}) {tuned} costs less in all than {chosen.rung}."
-        for tuned, turning in turning_points.items()
-        if calls < turning < math.inf
-    )
+        others = [ruling.against]
+    else:
+        others = [] if chosen.tuned or calls <= 0 else [rung for rung in eligible if rung.tuned]
+    for other in others:
+        between = cheaper_between(other.cost, chosen.cost)
+        if between is not None and not between[0] <= calls < between[1]:
+            turning = f"From {between[0]:,.0f}" if calls < between[0] else f"Below {between[1]:,.0f}"
+            yield f"{turning} calls (you expect {calls:,.0f}) {other.rung} costs less in all than {chosen.rung}."
+
+
+def missing_prices(contenders: Sequence[Contender]) -> Iterator[str]:
+    """What stands in the order of cost without a price, where others stand there in another kind of amount."""
+    by_kind = {known: [rung.rung for rung in contenders if kind(rung.cost) == known] for known in (TIME_ONLY, UNPRICED)}
+    if any(len(names) == len(contenders) for names in by_kind.values()):
+        return
+    if names := by_kind[TIME_ONLY]:
+        yield (
+            f"No price is known of {', '.join(names)}, only this machine's time: it counts as cheaper than any bill. "
+            "`[use] machine_usd_per_hour` makes it dollars."
+        )
+    if names := by_kind[UNPRICED]:
+        yield (
+            f"No price is known of {', '.join(names)}, billed by the token: that counts as dearer than the others. Give "
+            "`usd_per_million_prompt_tokens` and `usd_per_million_completion_tokens` where their model is named."
+        )
 
 
 def _budget(inputs: VerdictInputs) -> tuple[str, ...]:

@@ -9,8 +9,9 @@ import numpy as np
 
 from stepladder.domain.messages import Example
 from stepladder.domain.protocols import Engine, Predictor
+from stepladder.domain.verdict import Cost
 from stepladder.engines.wrappers import Drawing
-from stepladder.evaluation.cost import adoption_cost, break_even_calls
+from stepladder.evaluation.cost import adoption_cost
 from stepladder.evaluation.facts import FactReport, find_facts, report_facts
 from stepladder.evaluation.refusal import FACT_BOUND_SHARE, Refusal, tuning_refusal
 from stepladder.service.contest import measured_cost, name_validated
@@ -29,7 +30,7 @@ READS_DOCUMENTS = ("lora+rag",)
 
 def tuning_refusals(base: Base, world: World, engine: Engine, plan: Plan, runs: Sequence[RungRun]) -> dict[str, str]:
     """Tuned rungs that are refused here, each with its reason (design §4)."""
-    refusal = tuning_refusal(base.task, _facts(base, world, engine, runs), _break_even(base, plan, runs))
+    refusal = tuning_refusal(base.task, _facts(base, world, engine, runs), *_costs(base, plan, runs))
     if refusal is None:
         return {}
     spared = READS_DOCUMENTS if refusal.kind != "one-off" and base.data.chunks else ()
@@ -77,14 +78,14 @@ def _drawing(prompt: RungRun, engine: Engine, *, seed: int) -> Predictor:
     )
 
 
-def _break_even(base: Base, plan: Plan, runs: Sequence[RungRun]) -> float | None:
-    """Calls from which a tuned rung, as planned, would cost less than the cheapest untuned one that looks good enough."""
+def _costs(base: Base, plan: Plan, runs: Sequence[RungRun]) -> tuple[Cost, Cost] | tuple[None, None]:
+    """What the job would cost with a tuned rung, as planned, and with the cheapest untuned one that looks good enough."""
     if base.task.settings.use.calls_total is None or "lora" not in plan.seconds:
-        return None
+        return None, None
     name = name_validated(base, runs).nominee
     nominee = next((ran for ran in runs if ran.name == name), None)
     if nominee is None:
-        return None
+        return None, None
     tuned = adoption_cost(
         base.task.settings.use,
         prompt_tokens_per_call=0.0,
@@ -93,7 +94,7 @@ def _break_even(base: Base, plan: Plan, runs: Sequence[RungRun]) -> float | None
         seconds_once=plan.seconds["lora"] / max(1, plan.choices.folds),
         tuned=True,
     )
-    return break_even_calls(measured_cost(base, nominee, nominee.rows), tuned)
+    return tuned, measured_cost(base, nominee, nominee.rows)
 
 
 def _part(rows: Sequence[Example], seed: int) -> list[Example]:

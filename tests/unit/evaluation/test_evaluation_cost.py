@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -12,12 +13,12 @@ from stepladder.domain.verdict import Cost
 from stepladder.evaluation.cost import (
     Amount,
     adoption_cost,
-    break_even_calls,
     cheaper_between,
     cost_per_thousand,
     costs_less,
     order_for_adoption,
     total_cost,
+    when_it_pays,
 )
 
 
@@ -82,7 +83,7 @@ def test_dear_labels_turn_the_order_of_adoption_and_the_break_even() -> None:
         "plain",
         "shown",
     ]
-    assert break_even_calls(plain, shown) == pytest.approx(4 * 12 * 0.5 / 0.001)
+    assert cheaper_between(shown, plain) == (pytest.approx(4 * 12 * 0.5 / 0.001), math.inf)
 
 
 def test_untuned_rungs_come_first_however_dear_then_the_cheaper_and_equals_keep_their_order() -> None:
@@ -95,24 +96,61 @@ def test_untuned_rungs_come_first_however_dear_then_the_cheaper_and_equals_keep_
     assert [rung.name for rung in order_for_adoption(rungs)] == ["b", "c", "dear", "tuned and free"]
 
 
-def test_dollars_decide_the_order_only_when_every_rung_has_them() -> None:
-    slow_cheap = Rung("slow but cheap", False, Cost(seconds_per_call=9, usd_per_call=0.1, usd_once=0, calls=10))
-    fast_dear = Rung("fast but dear", False, Cost(seconds_per_call=1, usd_per_call=0.5, usd_once=0, calls=10))
-    unpriced = Rung("unpriced", False, Cost(seconds_per_call=5, calls=10))
-    assert [rung.name for rung in order_for_adoption([fast_dear, slow_cheap])] == ["slow but cheap", "fast but dear"]
-    names = [rung.name for rung in order_for_adoption([slow_cheap, fast_dear, unpriced])]
-    assert names == ["fast but dear", "unpriced", "slow but cheap"]
+SLOW_CHEAP = Rung("slow but cheap", False, Cost(seconds_per_call=9, usd_per_call=0.1, usd_once=0, calls=10))
+FAST_DEAR = Rung("fast but dear", False, Cost(seconds_per_call=1, usd_per_call=0.5, usd_once=0, calls=10))
+TIMED = Rung("timed", False, Cost(seconds_per_call=50, calls=10))
+BILLED = Rung("billed", False, Cost(seconds_per_call=0.1, calls=10, by_token=True))
+
+
+def test_this_machines_time_comes_before_dollars_and_a_bill_of_unknown_size_last() -> None:
+    """docs/decisions/019."""
+    rungs = [BILLED, FAST_DEAR, SLOW_CHEAP, Rung("tuned", True, Cost()), TIMED]
+    named = [rung.name for rung in order_for_adoption(rungs)]
+    assert named == ["timed", "slow but cheap", "fast but dear", "billed", "tuned"]
+    assert [rung.name for rung in order_for_adoption([FAST_DEAR, SLOW_CHEAP])] == ["slow but cheap", "fast but dear"]
+    assert [rung.name for rung in order_for_adoption([BILLED, TIMED])] == ["timed", "billed"]
+
+
+KNOWN = [
+    st.builds(Cost, st.floats(0, 1e4), st.floats(0, 10), calls=st.just(100.0), by_token=st.booleans()),
+    st.builds(Cost, st.floats(0, 9), st.floats(0, 9), st.floats(0, 100), st.floats(0, 1), calls=st.just(100.0)),
+]
+
+
+@given(st.lists(st.one_of(*KNOWN), min_size=2, max_size=6), st.data())
+def test_the_order_of_two_rungs_hangs_on_no_third(costs: list[Cost], data: st.DataObject) -> None:
+    rungs = [Rung(str(at), False, cost) for at, cost in enumerate(costs)]
+    ordered = order_for_adoption(rungs)
+    third = data.draw(st.sampled_from(rungs))
+    without = order_for_adoption([rung for rung in rungs if rung is not third])
+    assert without == [rung for rung in ordered if rung is not third]
+    for cheaper, dearer in pairwise(ordered):
+        assert not costs_less(dearer.cost, cheaper.cost)
+
+
+def test_no_tokens_cost_nothing_whatever_the_price() -> None:
+    free = {**MEASURED, "prompt_tokens_per_call": 0.0, "completion_tokens_per_call": 0.0}
+    assert adoption_cost(UseSettings(), **free, hosted=True).usd_total == 0
 
 
 def test_at_break_even_both_rungs_cost_the_same() -> None:
     few_shot = Cost(seconds_once=10, seconds_per_call=2.0)
     lora = Cost(seconds_once=1_000, seconds_per_call=0.5, retrainings=1)
-    calls = break_even_calls(few_shot, lora)
-    assert calls == pytest.approx((2_000 - 10) / 1.5)
-    at = [10 + 2.0 * calls, 2_000 + 0.5 * calls]
-    assert at[0] == pytest.approx(at[1])
-    assert break_even_calls(lora, few_shot) == math.inf
-    assert break_even_calls(Cost(seconds_once=5, seconds_per_call=2), Cost(seconds_once=1, seconds_per_call=1)) == 0
+    calls = (2_000 - 10) / 1.5
+    assert 10 + 2.0 * calls == pytest.approx(2_000 + 0.5 * calls)
+    assert cheaper_between(lora, few_shot) == (pytest.approx(calls), math.inf)
+    assert cheaper_between(few_shot, lora) == (0.0, pytest.approx(calls))
+    cheap, dear = Cost(seconds_once=1, seconds_per_call=1), Cost(seconds_once=5, seconds_per_call=2)
+    assert (cheaper_between(cheap, dear), cheaper_between(dear, cheap)) == ((0.0, math.inf), None)
+
+
+def test_when_a_rung_pays_is_said_in_words() -> None:
+    few_shot, lora = Cost(seconds_once=10, seconds_per_call=2.0), Cost(seconds_once=1_000, seconds_per_call=0.5)
+    assert when_it_pays(lora, few_shot) == "from 660 calls"
+    assert when_it_pays(few_shot, lora) == "only below 660 calls"
+    assert when_it_pays(Cost(seconds_per_call=3.0), few_shot) == "only below 10 calls"
+    assert when_it_pays(lora, lora) == "at no number of calls"
+    assert when_it_pays(replace(lora, by_token=True), few_shot) == "at no number of calls that is known"
 
 
 COSTS = st.builds(Cost, st.floats(0, 1e4), st.floats(0, 10), calls=st.integers(0, 10**6).map(float))

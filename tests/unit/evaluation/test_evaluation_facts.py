@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import stepladder
 from stepladder.domain.messages import Example, Input, Message
 from stepladder.domain.task import DataSettings, LabelsGrader, OutputSettings, Task, TaskSettings, UseSettings
+from stepladder.domain.verdict import Cost
 from stepladder.evaluation.facts import FactReport, find_facts, open_spans, reference_spans, report_facts
 from stepladder.evaluation.refusal import tuning_refusal
 
@@ -194,13 +195,25 @@ def test_facts_that_change_are_refused_as_changing(change: str) -> None:
 
 def test_a_one_off_job_below_break_even_is_refused() -> None:
     one_off = make_task(use=UseSettings(calls_total=2_000))
-    refusal = tuning_refusal(one_off, None, 5_000.0)
+    untuned = Cost(seconds_once=10, seconds_per_call=2, calls=2_000)
+    tuned = Cost(seconds_once=5_010, seconds_per_call=1, calls=2_000)
+    refusal = tuning_refusal(one_off, None, tuned, untuned)
     assert refusal is not None
     assert refusal.kind == "one-off"
-    assert "2,000 calls; tuning pays for itself from 5,000 calls" in refusal.sentence
-    never = tuning_refusal(one_off, facts(0), math.inf)
+    assert "2,000 calls; tuning pays for itself from 5,000 calls." in refusal.sentence
+    never = tuning_refusal(one_off, facts(0), replace(tuned, seconds_per_call=2), untuned)
     assert never is not None
-    assert "never pays for itself" in never.sentence
-    assert tuning_refusal(one_off, None, 1_500.0) is None
-    assert tuning_refusal(one_off, None, None) is None
-    assert tuning_refusal(make_task(use=UseSettings(calls_per_month=1)), None, 5_000.0) is None
+    assert "tuning pays for itself at no number of calls." in never.sentence
+    assert tuning_refusal(one_off, None, replace(tuned, seconds_once=1_510), untuned) is None
+    assert tuning_refusal(one_off, None) is None
+    assert tuning_refusal(make_task(use=UseSettings(calls_per_month=1)), None, tuned, untuned) is None
+
+
+def test_a_one_off_job_that_tuning_is_cheaper_to_set_up_for_is_not_refused() -> None:
+    """Each call costs more, and the job ends before that matters."""
+    one_off = make_task(use=UseSettings(calls_total=2_000))
+    indexed = Cost(seconds_once=5_000, seconds_per_call=1, calls=2_000)
+    assert tuning_refusal(one_off, None, Cost(seconds_once=500, seconds_per_call=2, calls=2_000), indexed) is None
+    late = tuning_refusal(one_off, None, Cost(seconds_once=4_000, seconds_per_call=2, calls=2_000), indexed)
+    assert late is not None
+    assert late.sentence == "This is a one-off job of 2,000 calls; tuning pays for itself only below 1,000 calls."

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stepladder.data.placing import Growth
 from stepladder.domain.errors import EvaluationError, RunError
@@ -18,6 +20,7 @@ from stepladder.evaluation.ruling import VerdictInputs
 from stepladder.evaluation.verdict import decide
 
 ROWS = 120
+RIGHT = st.lists(st.integers(60, ROWS), min_size=1, max_size=4)
 
 
 def rung(
@@ -194,15 +197,6 @@ def test_with_a_target_the_cheaper_rung_that_hardly_misses_it_is_named() -> None
     assert "would decide" in open_still
 
 
-def test_a_rung_that_is_cheaper_in_dollars_only_was_not_passed_over() -> None:
-    def priced(name: str, right: int, seconds: float, usd: float | None) -> Contender:
-        cost = Cost(seconds_per_call=seconds, usd_once=0.0, usd_per_call=usd, calls=10_000)
-        return replace(by_rows(name, range(right), per_call=seconds), cost=cost)
-
-    found = verdict(priced("prompt", 60, 1, None), priced("few-shot", 90, 2, 0.2), priced("rag", 90, 3, 0.1), target=0.8)
-    assert (found.rung, naming(found.reasons, "rag")) == ("few-shot", [])
-
-
 def test_a_cheaper_tuned_rung_is_named_where_it_may_be_worse() -> None:
     tuned = by_rows("lora", range(55), range(75, 100), per_call=5, tuned=True)
     (reason,) = naming(verdict(PROMPT, NEAREST, tuned).reasons, "lora")
@@ -259,6 +253,75 @@ def test_a_tuned_rung_has_to_beat_the_strongest_untuned_one_and_not_only_the_che
 def test_a_single_contender_wins_without_a_probability() -> None:
     found = verdict(rung("prompt", 60))
     assert (found.rung, found.route, found.probability, found.gains) == ("prompt", Route.CHEAPEST, None, ())
+
+
+# --- one order of cost -----------------------------------------------------------------------------------------------
+
+
+def priced(name: str, right: int, usd: float, *, per_call: float = 1.0, **more: object) -> Contender:
+    made = rung(name, right, per_call=per_call, **more)  # type: ignore[arg-type]
+    return replace(made, cost=replace(made.cost, usd_once=0.0, usd_per_call=usd))
+
+
+def billed(name: str, right: int) -> Contender:
+    """A hosted model of unknown price."""
+    made = rung(name, right, per_call=0.1)
+    return replace(made, hosted=True, cost=replace(made.cost, by_token=True))
+
+
+FREE_BUT_SLOW = priced("few-shot", 108, 0.0001, per_call=2)
+DEAR_BUT_FAST = priced("hosted prompt", 108, 0.01, per_call=0.5)
+
+
+@pytest.mark.parametrize("target", [None, 0.8])
+@pytest.mark.parametrize("unpriced", [billed("other", 60), rung("other", 60, per_call=0.1)], ids=["billed", "timed"])
+def test_a_rung_without_a_price_that_cannot_win_changes_no_recommendation(unpriced: Contender, target: float | None) -> None:
+    tuned = priced("lora", 108, 0.005, tuned=True)
+    for others in ((FREE_BUT_SLOW, DEAR_BUT_FAST), (FREE_BUT_SLOW, DEAR_BUT_FAST, tuned)):
+        assert verdict(*others, target=target).rung == "few-shot"
+        found = verdict(*others, unpriced, target=target)
+        assert found.rung == "few-shot"
+        assert sum("No price is known of other" in reason for reason in found.reasons) == 1
+    assert not any("No price" in reason for reason in verdict(FREE_BUT_SLOW, DEAR_BUT_FAST, target=target).reasons)
+
+
+PRICES = st.lists(st.floats(1e-4, 1), min_size=4, max_size=4)
+
+
+@given(RIGHT, PRICES, st.booleans(), st.sampled_from([None, 0.6, 0.9]), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_no_rung_without_a_price_that_is_always_wrong_changes_a_recommendation(
+    right: list[int], prices: list[float], tuned: bool, target: float | None, hosted: bool
+) -> None:
+    last = len(right) - 1
+    known = [
+        priced(f"rung {at}", count, usd, per_call=1 / usd, tuned=tuned and at == last)
+        for at, (count, usd) in enumerate(zip(right, prices, strict=False))
+    ]
+    unpriced = billed("other", 0) if hosted else rung("other", 0)
+    before = decide(VerdictInputs(tuple(known), target, 0.03))
+    after = decide(VerdictInputs((*known, unpriced), target, 0.03))
+    if not (tuned and last == 0):  # the other would be the only untuned rung, which comes first
+        assert (after.outcome, after.rung) == (before.outcome, before.rung)
+
+
+def test_what_no_price_is_known_of_is_named_with_the_settings_that_give_it() -> None:
+    timed = verdict(rung("prompt", 60), DEAR_BUT_FAST)
+    assert timed.reasons == (
+        "No price is known of prompt, only this machine's time: it counts as cheaper than any bill. "
+        "`[use] machine_usd_per_hour` makes it dollars.",
+    )
+    (said,) = verdict(billed("prompt @ far", 60), DEAR_BUT_FAST).reasons
+    assert said == (
+        "No price is known of prompt @ far, billed by the token: that counts as dearer than the others. Give "
+        "`usd_per_million_prompt_tokens` and `usd_per_million_completion_tokens` where their model is named."
+    )
+    assert verdict(rung("prompt", 60), rung("few-shot", 60)).reasons == ()
+
+
+def test_the_break_even_of_a_price_that_is_missing_is_not_known() -> None:
+    found = verdict(priced("few-shot", 100, 0.01), rung("lora", 90, tuned=True))
+    assert fact(found, "Break-even") == "Break-even of lora against few-shot: not known, as a price is missing."
 
 
 # --- what stands beside every verdict --------------------------------------------------------------------------------
@@ -474,10 +537,28 @@ def test_a_training_that_never_pays_for_itself_before_the_job_ends_is_ruled_out_
     short = verdict(*contenders, calls_total=1_999)
     assert short.rung == "prompt"
     assert short.reasons == ("lora is ruled out: the job ends after 1,999 calls, and its training pays from 2,000 calls.",)
-    for settings in ({"calls_total": 2_000}, {"calls_total": 1_999, "tune_anyway": True}, {}):
-        assert verdict(*contenders, **settings).rung == "lora"  # type: ignore[arg-type]
+    for job in ({"calls_total": 2_000}, {"calls_total": 1_999, "tune_anyway": True}, {}):
+        assert verdict(*contenders, **job).rung == "lora"  # type: ignore[arg-type]
     dear = verdict(rung("prompt", 60), rung("lora", 110, tuned=True, per_call=2), calls_total=1e9)
     assert "its training pays at no number of calls." in dear.reasons[0]
+
+
+def test_a_tuned_rung_that_is_cheaper_to_set_up_is_ruled_out_only_where_the_job_outlasts_it() -> None:
+    contenders = rung("rag", 60, once=5_000), rung("lora", 110, tuned=True, seeds=2, once=500, per_call=2)
+    assert verdict(*contenders, calls_total=4_500).rung == "lora"
+    found = verdict(*contenders, calls_total=4_501)
+    assert (found.rung, found.reasons) == (
+        "rag",
+        ("lora is ruled out: the job ends after 4,501 calls, and its training pays only below 4,500 calls.",),
+    )
+
+
+def test_a_training_is_weighed_against_the_best_untuned_rung_that_may_be_recommended() -> None:
+    slow, plain = rung("rag", 90, latency_p95_seconds=9), rung("prompt", 60, per_call=5)
+    tuned = rung("lora", 110, tuned=True, seeds=2, once=3_000)
+    limits = {"calls_total": 1_000, "max_latency_seconds": 1.0}
+    assert verdict(slow, plain, tuned, **limits).rung == "lora"  # type: ignore[arg-type]
+    assert verdict(slow, plain, tuned, calls_total=1_000).rung == "rag"
 
 
 def test_a_small_base_names_the_larger_models_that_were_not_tried() -> None:
