@@ -26,7 +26,8 @@ def passed_over(inputs: VerdictInputs, ruling: Ruling, eligible: Sequence[Conten
     """The contenders that cost less in all than the recommended one (or the best bet) and score at most `minimum_gain` less."""
     if ruling.outcome is Outcome.NOT_REACHED:
         return []
-    said = ruling.against if ruling.outcome is Outcome.UNDECIDED else None  # its sentence weighs the two
+    weighed = ruling.outcome is Outcome.UNDECIDED or ruling.route is Route.CHEAPEST
+    said = ruling.against if weighed else None  # the sentence of the verdict says it
     return [
         _explain(inputs, ruling, rung, pairing)
         for rung in eligible
@@ -38,7 +39,7 @@ def passed_over(inputs: VerdictInputs, ruling: Ruling, eligible: Sequence[Conten
 
 
 def _has_failed(inputs: VerdictInputs, ruling: Ruling, rung: Contender) -> bool:
-    """Whether a rule kept it out, and not the order alone: that is by seconds where one contender has no price."""
+    """Whether a rule kept it out: it is not one that the walk stood on before."""
     if inputs.target is None:
         return rung.rung in ruling.unproved
     return rung.tuned or ruling.odds[rung.rung] < REACHED
@@ -73,9 +74,12 @@ def _not_worse(inputs: VerdictInputs, move: Gain) -> tuple[str, str]:
 
 
 def _lead(inputs: VerdictInputs, rung: Contender, move: Gain) -> tuple[str, str]:
-    lead = f"its lead over {move.baseline} ({wording.points(move.interval.value)}; {wording.changes(move)})"
+    points = wording.points_below(move.interval.value, inputs.minimum_gain)
+    lead = f"its lead over {move.baseline} ({points}; {wording.changes(move)})"
+    large_enough = move.interval.value >= inputs.minimum_gain - SAME
     if move.probability_better < PROVED:
-        return f"{lead} is not proved: odds {wording.odds(move.probability_better)}", _rows(inputs, rung, rows_to_prove(move))
+        needed = rows_to_prove(move) if large_enough else None
+        return f"{lead} is not proved: odds {wording.odds(move.probability_better)}", _rows(inputs, rung, needed)
     asked = f"less than the {wording.points(inputs.minimum_gain)} of `minimum_gain`"
     return f"{lead} is {asked}", f"A smaller `minimum_gain` may take {rung.rung}."
 

@@ -6,30 +6,28 @@ Everything here is reckoned from `VerdictInputs` alone, so a recorded verdict ca
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import ceil, floor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stepladder.domain.errors import EvaluationError
-from stepladder.domain.verdict import Gain, Outcome, Route, Verdict
+from stepladder.domain.verdict import Outcome, Route, Verdict
 from stepladder.evaluation import wording
 from stepladder.evaluation.compare import Contender, Pairing, strongest_untuned
-from stepladder.evaluation.cost import costs_less, order_for_adoption
-from stepladder.evaluation.gains import PROVED, rows_to_prove
+from stepladder.evaluation.cost import order_for_adoption
 from stepladder.evaluation.passed_over import passed_over
 from stepladder.evaluation.planning import REACHED, false_pass_rate
 from stepladder.evaluation.prices import facts
 from stepladder.evaluation.ruling import Ruling, VerdictInputs
-from stepladder.evaluation.statistics import effective_rows, graded, probability_at_least
+from stepladder.evaluation.statistics import probability_at_least
+from stepladder.evaluation.walk import cheaper_to_run, taken_over, walk_up
 
 MOST_UNGRADED = 0.02
 MOST_CUT = 0.05
 WARN_FROM_OPENINGS = 5
 NEVER_CONFIRMED_FROM_OPENINGS = 20
 MOST_FALSE_PASSES = 0.05
-LIKELY = 0.5  # P(gain ≥ minimum_gain) from which an unproved dearer rung leaves the question open
 CLOSE = 0.05  # odds from which a tuned rung of one seed lost so closely that another seed could have won
 
 
@@ -38,8 +36,9 @@ def decide(inputs: VerdictInputs) -> Verdict:
 
     With a target: the first in adoption order with P(score ≥ target) ≥ .9, NOT_REACHED when no P exceeds .1, else UNDECIDED.
     Without: walk up in adoption order and move only for a proved gain of at least `minimum_gain`; UNDECIDED while a dearer
-    rung is more likely than not better by that much. A tuned rung has to beat the strongest untuned contender too, not only
-    the one the walk stands on. On a second route a tuned rung takes over when it is not worse and costs less in all.
+    rung is more likely than not better by that much than all it has to beat. A tuned rung has to beat the strongest untuned
+    contender too, not only the one the walk stands on. On a second route a tuned rung takes over when it is not worse and
+    costs less in all.
 
     INVALID: a leak, over 2 % of the scores ungraded, or over 5 % cut answers in the rung the verdict names or, for a tuned
     one, in the untuned rung it has to beat; after cross-fitting also a fit on all rows that failed, since nothing is left then
@@ -58,14 +57,13 @@ def decide(inputs: VerdictInputs) -> Verdict:
         return _nobody(inputs)
     clusters = None if inputs.clusters is None else np.asarray(inputs.clusters, dtype=np.int64)
     pairing = Pairing(inputs.minimum_gain, clusters, inputs.cross_fit, inputs.seed)
-    rule = _without_target if inputs.target is None else _with_target
-    ruling = rule(inputs, eligible, pairing, clusters)
+    ruling = walk_up(eligible, pairing) if inputs.target is None else _with_target(inputs, eligible, pairing, clusters)
     faults = _cut(ruling, eligible)
     if faults:
         return _invalid(inputs, faults)
     if (fault := inputs.refit_faults.get(ruling.rung.rung)) is not None:
         return _nothing_to_ship(inputs, ruling.rung.rung, fault)
-    doubts = (*_doubts(inputs, ruling, eligible, clusters), *_few_seeds(inputs, ruling, pairing))
+    doubts = (*_doubts(inputs, ruling, eligible), *_few_seeds(inputs, ruling, pairing))
     over = passed_over(inputs, ruling, eligible, pairing)
     decided = ruling.outcome in (Outcome.SUFFICIENT, Outcome.NOT_REACHED)
     interval = ruling.rung.interval(clusters, cross_fit=inputs.cross_fit, seed=inputs.seed)
@@ -120,9 +118,9 @@ def _with_target(
     reaching = [rung for rung in eligible if odds[rung.rung] >= REACHED]
     if reaching:
         first = reaching[0]
-        takeover = _cheaper_to_run(first, reaching, pairing)
+        takeover = cheaper_to_run(first, reaching, pairing)
         if takeover is not None:
-            return _taken_over(first, takeover, pairing, odds)
+            return taken_over(first, takeover, pairing, odds)
         return Ruling(Outcome.SUFFICIENT, first, Route.TARGET, odds[first.rung], odds=odds)
     # Rows that are all right can still be too few to show a target near 1: that leaves the question open.
     if max(odds.values()) <= 1 - REACHED and all(rung.mean < inputs.target for rung in eligible):
@@ -145,86 +143,6 @@ def _rows_to_decide(inputs: VerdictInputs, open_ones: Sequence[Contender]) -> in
     return max(known) if len(known) == len(sizes) else None
 
 
-def _without_target(
-    inputs: VerdictInputs, eligible: Sequence[Contender], pairing: Pairing, clusters: NDArray[np.int64] | None
-) -> Ruling:
-    chosen, beaten, unproved = eligible[0], None, {}
-    for rung in eligible[1:]:
-        hurdles = _hurdles(chosen, rung, eligible)
-        moves = [pairing.gain(hurdle, rung) for hurdle in hurdles]
-        missed = next((move for move in moves if not _proved(move, inputs.minimum_gain)), None)
-        if missed is None:
-            chosen, beaten = rung, hurdles[-1]
-        else:
-            unproved[rung.rung] = missed
-    return replace(_weighed(chosen, beaten, eligible, pairing), unproved=unproved)
-
-
-def _weighed(chosen: Contender, beaten: Contender | None, eligible: Sequence[Contender], pairing: Pairing) -> Ruling:
-    """The rung the walk ended on, against those that run for less and those that may yet prove better."""
-    takeover = _cheaper_to_run(chosen, eligible, pairing)
-    final = takeover or chosen
-    dearer = [rung for rung in eligible if _is_dearer(rung, final, eligible)]
-    odds = {rung.rung: pairing.gain(final, rung).probability_minimum for rung in dearer}
-    rivals = [rung for rung in dearer if odds[rung.rung] >= LIKELY]
-    if rivals:
-        best = max(rivals, key=lambda rung: rung.mean)
-        sizes = [rows_to_prove(pairing.gain(hurdle, best)) for hurdle in _hurdles(final, best, eligible)]
-        known = [size for size in sizes if size is not None]
-        rows = max(known) if len(known) == len(sizes) else None
-        move = pairing.gain(final, best)
-        return Ruling(Outcome.UNDECIDED, best, None, odds[best.rung], rows, odds=odds, against=final, proof=move)
-    if takeover is not None:
-        return _taken_over(chosen, takeover, pairing, odds)
-    if beaten is not None:
-        proof = pairing.gain(beaten, chosen)
-        return Ruling(Outcome.SUFFICIENT, chosen, Route.GAIN, proof.probability_better, odds=odds, against=beaten, proof=proof)
-    nothing_better = 1 - max(odds.values()) if odds else None
-    strongest = max(dearer, key=lambda rung: odds[rung.rung], default=None)
-    nearest = None if strongest is None else pairing.gain(chosen, strongest)
-    return Ruling(Outcome.SUFFICIENT, chosen, Route.CHEAPEST, nothing_better, odds=odds, against=strongest, proof=nearest)
-
-
-def _hurdles(standing: Contender, rung: Contender, eligible: Sequence[Contender]) -> list[Contender]:
-    """Whom `rung` has to beat: the rung the walk stands on and, for a tuned rung, the strongest untuned contender."""
-    strongest = strongest_untuned(eligible) if rung.tuned else None
-    return [standing] if strongest is None or strongest is standing else [standing, strongest]
-
-
-def _proved(move: Gain, minimum_gain: float) -> bool:
-    return move.probability_better >= PROVED and move.interval.value >= minimum_gain - 1e-9
-
-
-def _is_dearer(rung: Contender, than: Contender, eligible: Sequence[Contender]) -> bool:
-    """Later in adoption order, or (for a tuned rung that took over) with the higher total cost."""
-    if rung is than:
-        return False
-    order = [other.rung for other in eligible]
-    return order.index(rung.rung) > order.index(than.rung) or costs_less(than.cost, rung.cost)
-
-
-def _cheaper_to_run(chosen: Contender, candidates: Sequence[Contender], pairing: Pairing) -> Contender | None:
-    """The second route: the cheapest tuned rung that costs less in all and is proved not worse by `minimum_gain`."""
-    return next(
-        (
-            rung
-            for rung in candidates
-            if rung.tuned
-            and rung is not chosen
-            and costs_less(rung.cost, chosen.cost)
-            and pairing.gain(chosen, rung).probability_not_worse >= PROVED
-        ),
-        None,
-    )
-
-
-def _taken_over(chosen: Contender, takeover: Contender, pairing: Pairing, odds: dict[str, float]) -> Ruling:
-    proof = pairing.gain(chosen, takeover)
-    return Ruling(
-        Outcome.SUFFICIENT, takeover, Route.CHEAPER_TO_RUN, proof.probability_not_worse, odds=odds, against=chosen, proof=proof
-    )
-
-
 def _cut(ruling: Ruling, eligible: Sequence[Contender]) -> tuple[str, ...]:
     """Cut answers in the rungs the verdict rests on."""
     basis = [ruling.rung]
@@ -238,9 +156,7 @@ def _cut(ruling: Ruling, eligible: Sequence[Contender]) -> tuple[str, ...]:
     )
 
 
-def _doubts(
-    inputs: VerdictInputs, ruling: Ruling, eligible: Sequence[Contender], clusters: NDArray[np.int64] | None
-) -> tuple[str, ...]:
+def _doubts(inputs: VerdictInputs, ruling: Ruling, eligible: Sequence[Contender]) -> tuple[str, ...]:
     """Why the verdict is indicative and not confirmed."""
     doubts = []
     if inputs.cross_fit:
@@ -262,16 +178,14 @@ def _doubts(
     if inputs.openings >= NEVER_CONFIRMED_FROM_OPENINGS:
         doubts.append(f"The test split was opened {inputs.openings} times; only new test rows can confirm anything now.")
     if ruling.route in (Route.TARGET, Route.CHEAPER_TO_RUN) and inputs.target is not None:
-        known = graded(ruling.rung.scores, clusters)
-        rows = effective_rows(known)
+        rows = inputs.independent_rows(ruling.rung)
         chance = max(
             false_pass_rate(inputs.target, n, len(eligible), cross_fit=inputs.cross_fit) for n in {floor(rows), ceil(rows)}
         )
         if chance > MOST_FALSE_PASSES:
-            alike = f" (worth {rows:.0f}, as some are near-duplicates)" if round(rows) < len(known.values) else ""
             doubts.append(
-                f"With {len(eligible)} contenders and {ruling.rung.items} test rows{alike}, the chance that one 5 points under "
-                f"the target passes can be {wording.percent(chance)}."
+                f"With {len(eligible)} contenders and {wording.rows_tested(inputs, ruling.rung)}, the chance that one 5 points "
+                f"under the target passes can be {wording.percent(chance)}."
             )
     return tuple(doubts)
 

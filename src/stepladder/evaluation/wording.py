@@ -9,10 +9,11 @@ from stepladder.data.placing import Growth
 from stepladder.domain.learning_curve import LearningCurve
 from stepladder.domain.verdict import Gain, Interval, Outcome, Route
 from stepladder.evaluation.compare import Contender
-from stepladder.evaluation.cost import TIME_ONLY, UNPRICED, cheaper_between, cost_per_thousand, kind, total_cost
+from stepladder.evaluation.cost import TIME_ONLY, UNPRICED, cheaper_between, cost_per_thousand, costs_less, kind, total_cost
 from stepladder.evaluation.planning import more_rows_for, smallest_provable_gain
 from stepladder.evaluation.prices import parameters_text
 from stepladder.evaluation.ruling import Ruling, VerdictInputs
+from stepladder.evaluation.statistics import graded
 
 SMALL_MODEL_PARAMETERS = 1_000_000_000
 
@@ -32,6 +33,11 @@ def points(gain: float) -> str:
     """A gain in points of a hundred."""
     value = round(100 * gain, 1) + 0.0  # + 0.0 turns -0.0 into 0.0
     return f"{value:g} point" if value == 1 else f"{value:g} points"
+
+
+def points_below(gain: float, asked: float) -> str:
+    """As `points`, never rounded up to a larger gain that was asked for."""
+    return f"just under {points(asked)}" if gain < asked and points(gain) == points(asked) else points(gain)
 
 
 def score(interval: Interval) -> str:
@@ -85,13 +91,24 @@ def _gain(inputs: VerdictInputs, ruling: Ruling, interval: Interval) -> str:
 def _cheapest(inputs: VerdictInputs, ruling: Ruling, interval: Interval) -> str:
     start = f"Stay with {ruling.rung.rung}: it {_scores(interval)} and costs {price(ruling.rung)}"
     if ruling.against is None or ruling.proof is None:
-        return f"{start}; there was nothing dearer to weigh it against."
+        return f"{start}; there was nothing else to weigh it against."
+    if costs_less(ruling.against.cost, ruling.rung.cost):
+        return f"{start}. {_not_taken_for_less(inputs, ruling.rung, ruling.against, ruling.proof)}"
     proof = ruling.proof
+    over, than = ("", "") if proof.baseline == ruling.rung.rung else (f" over {proof.baseline}", f" than {proof.baseline}")
     nothing = "Nothing dearer that was climbed" if inputs.left_out else "Nothing dearer"
     return (
-        f"{start}. {nothing} earned its price: {ruling.against.rung} comes nearest ({points(proof.interval.value)}; "
-        f"{changes(proof)}){_times_the_cost(ruling.against, ruling.rung)}. The odds that it is really better are "
+        f"{start}. {nothing} earned its price: {ruling.against.rung} comes nearest ({points(proof.interval.value)}{over}; "
+        f"{changes(proof)}){_times_the_cost(ruling.against, ruling.rung)}. The odds that it is really better{than} are "
         f"{odds(proof.probability_better)}, by {points(inputs.minimum_gain)} or more {odds(proof.probability_minimum)}."
+    )
+
+
+def _not_taken_for_less(inputs: VerdictInputs, chosen: Contender, tuned: Contender, proof: Gain) -> str:
+    totals = f"{total_cost(tuned.cost)} instead of {total_cost(chosen.cost)}, training included"
+    return (
+        f"{tuned.rung} would cost less in all ({totals}), but that it is at most {points(inputs.minimum_gain)} worse is not "
+        f"proved (odds {odds(proof.probability_not_worse)}; {changes(proof)})."
     )
 
 
@@ -174,6 +191,16 @@ def _rows(inputs: VerdictInputs, ruling: Ruling) -> tuple[str, ...]:
     shown = "no gain reliably" if provable is None else f"gains from about {points(math.ceil(100 * provable) / 100)}"
     further = f"; {more_rows} more would show 5 points" if more_rows else ""
     return (f"These {items} test rows show {shown}{further}.",)
+
+
+def rows_tested(inputs: VerdictInputs, rung: Contender) -> str:
+    """How many there are, and what they are worth where some say the same twice."""
+    worth = f" (worth {inputs.independent_rows(rung):.0f}, as some are near-duplicates)" if _repeats(inputs, rung) else ""
+    return f"{rung.items} test rows{worth}"
+
+
+def _repeats(inputs: VerdictInputs, rung: Contender) -> bool:
+    return round(inputs.independent_rows(rung)) < len(graded(rung.scores).values)
 
 
 def rows_to_label(growth: Growth | None, items: int, needed: int) -> str:

@@ -14,10 +14,12 @@ from stepladder.data.placing import Growth
 from stepladder.domain.errors import EvaluationError, RunError
 from stepladder.domain.verdict import Cost, Outcome, Route, Verdict
 from stepladder.evaluation.compare import Contender, Contenders, name_contenders
+from stepladder.evaluation.cost import costs_less
 from stepladder.evaluation.planning import pass_mark
 from stepladder.evaluation.records import inputs_from_json, inputs_to_json, rederive, verdict_from_json, verdict_to_json
 from stepladder.evaluation.ruling import VerdictInputs
 from stepladder.evaluation.verdict import decide
+from stepladder.evaluation.wording import points_below
 
 ROWS = 120
 RIGHT = st.lists(st.integers(60, ROWS), min_size=1, max_size=4)
@@ -226,6 +228,62 @@ def test_a_likely_but_unproved_gain_leaves_the_question_open() -> None:
     assert "odds that it beats prompt by 3 points or more" in found.sentence
 
 
+def of_shares(rows: int, *shares: float) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
+    """Scores of rungs each of which is right on these shares of the rows, the better on all that the worse is right on."""
+    return [(np.arange(rows) < round(share * rows)).astype(float) for share in shares]
+
+
+@pytest.mark.parametrize("rows", [1_000, 20_000])
+def test_a_gain_over_the_strongest_untuned_rung_that_is_too_small_is_not_left_open_for_ever(rows: int) -> None:
+    """lora is 5 points better than the prompt, but only 2.5 better than few-shot, which is not worth its own price."""
+    prompt, few_shot, tuned = of_shares(rows, 0.8, 0.825, 0.85)
+    contenders = (
+        Contender("prompt", False, prompt, Cost(1, 0.1, calls=120_000)),
+        Contender("few-shot", False, few_shot, Cost(1, 0.2, calls=120_000)),
+        Contender("lora", True, tuned, Cost(500, 0.1, calls=120_000)),
+    )
+    found = verdict(*contenders)
+    assert (found.outcome, found.rung, found.route) == (Outcome.SUFFICIENT, "prompt", Route.CHEAPEST)
+    without = verdict(contenders[0], contenders[2])
+    assert (without.outcome, without.rung) == (Outcome.SUFFICIENT, "lora")
+
+
+def test_what_comes_nearest_is_weighed_against_the_rung_it_is_least_likely_to_beat() -> None:
+    prompt, few_shot, tuned = of_shares(1_000, 0.8, 0.81, 0.85)
+    lora = Contender("lora", True, tuned, Cost(500, 0.3, calls=10_000))
+    shown = Contender("few-shot", False, few_shot, Cost(0, 0.2, calls=10_000))
+    found = verdict(Contender("prompt", False, prompt, Cost(0, 0.1, calls=10_000)), shown, lora, minimum_gain=0.045)
+    assert "lora comes nearest (4 points over few-shot; 40 rows fixed, 0 broken)" in found.sentence
+    assert re.search(
+        r"The odds that it is really better than few-shot are over 99%, by 4\.5 points or more \d+%\.", found.sentence
+    )
+
+
+def test_the_rows_asked_for_without_a_target_decide() -> None:
+    """As many copies of the rows as hold the rows that are asked for keep every rate as it is."""
+    rng = np.random.default_rng(0)
+    left_open = 0
+    for _ in range(120):
+        rows, tuned = int(rng.integers(40, 250)), bool(rng.random() < 0.6)
+        difficulty, lift = rng.beta(2, 1, rows), rng.normal(0, 0.06, 3)
+        scores = [(rng.random(rows) < np.clip(difficulty + more, 0, 1)).astype(float) for more in lift]
+        costs = [Cost(once, per_call, calls=1_000) for once, per_call in zip((0, 100, 1_000), (0.1, 0.2, 0.5), strict=True)]
+
+        def made(copies: int, scores: list[np.ndarray] = scores, costs: list[Cost] = costs, tuned: bool = tuned) -> VerdictInputs:  # type: ignore[type-arg]
+            return VerdictInputs(
+                tuple(Contender(f"rung {at}", tuned and at == 2, np.tile(scores[at], copies), costs[at]) for at in range(3)),
+                None,
+                0.03,
+            )
+
+        found = decide(made(1))
+        if found.outcome is Outcome.UNDECIDED and found.needed_test_rows is not None:
+            left_open += 1
+            copies = int(np.ceil(1.1 * found.needed_test_rows / rows))
+            assert decide(made(copies)).outcome is Outcome.SUFFICIENT
+    assert left_open > 10
+
+
 def test_a_tuned_rung_that_is_not_worse_and_cheaper_over_the_horizon_takes_over() -> None:
     found = verdict(rung("few-shot", 100, per_call=5), rung("lora", 100, tuned=True, once=1_000))
     assert (found.outcome, found.rung, found.route) == (Outcome.SUFFICIENT, "lora", Route.CHEAPER_TO_RUN)
@@ -250,8 +308,42 @@ def test_a_tuned_rung_has_to_beat_the_strongest_untuned_one_and_not_only_the_che
     assert verdict(prompt, tuned).outcome is Outcome.SUFFICIENT
 
 
+def test_where_nothing_is_dearer_the_cheaper_tuned_rung_is_named_as_cheaper() -> None:
+    few_shot = by_rows("few-shot", range(80), per_call=10)
+    tuned = by_rows("lora", range(71), range(80, 89), per_call=1, tuned=True)
+    found = verdict(few_shot, tuned)
+    assert (found.rung, found.route) == ("few-shot", Route.CHEAPEST)
+    assert found.sentence.endswith(
+        "lora would cost less in all (2.8 machine hours instead of 27.8 machine hours, training included), but that it is at "
+        "most 3 points worse is not proved (odds 76%; 9 rows fixed, 9 broken)."
+    )
+    assert naming(found.reasons, "lora") == []
+    dearer = by_rows("rag", range(79), per_call=20)
+    both = verdict(few_shot, tuned, dearer)
+    assert "Nothing dearer earned its price: rag comes nearest" in both.sentence
+    assert naming(both.reasons, "lora") != []
+
+
+COSTS = st.tuples(st.integers(0, 20_000), st.integers(1, 9))
+
+
+@given(RIGHT, st.lists(COSTS, min_size=4, max_size=4), st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_what_is_called_nothing_dearer_never_costs_less(right: list[int], costs: list[tuple[int, int]], tuned: bool) -> None:
+    contenders = {
+        f"rung {at}": rung(f"rung {at}", count, tuned=tuned and at > 0, once=once, per_call=per_call)
+        for at, (count, (once, per_call)) in enumerate(zip(right, costs, strict=False))
+    }
+    found = decide(VerdictInputs(tuple(contenders.values()), None, 0.03))
+    if "Nothing dearer" in found.sentence:
+        nearest = found.sentence.partition("earned its price: ")[2].partition(" comes")[0]
+        assert found.rung is not None
+        assert not costs_less(contenders[nearest].cost, contenders[found.rung].cost)
+
+
 def test_a_single_contender_wins_without_a_probability() -> None:
     found = verdict(rung("prompt", 60))
+    assert found.sentence.endswith("; there was nothing else to weigh it against.")
     assert (found.rung, found.route, found.probability, found.gains) == ("prompt", Route.CHEAPEST, None, ())
 
 
@@ -581,6 +673,15 @@ def test_what_the_rows_can_show_is_said() -> None:
     assert any(
         "120 test rows show gains from about 10 points; 243 more would show 5 points" in said for said in found.would_change
     )
+
+
+def test_a_lead_just_below_the_minimum_is_not_rounded_up_to_it() -> None:
+    assert [points_below(gain, 0.03) for gain in (0.0299, 0.0296, 0.02, 0.03)] == [
+        "just under 3 points",
+        "just under 3 points",
+        "2 points",
+        "3 points",
+    ]
 
 
 def test_contenders_that_do_not_fit_together_are_an_error() -> None:
