@@ -10,7 +10,8 @@ from stepladder.domain.learning_curve import LearningCurve
 from stepladder.domain.verdict import Gain, Interval, Outcome, Route
 from stepladder.evaluation.compare import Contender
 from stepladder.evaluation.cost import TIME_ONLY, UNPRICED, cheaper_between, cost_per_thousand, costs_less, kind, total_cost
-from stepladder.evaluation.planning import more_rows_for, smallest_provable_gain
+from stepladder.evaluation.gains import PROVED
+from stepladder.evaluation.planning import REACHED, more_rows_for, smallest_provable_gain
 from stepladder.evaluation.prices import parameters_text
 from stepladder.evaluation.ruling import Ruling, VerdictInputs
 from stepladder.evaluation.statistics import graded
@@ -23,9 +24,11 @@ def percent(share: float) -> str:
 
 
 def odds(probability: float) -> str:
-    """A probability in whole per cent, never a certainty."""
+    """A probability in whole per cent, never a certainty, and never rounded up to what the rules ask for."""
     if probability > 0.99:
         return "over 99%"
+    if any(probability < asked <= round(probability, 2) for asked in (REACHED, PROVED)):
+        return f"{math.floor(1_000 * probability) / 10:.1f}%"
     return "under 1%" if probability < 0.01 else percent(probability)
 
 
@@ -186,11 +189,13 @@ def _rows(inputs: VerdictInputs, ruling: Ruling) -> tuple[str, ...]:
         return (rows_to_label(inputs.split_growth, items, ruling.needed_test_rows),)
     if inputs.target is not None:
         return ()
-    provable = smallest_provable_gain(items, cross_fit=inputs.cross_fit)
-    more_rows = more_rows_for(items, cross_fit=inputs.cross_fit)
+    worth = math.floor(inputs.independent_rows(ruling.rung))
+    provable = smallest_provable_gain(worth, cross_fit=inputs.cross_fit)
+    more_rows = more_rows_for(worth, cross_fit=inputs.cross_fit)
     shown = "no gain reliably" if provable is None else f"gains from about {points(math.ceil(100 * provable) / 100)}"
-    further = f"; {more_rows} more would show 5 points" if more_rows else ""
-    return (f"These {items} test rows show {shown}{further}.",)
+    other = " that are no near-duplicates" if _repeats(inputs, ruling.rung) else ""
+    further = f"; {more_rows} more{other} would show 5 points" if more_rows else ""
+    return (f"These {rows_tested(inputs, ruling.rung)} show {shown}{further}.",)
 
 
 def rows_tested(inputs: VerdictInputs, rung: Contender) -> str:

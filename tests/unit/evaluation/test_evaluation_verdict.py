@@ -19,7 +19,7 @@ from stepladder.evaluation.planning import pass_mark
 from stepladder.evaluation.records import inputs_from_json, inputs_to_json, rederive, verdict_from_json, verdict_to_json
 from stepladder.evaluation.ruling import VerdictInputs
 from stepladder.evaluation.verdict import decide
-from stepladder.evaluation.wording import points_below
+from stepladder.evaluation.wording import odds, points_below
 
 ROWS = 120
 RIGHT = st.lists(st.integers(60, ROWS), min_size=1, max_size=4)
@@ -673,6 +673,25 @@ def test_what_the_rows_can_show_is_said() -> None:
     assert any(
         "120 test rows show gains from about 10 points; 243 more would show 5 points" in said for said in found.would_change
     )
+
+
+def test_what_the_rows_can_show_counts_near_duplicates_as_the_rows_they_are_worth() -> None:
+    wordings = tuple(np.repeat(np.arange(60), 2).tolist())
+    same = np.repeat(np.arange(60) < 30, 2).astype(float)
+    found = verdict(Contender("prompt", False, same), Contender("few-shot", False, same), clusters=wordings)
+    (said,) = (line for line in found.would_change if "test rows" in line)
+    assert said == (
+        "These 120 test rows (worth 59, as some are near-duplicates) show gains from about 16 points; "
+        "304 more that are no near-duplicates would show 5 points."
+    )
+
+
+@pytest.mark.parametrize(
+    ("probability", "said"),
+    [(0.89991, "89.9%"), (0.9, "90%"), (0.8951, "89.5%"), (0.894, "89%"), (0.94999, "94.9%"), (0.95, "95%"), (0.999, "over 99%")],
+)
+def test_odds_are_not_rounded_up_to_what_is_asked_for(probability: float, said: str) -> None:
+    assert odds(probability) == said
 
 
 def test_a_lead_just_below_the_minimum_is_not_rounded_up_to_it() -> None:
