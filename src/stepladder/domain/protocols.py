@@ -104,12 +104,14 @@ class Request:
 class CompletionScore:
     """Natural-log probability of a completion and its end-of-turn token after a prompt, and its number of tokens.
 
-    `seconds` = its share of the wall time in which the engine computed it and others.
+    `seconds` = its share of the wall time in which the engine computed it and others. `adapter_sha256` = whose weights they
+    were, as in `Generation`.
     """
 
     log_probability: float
     tokens: int
     seconds: float = 0.0
+    adapter_sha256: str | None = None
 
 
 class Engine(Protocol):

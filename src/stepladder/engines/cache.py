@@ -20,7 +20,7 @@ from stepladder.engines.wrappers import Wrapped
 from stepladder.files import hash_json, read_lines
 
 FORMAT = 1  # raise it when what a key stands for changes
-SCORE_FORMAT = 2  # likewise, for scores only: since 2 they carry the seconds they took
+SCORE_FORMAT = 3  # likewise, for scores only: since 2 they carry the seconds they took, since 3 whose weights they were
 SYNC_SECONDS = 1.0
 SCORED_AT_ONCE = 32  # prompts; a kill loses at most the scores of one such group
 

@@ -123,7 +123,8 @@ class FakeEngine:
         for prompt, options in zip(prompts, completions, strict=True):
             self.calls.append(FakeCall(prompt, None, adapter, tuple(options)))
             expected = self._answer(prompt, Decoding(max_new_tokens=self._identity.context_tokens), adapter).strip()
-            scores.append([_score_one(prompt, option, expected, SECONDS_PER_TOKEN / len(options)) for option in options])
+            speaker = None if adapter is None else _hash_adapter(adapter)
+            scores.append([_score_one(prompt, option, expected, SECONDS_PER_TOKEN / len(options), speaker) for option in options])
         return scores
 
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
@@ -218,12 +219,12 @@ def _hash_adapter(folder: Path) -> str:
     return hash_file(weights) if weights.is_file() else hash_text(folder.name)
 
 
-def _score_one(prompt: Prompt, completion: str, expected: str, seconds: float) -> CompletionScore:
+def _score_one(prompt: Prompt, completion: str, expected: str, seconds: float, speaker: str | None) -> CompletionScore:
     tokens = len(_words(completion)) + 1
     digest = hashlib.sha256(f"{_hash_prompt(prompt)} {completion}".encode()).digest()
     fraction = int.from_bytes(digest[:4], "big") / 2**32
     nats_per_token = 0.1 if completion.strip() == expected else 1.0 + fraction
-    return CompletionScore(-nats_per_token * tokens, tokens, seconds)
+    return CompletionScore(-nats_per_token * tokens, tokens, seconds, speaker)
 
 
 def _fit_grammar(text: str, grammar: Grammar) -> str:

@@ -62,17 +62,13 @@ class ModelPredictor:
         decode = self.recipe.get("decode", GENERATE)
         if decode == GENERATE:
             return generate(self.context, asked, adapter=self.adapter, grammar=self.grammar)
-        scorer = LabelScorer(self.context, self._bare_prompts, self.adapter, self._adapter_sha256())
+        scorer = LabelScorer(self.context, self._bare_prompts, self.adapter)
         priors = self.recipe.get("priors")
         prompts = [one.prompt for one in asked]
         return scorer.predictions(scorer.score(prompts), decode, tuple(priors) if priors is not None else None)
 
     def _bare_prompts(self, inputs: Sequence[Input]) -> list[Prompt]:
         return [one.prompt for one in self.prompter(inputs)]
-
-    def _adapter_sha256(self) -> str | None:
-        records = self.recipe.get("adapters", ())
-        return str(records[0]["adapter_sha256"]) if self.adapter is not None and records else None
 
 
 GENERATE = "generate"

@@ -23,7 +23,8 @@ class ScoredLabels:
     """What an engine said about every label after every prompt.
 
     `log_probabilities`, `tokens`: shape (prompts, labels), natural log and count, the end-of-turn token included.
-    `seconds`: what all labels of each prompt took together, when they were computed.
+    `seconds`: what all labels of each prompt took together, when they were computed. `adapters`: hash of the weights that
+    were asked, None for the base.
     """
 
     ids: tuple[str, ...]
@@ -31,6 +32,7 @@ class ScoredLabels:
     tokens: NDArray[np.int64]
     prompt_tokens: tuple[int, ...]
     seconds: tuple[float, ...]
+    adapters: tuple[str | None, ...]
 
     def head(self, count: int) -> ScoredLabels:
         """The first `count` prompts."""
@@ -40,6 +42,7 @@ class ScoredLabels:
             self.tokens[:count],
             self.prompt_tokens[:count],
             self.seconds[:count],
+            self.adapters[:count],
         )
 
     def then(self, other: ScoredLabels) -> ScoredLabels:
@@ -50,6 +53,7 @@ class ScoredLabels:
             np.concatenate([self.tokens, other.tokens]),
             self.prompt_tokens + other.prompt_tokens,
             self.seconds + other.seconds,
+            self.adapters + other.adapters,
         )
 
 
@@ -60,7 +64,6 @@ class LabelScorer:
     context: FitContext
     prompts_of: Callable[[Sequence[Input]], list[Prompt]]
     adapter: Path | None = None
-    adapter_sha256: str | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -70,7 +73,7 @@ class LabelScorer:
         """One prefill a prompt."""
         shape = (len(prompts), len(self.labels))
         if not prompts:
-            return ScoredLabels((), np.zeros(shape), np.zeros(shape, dtype=np.int64), (), ())
+            return ScoredLabels((), np.zeros(shape), np.zeros(shape, dtype=np.int64), (), (), ())
         rows = self.context.engine.score(prompts, [self.labels] * len(prompts), adapter=self.adapter)
         can_count = "count" in self.context.engine.can
         counts = self.context.engine.count_tokens(prompts) if can_count else [0] * len(prompts)
@@ -80,6 +83,7 @@ class LabelScorer:
             np.array([[score.tokens for score in row] for row in rows], dtype=np.int64).reshape(shape),
             tuple(counts),
             tuple(sum(score.seconds for score in row) for row in rows),
+            tuple(row[0].adapter_sha256 for row in rows),
         )
 
     def priors(self) -> tuple[float, ...]:
@@ -113,7 +117,7 @@ class LabelScorer:
                 completion_tokens=int(scored.tokens[row, column]),
                 latency_seconds=scored.seconds[row],
                 model_sha256=identity.base_sha256,
-                adapter_sha256=self.adapter_sha256,
+                adapter_sha256=scored.adapters[row],
             )
             found.append(Prediction.from_generation(id, generation))
         return found

@@ -241,6 +241,8 @@ def test_scores_under_an_adapter_are_the_adapters(
     [scores] = engine.score([ask("where is it")], [options], adapter=adapter_folder)
     together = engine.score([ask("where is it"), ask("lamp")], [options] * 2, adapter=adapter_folder)[0]
     assert [one.log_probability for one in together] == pytest.approx([one.log_probability for one in scores], abs=2e-4)
+    assert {one.adapter_sha256 for one in (*scores, *together)} == {hash_file(adapter_folder / "adapter_model.safetensors")}
+    assert engine.score([ask("where is it")], [options])[0][0].adapter_sha256 is None
     for option, score in zip(options, scores, strict=True):
         assert score.log_probability == pytest.approx(adapted_oracle.log_probability(ask("where is it"), option), abs=2e-4)
         assert abs(score.log_probability - oracle.log_probability(ask("where is it"), option)) > 0.01

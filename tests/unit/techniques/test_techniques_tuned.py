@@ -117,6 +117,20 @@ def test_every_seed_has_its_own_predictor_and_adapter(tmp_path: Path) -> None:
     assert engine.calls[-1].adapter == folders[0]
 
 
+@pytest.mark.parametrize("decode", ["generate", "score:sum", "score:mean", "score:calibrated"])
+def test_every_answer_says_which_weights_it_came_from_whatever_the_recipe_says(tmp_path: Path, decode: str) -> None:
+    context = fake_context(tmp_path, FakeEngine(), "labels", tuner=FakeTuner())
+    recipe = {**Lora().fit(context).recipe, "decode": decode}
+    inputs = [row.input for row in context.validation]
+    weights = adapter_folder(context, recipe["adapters"][0]) / "adapter_model.safetensors"
+    for content in (None, b"other weights in the same folder"):
+        if content is not None:
+            weights.write_bytes(content)
+        spoken = [answer.generation for answer in Lora().restore(recipe, context).predict(inputs)]
+        assert {one.adapter_sha256 for one in spoken if one is not None} == {hash_file(weights)}
+    assert hash_file(weights) != recipe["adapters"][0]["adapter_sha256"]
+
+
 def test_adapter_folders_are_kept_relative_to_the_rungs_folder(tmp_path: Path) -> None:
     predictor, _, context = fitted(tmp_path, wobbly)
     records = predictor.recipe["adapters"]

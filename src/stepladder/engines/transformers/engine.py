@@ -211,7 +211,7 @@ class TransformersEngine:
                     sums = self._score_stock(model, head_on(model, bare), speaker.key, encoded, answers)
             seconds = time.perf_counter() - started
         return [
-            [CompletionScore(value, len(ids), share) for value, ids in zip(values, options, strict=True)]
+            [CompletionScore(value, len(ids), share, speaker.weights_sha256) for value, ids in zip(values, options, strict=True)]
             for values, options, share in zip(sums, answers, _shares(seconds, encoded, answers), strict=True)
         ]
 
