@@ -70,7 +70,7 @@ def fake_house(
         asking=AskingThread(most_waiting=chats_waiting),
         news=News(store.database),
         embedder=LetterEmbedder,
-        plain_texts=lambda location: FakePlainTexts(),
+        plain_texts=lambda engine: FakePlainTexts(),
         embedder_aliases=("text-embedding-*",),
         settings=settings or HouseSettings(),
     )

@@ -80,22 +80,17 @@ def build_local_engine(name: str, *, device: str = "auto", revision: str | None 
     return TransformersEngine(load(name, device=device, revision=revision, four_bit=four_bit))
 
 
-def build_plain_texts(name: str, *, device: str = "auto") -> PlainTexts:
-    """A model on this machine without its chat template; its weights are those of `build_local_engine`, loaded once.
-
-    Raises:
-        MissingExtra: The parts for local models are not installed.
-    """
-    if _is_fake(name):
+def build_plain_texts(engine: ServingEngine) -> PlainTexts:
+    """The model of an engine that `build_local_engine` gave, without its chat template."""
+    if _is_fake(engine.identity.name):
         from stepladder.engines.fake_plain import FakePlainTexts
 
         return FakePlainTexts()
-    try:
-        from stepladder.engines.transformers.plain import LocalPlainTexts
-        from stepladder.models.loading import load
-    except ModuleNotFoundError as error:
-        raise MissingExtra("train", f"{error.name}, which runs models on this machine,") from error
-    return LocalPlainTexts(load(name, device=device))
+    from stepladder.engines.transformers.engine import TransformersEngine
+    from stepladder.engines.transformers.plain import LocalPlainTexts
+
+    assert isinstance(engine, TransformersEngine)
+    return LocalPlainTexts(engine)
 
 
 def weights_bytes(name: str) -> int:

@@ -12,8 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stepladder.domain.answer import answer_text
 from stepladder.domain.errors import EngineError, ModelError
+from stepladder.domain.plain import Continuation
 from stepladder.domain.prediction import Generation, TokenLogprob
 from stepladder.domain.protocols import CompletionScore, Decoding, Grammar, ModelIdentity, Prompt, Request
 from stepladder.engines.transformers.answering import Answering, Ask, BatchLimits, batches
@@ -24,7 +27,7 @@ from stepladder.engines.transformers.grammar import GrammarCompiler, RowGrammar
 from stepladder.engines.transformers.grouping import prefix_groups
 from stepladder.engines.transformers.heads import Head, head_on
 from stepladder.engines.transformers.rows import Row, draw_seed
-from stepladder.engines.transformers.scoring import Options, score_batch, score_trie
+from stepladder.engines.transformers.scoring import Options, place_logits, score_batch, score_trie
 from stepladder.engines.transformers.speakers import Speakers, speaking
 from stepladder.engines.transformers.streaming import TextStream
 from stepladder.files import hash_json
@@ -60,6 +63,11 @@ class TransformersEngine:
     @property
     def identity(self) -> ModelIdentity:
         return self._loaded.identity
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model that answers."""
+        return self._loaded
 
     @property
     def shape(self) -> ModelShape:
@@ -183,6 +191,21 @@ class TransformersEngine:
         if on_text is not None:
             row.listener = TextStream(self._decode, lambda piece: on_text(place, piece)).follow
         return Ask(row, ids, self._speakers.of(request.adapter, read=self._answering.writer is not None))
+
+    def continue_ids(self, ids: Sequence[int], decoding: Decoding, *, adapter: Path | None = None) -> Continuation:
+        """What the model writes behind bare token ids, chosen and drawn as answers are; without a grammar."""
+        with self._lock:
+            speaker = self._speakers.of(adapter, read=self._answering.writer is not None)
+            row = Row(0, ids, decoding, draw_seed(decoding.seed, ids))
+            list(self._answering.finish([Ask(row, ids, speaker)]))
+        return Continuation(self._decode(row.answer), row.completion_tokens, cut=row.end == "length")
+
+    def next_logits(self, ids: Sequence[int], *, adapter: Path | None = None) -> Iterator[torch.Tensor]:
+        """Logits of the token after each of bare token ids, (vocabulary,), by the output layer that answers are chosen with."""
+        with self._lock:
+            bare, speaker = self._answering.head, self._speakers.of(adapter, read=False)
+            with speaking(self._loaded, speaker) as model:
+                yield from place_logits(model, head_on(model, bare), ids)
 
     def score(
         self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]], *, adapter: Path | None = None

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import GenerationConfig
 
 from stepladder.domain.errors import UsageError
 from stepladder.domain.messages import Message
 from stepladder.domain.plain import Continuation, TokenScore
-from stepladder.domain.protocols import Prompt
+from stepladder.domain.protocols import Decoding, Prompt
+from stepladder.engines.transformers.engine import TransformersEngine
 from stepladder.models.conversation import encode_answer, encode_prompt
-from stepladder.models.loading import LoadedModel
-
-LEAST_SHARE = 1e-9
-"""A `top_p` that leaves the likeliest token only; transformers takes no 0."""
 
 
 class LocalPlainTexts:
-    """`domain.plain.PlainTexts` over a loaded model. One call at a time, and none while an engine answers with the same model."""
+    """`domain.plain.PlainTexts` over an engine's model: tokens are chosen, drawn and weighed as those of its answers are.
 
-    def __init__(self, loaded: LoadedModel) -> None:
-        self._loaded = loaded
+    What the model's own generation config says (penalties, suppressed tokens) does not count, as it does not for answers.
+    """
+
+    def __init__(self, engine: TransformersEngine) -> None:
+        self._engine = engine
+        self._loaded = engine.loaded
         self._letters = _byte_of_letter()
 
     @property
@@ -46,29 +44,16 @@ class LocalPlainTexts:
         self, ids: Sequence[int], max_new_tokens: int, *, temperature: float, top_p: float, seed: int, adapter: Path | None
     ) -> Continuation:
         self.decode(ids)  # names an unknown id before the model stumbles over it
-        stops = list(self._loaded.stop_ids)
-        drawing: dict[str, Any] = {"do_sample": False}
-        if temperature > 0:
-            drawing = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": max(top_p, LEAST_SHARE)}
-        config = GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=stops, pad_token_id=stops[0], **drawing)
-        prompt = torch.tensor([list(ids)], device=self._loaded.device)
-        devices = [self._loaded.device] if self._loaded.device.type == "cuda" else []
-        with self._speaking(adapter) as model, torch.random.fork_rng(devices=devices), torch.inference_mode():
-            torch.manual_seed(seed)
-            written = model.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=config)
-        new = written[0, len(ids) :].tolist()
-        ended = bool(new) and new[-1] in stops
-        text = self._loaded.tokenizer.decode(new[:-1] if ended else new, keep_control_tokens=True)
-        return Continuation(text, len(new), cut=not ended)
+        decoding = Decoding(max_new_tokens, temperature=temperature, seed=seed, top_p=top_p)
+        return self._engine.continue_ids(ids, decoding, adapter=adapter)
 
     def scores(self, ids: Sequence[int], top: int, *, adapter: Path | None) -> list[TokenScore]:
         """Every token of a text, with the `top` likeliest at each place."""
         self.decode(ids)
-        with self._speaking(adapter) as model, torch.inference_mode():
-            logits = model(torch.tensor([list(ids)], device=self._loaded.device)).logits[0]
         found = [TokenScore(*self._shown(ids[0]), None)]
-        for place, id in enumerate(ids[1:]):
-            values = torch.log_softmax(logits[place].float(), dim=-1)  # one row at a time: the whole table may be gigabytes
+        foretold = self._engine.next_logits(ids[:-1], adapter=adapter) if len(ids) > 1 else ()
+        for id, logits in zip(ids[1:], foretold, strict=True):
+            values = torch.log_softmax(logits, dim=-1)
             best = torch.topk(values, top) if top else None
             tops = [] if best is None else list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
             likeliest = tuple((*self._shown(other), value) for other, value in tops)
@@ -81,14 +66,6 @@ class LocalPlainTexts:
         before = encode_prompt(loaded.template, loaded.tokenizer, prompt.messages, prompt.tools)
         said = encode_answer(loaded.template, loaded.tokenizer, prompt.messages, answer.content, prompt.tools)[:-1]
         return self.scores([*before, *said], top, adapter=adapter)[len(before) :]
-
-    @contextmanager
-    def _speaking(self, adapter: Path | None) -> Iterator[Any]:
-        if adapter is None:
-            yield self._loaded.model
-            return
-        with self._loaded.adapter(adapter) as model:
-            yield model
 
     def _shown(self, id: int) -> tuple[str, bytes]:
         """A token's text and bytes; half a letter has bytes that are no text by themselves."""

@@ -6,7 +6,7 @@ beginning may be remembered, and any other decoder through the model's own modul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +79,16 @@ def score_batch(
     elif longest > 0:
         _add_one_by_one(model, head, ready, completions, sums)
     return sums
+
+
+@torch.inference_mode()
+def place_logits(model: Any, head: Head, ids: Sequence[int]) -> Iterator[torch.Tensor]:
+    """Logits of the token after each of `ids`, (vocabulary,), in fp32 at least; the whole table may be gigabytes."""
+    device = next(model.parameters()).device
+    places = torch.arange(len(ids), device=device)
+    states = head.read(model, places, input_ids=torch.tensor([list(ids)], device=device), use_cache=False)[0]
+    for part in torch.split(states, max(1, LOGIT_FLOATS // head.vocabulary)):
+        yield from head.logits(part)
 
 
 def _inputs(options: Options) -> int:

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from stepladder.domain.jobs import Job, JobStatus, NewEvent
 from stepladder.domain.plain import PlainTexts
-from stepladder.domain.protocols import Embedder
+from stepladder.domain.protocols import Embedder, ServingEngine
 from stepladder.service.serving.asking import AskingThread
 from stepladder.service.serving.names import ModelNames
 from stepladder.service.serving.news import News
@@ -38,7 +38,7 @@ class House:
 
     Attributes:
         embedder: Loads what embeds, at the first call. `embedder_name` and patterns of other names are what it answers to.
-        plain_texts: Makes what `plain` gives.
+        plain_texts: Makes what `plain` gives, of the model's engine.
     """
 
     store: Store
@@ -46,7 +46,7 @@ class House:
     asking: AskingThread
     news: News
     embedder: Callable[[], Embedder]
-    plain_texts: Callable[[str], PlainTexts]
+    plain_texts: Callable[[ServingEngine], PlainTexts]
     embedder_name: str = "wordllama"
     embedder_aliases: tuple[str, ...] = ()
     settings: HouseSettings = field(default_factory=HouseSettings)
@@ -66,8 +66,7 @@ class House:
 
     def plain(self, location: str) -> PlainTexts:
         """The model at a location for bare texts; its weights count among the loaded ones."""
-        self.names.bases.engine(location)
-        return self.plain_texts(location)
+        return self.plain_texts(self.names.bases.engine(location))
 
     def is_embedder(self, name: str) -> bool:
         return name == self.embedder_name or any(fnmatchcase(name, pattern) for pattern in self.embedder_aliases)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 
-from stepladder.domain.plain import PlainTexts
 from stepladder.domain.protocols import Embedder, Predictor
 from stepladder.domain.task import Task
 from stepladder.models.catalog import STARTER_EMBEDDER, STARTER_MODEL, is_remote
@@ -78,7 +77,7 @@ def open_house(wishes: Wishes) -> House:
         asking=AskingThread(most_waiting=wishes.chats_waiting),
         news=News(store.database),
         embedder=_embedder,
-        plain_texts=partial(_plain_texts, device=wishes.device),
+        plain_texts=wiring.build_plain_texts,
         embedder_name=STARTER_EMBEDDER.name,
         embedder_aliases=for_embedder,
         settings=wishes.settings,
@@ -117,7 +116,3 @@ def _restore(run: Path, rung: str, *, device: str) -> Predictor:
 @lru_cache(maxsize=1)
 def _embedder() -> Embedder:
     return wiring.build_embedder()
-
-
-def _plain_texts(location: str, *, device: str) -> PlainTexts:
-    return wiring.build_plain_texts(location, device=device)
