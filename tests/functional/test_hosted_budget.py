@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,15 @@ from chat_server import ChatServer, Reply, chat_server, completion, echo
 from small_tasks import THINGS, write_task
 from stepladder.domain.climb import RungStatus
 from stepladder.domain.errors import BudgetError, DataError, EngineError
+from stepladder.domain.jobs import LOCAL_PROJECT
+from stepladder.domain.messages import Input, Message
 from stepladder.domain.task import Task
 from stepladder.engines.endpoint import EndpointEngine
+from stepladder.service.chat import open_chat
 from stepladder.service.climb import Climb, climb
 from stepladder.service.predict import predict
+from stepladder.service.serving.house import House
+from stepladder.service.serving.opening import Wishes, open_house
 from stepladder.service.wiring import build_engine
 
 PROMPT_USD, COMPLETION_USD = 1000.0, 2000.0  # per million tokens
@@ -129,6 +137,67 @@ def test_answers_to_new_inputs_never_cost_more_than_the_budget_however_often_the
                 predict(finished.folder, new, output, rung="prompt")
         assert 10 < len(server.requests) * CALL_USD <= 20
         assert len(output.read_text(encoding="utf-8").splitlines()) >= 32
+
+
+# Rungs at work
+
+
+@pytest.fixture(scope="module")
+def priced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, ChatServer]]:
+    """A finished climb of a served base whose calls cost money from now on, and the server."""
+    folder = tmp_path_factory.mktemp("priced") / "task"
+    with pytest.MonkeyPatch.context() as patch, chat_server(Knowing) as server:
+        patch.setenv("STEPLADDER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("OPENAI_API_KEY", raising=False)
+        model, left_out = f'base = "{server.url} small"', 'skip = ["classifier", "rag", "constrained", "nearest"]'
+        world = write_task(folder, 130, model=model, use=PRICES, budget="usd = 20", rungs=left_out)
+        free = EndpointEngine(server.url, "small")
+        finished = climb(folder, tools=replace(world.tools, engine=free, tuner=None))
+        yield finished.folder, server
+
+
+def ask_until_broke(house: House, run: Path, rung: str, server: ChatServer) -> float:
+    """Ask a served rung until the money ends; what the provider has billed since its list of requests was cleared."""
+    speaker = house.names.rungs.speaker(LOCAL_PROJECT, f"rung:{run.name}/{rung}")
+    assert speaker is not None
+    inputs = [Input(str(number), (Message("user", f"number {number}"),)) for number in range(200)]
+    with pytest.raises(BudgetError, match="of 20 USD are spent") as caught:
+        house.asking.call(lambda: speaker.predictor().predict(inputs)).result()
+    assert f"remove {run.name}.serve.money.jsonl" in str(caught.value)
+    return len(server.requests) * CALL_USD
+
+
+def test_a_server_has_one_budget_for_all_rungs_of_a_run_through_evictions_and_restarts(
+    priced: tuple[Path, ChatServer], tmp_path: Path
+) -> None:
+    run, server = priced
+    server.requests.clear()
+    wishes = Wishes(tmp_path / "home", models=("mine=fake",), runs=(run,))
+    with closing(open_house(wishes)) as house:
+        spent = ask_until_broke(house, run, "prompt", server)
+        assert 10 < spent <= 20
+        assert ask_until_broke(house, run, "few-shot", server) == spent
+        house.names.rungs.forget()
+        assert ask_until_broke(house, run, "prompt", server) == spent
+    with closing(open_house(wishes)) as house:
+        assert ask_until_broke(house, run, "prompt", server) == spent
+    run.with_name(f"{run.name}.serve.money.jsonl").unlink()
+    with closing(open_house(wishes)) as house:
+        assert spent < ask_until_broke(house, run, "prompt", server) <= spent + 20
+
+
+def test_all_talks_with_a_run_have_one_budget(priced: tuple[Path, ChatServer]) -> None:
+    run, server = priced
+    server.requests.clear()
+    for _ in range(2):
+        talk = open_chat(run, rung="prompt")
+        with pytest.raises(BudgetError, match="of 20 USD are spent"):
+            for _ in range(200):
+                talk.voices[0].answer("A heron.", lambda piece: None)
+                talk.forget()
+        del talk
+        gc.collect()  # as if its process had ended
+    assert 10 < len(server.requests) * CALL_USD <= 20
 
 
 # Without prices

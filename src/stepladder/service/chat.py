@@ -15,6 +15,7 @@ from stepladder.service.open_run import find_run
 from stepladder.service.predict import restore_rung
 from stepladder.service.setup import Watcher
 from stepladder.service.shipping import plain_name
+from stepladder.service.spending import purse_beside_run
 from stepladder.techniques.asking import ModelPredictor, ZeroShot
 from stepladder.techniques.forms import PLAIN
 from stepladder.techniques.tuning import TunedPredictor
@@ -79,7 +80,7 @@ def open_chat(run: Path | str, *, rung: str | None = None, device: str = "auto",
         raise RunError(
             "there is no rung to talk to." if name is None else "recorded answers cannot talk.", "Choose one with --rung."
         )
-    predictor = restore_rung(folder, name, device=device, watcher=watcher)
+    predictor = restore_rung(folder, name, device=device, watcher=watcher, purse=purse_beside_run(folder, "chat"))
     if isinstance(predictor, TunedPredictor):
         predictor = predictor.seed_predictors()[0]
     voices = [Voice(name, predictor)]

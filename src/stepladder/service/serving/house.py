@@ -12,6 +12,7 @@ from stepladder.domain.protocols import Embedder, ServingEngine
 from stepladder.service.serving.asking import AskingThread
 from stepladder.service.serving.names import ModelNames
 from stepladder.service.serving.news import News
+from stepladder.service.spending import ServedPurses
 from stepladder.storage.blobs import Blobs
 from stepladder.storage.jobs import Jobs, append_events
 from stepladder.storage.store import Store
@@ -38,6 +39,7 @@ class House:
 
     Attributes:
         embedder: Loads what embeds, at the first call. `embedder_name` and patterns of other names are what it answers to.
+        purses: What the hosted models below served rungs draw on.
         plain_texts: Makes what `plain` gives, of the model's engine.
     """
 
@@ -50,6 +52,7 @@ class House:
     embedder_name: str = "wordllama"
     embedder_aliases: tuple[str, ...] = ()
     settings: HouseSettings = field(default_factory=HouseSettings)
+    purses: ServedPurses = field(default_factory=ServedPurses)
 
     @property
     def blobs(self) -> Blobs:
@@ -84,4 +87,5 @@ class House:
     def close(self) -> None:
         self.news.close()
         self.asking.close()
+        self.purses.close()
         self.store.close()

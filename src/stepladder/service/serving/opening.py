@@ -19,6 +19,7 @@ from stepladder.service.serving.house import House, HouseSettings
 from stepladder.service.serving.names import ModelNames
 from stepladder.service.serving.news import News
 from stepladder.service.serving.rungs import Rungs
+from stepladder.service.spending import ServedPurses
 from stepladder.storage.run_folder import RunFolder
 from stepladder.storage.store import Store
 
@@ -65,9 +66,10 @@ def open_house(wishes: Wishes) -> House:
         wiring.forget_models()
 
     bases = build_bases(wishes, [alias for alias in aliases if alias.base != STARTER_EMBEDDER.name], forget=forget)
+    purses = ServedPurses()
     rungs = Rungs(
         wishes.runs,
-        restore=partial(_restore, device=wishes.device),
+        restore=partial(_restore, device=wishes.device, purses=purses),
         known=partial(_finished_climbs, store),
         hold=partial(hold_base, bases),
     )
@@ -81,6 +83,7 @@ def open_house(wishes: Wishes) -> House:
         embedder_name=STARTER_EMBEDDER.name,
         embedder_aliases=for_embedder,
         settings=wishes.settings,
+        purses=purses,
     )
 
 
@@ -109,8 +112,8 @@ def _finished_climbs(store: Store) -> list[Path]:
     return [Path(entry.folder) for entry in entries if entry.kind == "climb" and entry.status == "finished"]
 
 
-def _restore(run: Path, rung: str, *, device: str) -> Predictor:
-    return restore_rung(RunFolder.open(run), rung, device=device)
+def _restore(run: Path, rung: str, *, device: str, purses: ServedPurses) -> Predictor:
+    return restore_rung(RunFolder.open(run), rung, device=device, purse=purses.of(run))
 
 
 @lru_cache(maxsize=1)
