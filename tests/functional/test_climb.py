@@ -17,7 +17,7 @@ from chat_server import chat_server
 from small_tasks import LABELS, World, write_task
 from stepladder.data.bundled import copy_bundled
 from stepladder.domain.climb import RungStatus
-from stepladder.domain.errors import DataError, ModelError, PrivacyError, UsageError
+from stepladder.domain.errors import DataError, ModelError, NotShown, PrivacyError, UsageError
 from stepladder.domain.protocols import Conversation, Decoding, Prompt, Tuned, Tuner
 from stepladder.domain.task import LoraSettings
 from stepladder.domain.verdict import Outcome
@@ -312,6 +312,29 @@ def test_the_demo_never_replaces_a_folder_of_the_users(tmp_path: Path) -> None:
     folder = copy_bundled("tickets", tmp_path / "new")
     assert copy_bundled("tickets", folder) == folder
     assert (folder / "task.toml").is_file()
+
+
+@dataclass
+class Forgetful:
+    """The world's model with a template that cannot show what an assistant said before."""
+
+    world: World
+
+    def __call__(self, prompt: Prompt, decoding: Decoding, adapter: Path | None) -> str:
+        if any(message.role == "assistant" for message in prompt.messages):
+            raise NotShown(f"Prompt '{prompt.id}': the chat template rewrites earlier turns.", "Use another model.")
+        return self.world.answer(prompt, decoding, adapter)
+
+
+def test_rungs_that_show_earlier_answers_are_left_out_where_the_template_rewrites_them(tmp_path: Path) -> None:
+    world = write_task(tmp_path / "task", 130, rungs='skip = ["classifier"]')
+    finished = climb(tmp_path / "task", tools=replace(world.tools, engine=FakeEngine(Forgetful(world))))
+    for name in ("few-shot", "nearest"):
+        rung = next(rung for rung in finished.rungs if rung.name == name)
+        assert rung.status is RungStatus.NOT_APPLICABLE
+        assert "the chat template rewrites earlier turns" in rung.reason
+    assert {name for name, status in statuses(finished).items() if status is RungStatus.RAN} >= {"baseline", "prompt", "lora"}
+    assert finished.verdict.rung is not None
 
 
 def test_a_fine_tune_that_cannot_be_done_does_not_cost_the_verdict(tmp_path: Path) -> None:

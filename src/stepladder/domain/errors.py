@@ -51,6 +51,10 @@ class ModelError(StepladderError):
     """A model cannot be found, loaded, or used for what was asked."""
 
 
+class NotShown(ModelError):
+    """A model's chat template cannot show earlier answers as they were given."""
+
+
 class LackOfMemory(ModelError):
     """A model needs more memory than this machine can give."""
 

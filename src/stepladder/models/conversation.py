@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from stepladder.domain.errors import ModelError
+from stepladder.domain.errors import ModelError, NotShown
 from stepladder.domain.messages import Message, ToolCall
 from stepladder.domain.protocols import Conversation
 from stepladder.models.chat_template import ChatTemplate
@@ -58,7 +58,8 @@ def encode_prompt(
     """Token ids up to where the model's turn begins.
 
     Raises:
-        ModelError: The template cannot render the conversation (tools or words dropped, order of roles, rewritten turns).
+        ModelError: The template cannot render the conversation (tools or words dropped, order of roles).
+        NotShown: It rewrites earlier answers.
     """
     safe = [_mark(message, tokenizer) for message in messages]
     safe_tools = _mark_value(list(tools), tokenizer)
@@ -85,7 +86,7 @@ def encode_conversation(template: ChatTemplate, tokenizer: Tokenizer, conversati
         turns = _assistant_turns(template, tokenizer, safe, safe_tools, text)
         pieces = encode_pieces(tokenizer, text, turns)
     except ModelError as error:
-        raise ModelError(f"Row '{conversation.id}': {error.problem}", error.hint) from error
+        raise type(error)(f"Row '{conversation.id}': {error.problem}", error.hint) from error
     token_ids = tuple(id for ids, _ in pieces for id in ids)
     learned = tuple(is_learned for ids, is_learned in pieces for _ in ids)
     if not any(learned):
@@ -179,7 +180,7 @@ def _one_turn(
         raise _rewrites(template, number)
     written = after[len(before) :]
     if message.content.strip() not in written:
-        raise ModelError(f"the chat template of {template.model} changes the assistant's words.", "Use another model.")
+        raise NotShown(f"the chat template of {template.model} changes the assistant's words.", "Use another model.")
     ending = end_of_turn(template, tokenizer)
     # A control token inside the content stands between marks, so the last bare one is the template's own.
     bare = _MARKED.sub(lambda match: " " * len(match.group()), written)
@@ -199,11 +200,11 @@ def _refuse_dropped_words(template: ChatTemplate, messages: Sequence[Message], t
             )
 
 
-def _rewrites(template: ChatTemplate, number: int) -> ModelError:
-    return ModelError(
-        f"the chat template of {template.model} rewrites earlier turns (turn {number + 1}), so what was trained "
-        "would not be what is asked later.",
-        "Use a model whose template only appends, or one exchange per row.",
+def _rewrites(template: ChatTemplate, number: int) -> NotShown:
+    return NotShown(
+        f"the chat template of {template.model} rewrites earlier turns (turn {number + 1}), so what was written or "
+        "trained would not be what is shown later.",
+        "Use a model whose template only appends, or one exchange per conversation.",
     )
 
 

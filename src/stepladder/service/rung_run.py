@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from stepladder.domain.climb import GradedRow, RungStatus
-from stepladder.domain.errors import MissingExtra, NotOffered
+from stepladder.domain.errors import MissingExtra, NotOffered, NotShown
 from stepladder.domain.messages import Example
 from stepladder.domain.prediction import Grade, Prediction, Score, Ungraded
 from stepladder.domain.protocols import FitContext, Predictor, Recipe, Technique
@@ -136,12 +136,12 @@ def run_rung(name: str, technique: Technique, world: World, context: FitContext,
     start = time.perf_counter()
     try:
         predictor = technique.fit(context) if recorded is None else technique.restore(recorded["recipe"], context)
-    except (MissingExtra, NotOffered) as error:
+    except (MissingExtra, NotOffered, NotShown) as error:
         return RungRun(name, technique, world, RungStatus.NOT_APPLICABLE, str(error))
     examples = world.held_out if technique.tuned else world.validation
     try:
         predictions = predictor.predict([example.input for example in examples])
-    except NotOffered as error:
+    except (NotOffered, NotShown) as error:
         return RungRun(name, technique, world, RungStatus.NOT_APPLICABLE, str(error))
     seconds = time.perf_counter() - start if recorded is None else float(recorded["seconds"])
     if recorded is None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
-from stepladder.domain.errors import EngineError, ModelError
+from stepladder.domain.errors import EngineError, ModelError, NotShown
 from stepladder.domain.messages import Message
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Prompt
@@ -26,7 +26,9 @@ from stepladder.engines.transformers.answering import batches as split_into_batc
 from stepladder.engines.transformers.caches import is_plain
 from stepladder.engines.transformers.engine import BatchLimits, TransformersEngine
 from stepladder.files import hash_file
+from stepladder.models.chat_template import ChatTemplate
 from stepladder.models.loading import LoadedModel
+from tiny_model import CHATML
 
 INSTRUCTION = "Answer the customer's message with one JSON object. Think about the order, the parcel and the refund."
 WORDS = ["where", "is", "my", "parcel", "I", "want", "a", "refund", "for", "the", "lamp", "please", "4711", "äöü", "\n", "now"]
@@ -361,6 +363,16 @@ def test_tools_a_template_drops_are_refused_by_the_prompts_name(engine: Transfor
     tool = {"type": "function", "function": {"name": "look_up", "parameters": {}}}
     with pytest.raises(ModelError, match="with tools"):
         engine.generate([Prompt("with tools", (Message("user", "x"),), (tool,))], Decoding(3))
+
+
+def test_a_prompt_whose_earlier_answers_the_template_rewrites_is_named(tiny: LoadedModel) -> None:
+    said_again = CHATML.replace("message['content']", "(message['content'] if loop.last else message['content'] | upper)")
+    engine = TransformersEngine(dataclasses.replace(tiny, template=ChatTemplate(said_again, model="shouting")))
+    [alone] = engine.count_tokens([Prompt("one", (Message("user", "A"),))])
+    assert alone > 0
+    turns = (Message("user", "A"), Message("assistant", "yes"), Message("user", "B"))
+    with pytest.raises(NotShown, match="Prompt 'several': the chat template of shouting rewrites earlier turns"):
+        engine.generate([Prompt("several", turns)], Decoding(2))
 
 
 def test_a_folder_without_adapter_is_refused(engine: TransformersEngine, tmp_path: Path) -> None:

@@ -301,7 +301,7 @@ class TransformersEngine:
         try:
             return encode_prompt(self._loaded.template, self._loaded.tokenizer, prompt.messages, prompt.tools)
         except ModelError as error:
-            raise ModelError(f"Prompt '{prompt.id}': {error.problem}", error.hint) from error
+            raise type(error)(f"Prompt '{prompt.id}': {error.problem}", error.hint) from error
 
     def _encode_answer(self, prompt: Prompt, completion: str) -> list[int]:
         return encode_answer(self._loaded.template, self._loaded.tokenizer, prompt.messages, completion, prompt.tools)
