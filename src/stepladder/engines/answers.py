@@ -48,7 +48,7 @@ class AnswerStore:
         self._looked = False
 
     def find(self, key: str) -> dict[str, Any] | None:
-        """The entry of a key; None when there is none, or when it is damaged (then it is removed)."""
+        """The entry of a key; None when there is none, or when it is damaged (then it is removed, if it can be)."""
         if self.folder is None:
             return None
         path = self._path(key)
@@ -59,7 +59,7 @@ class AnswerStore:
         entry = _checked(digest, content, key)
         if entry is None:
             self.broken += 1
-            path.unlink(missing_ok=True)
+            _remove(path)
             return None
         with suppress(OSError):  # another process may just have removed it
             os.utime(path)  # what was used longest ago goes first
@@ -100,8 +100,8 @@ class AnswerStore:
         try:
             with lock(self.folder / ".lock"):
                 self._trim()
-        except Locked:
-            return  # another process is at it
+        except (Locked, OSError):
+            return  # another process is at it, or the folder is somebody else's
 
     def _trim(self) -> None:
         assert self.folder is not None
@@ -113,7 +113,7 @@ class AnswerStore:
                 continue
             if path.suffix == ".tmp":
                 if time.time() - state.st_mtime > STALE_SECONDS:
-                    path.unlink(missing_ok=True)
+                    _remove(path)
                 continue
             entries.append((state.st_mtime, _on_disk(state.st_size), path))
         total = sum(size for _, size, _ in entries)
@@ -122,8 +122,8 @@ class AnswerStore:
         for _, size, path in sorted(entries):
             if total <= TRIMMED_TO * self._most_bytes:
                 break
-            path.unlink(missing_ok=True)
-            total -= size
+            if _remove(path):
+                total -= size
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None
@@ -235,6 +235,14 @@ def _write(path: Path, data: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _remove(path: Path) -> bool:
+    """Whether it is gone; a folder that is shared read-only keeps what it holds, and that ends no climb."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+        return True
+    return False
 
 
 def _on_disk(size: int) -> int:

@@ -161,6 +161,31 @@ def test_a_damaged_entry_is_a_miss_that_is_said_and_mended(damage: Any, tmp_path
     assert (last.read_back, last.broken) == (1, 0)
 
 
+def refuse_to_remove(path: Path, missing_ok: bool = False) -> None:
+    raise PermissionError(1, "Operation not permitted", str(path))
+
+
+def test_a_damaged_entry_that_cannot_be_removed_is_a_miss_and_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = CachedEngine(FakeEngine(), store(tmp_path)).generate([ask("a"), ask("b")], SHORT)
+    for entry in entries(tmp_path):
+        entry.write_bytes(b"torn")
+    monkeypatch.setattr(Path, "unlink", refuse_to_remove)
+    inner, later = FakeEngine(), store(tmp_path)
+    assert CachedEngine(inner, later).generate([ask("a"), ask("b")], SHORT) == answers
+    assert (len(inner.calls), later.broken) == (2, 2)
+
+
+@pytest.mark.parametrize("what", ["entries", "lock"])
+def test_a_crowded_folder_of_somebody_else_is_left_as_it_is(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = CachedEngine(FakeEngine(), store(tmp_path, most_bytes=2 * BLOCK_BYTES))
+    if what == "entries":
+        monkeypatch.setattr(Path, "unlink", refuse_to_remove)
+    else:
+        (tmp_path / ".lock").mkdir()  # cannot be opened, as a file of another user cannot
+    engine.generate([ask(str(number)) for number in range(9)], SHORT)
+    assert len(entries(tmp_path)) == 9
+
+
 def test_a_whole_entry_under_another_key_is_not_believed(tmp_path: Path) -> None:
     CachedEngine(FakeEngine(), store(tmp_path)).generate([ask("a"), ask("b")], SHORT)
     first, second = entries(tmp_path)
