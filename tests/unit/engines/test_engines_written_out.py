@@ -35,6 +35,7 @@ from stepladder.files import hash_file
 from stepladder.models.conversation import encode_prompt
 from stepladder.models.loading import LoadedModel
 from stepladder.models.prefix.choice import Chooser, FineLosses
+from stepladder.models.prefix.lanes import Arrival, Lanes
 
 INSTRUCTION = "Answer the customer's message with one JSON object. Think about the order, the parcel and the refund."
 TEXTS = ["where is my parcel", "refund", "I want a refund for the lamp now please", "lamp", "4711", "äöü is broken", "a", "now"]
@@ -92,6 +93,68 @@ def test_every_architecture_answers_as_plain_generate_does(tiny: LoadedModel, ar
         assert (engine._answering.writer is None) == (architecture in STOCK)
         assert_same(tiny, engine.generate(PROMPTS, Decoding(18)), expected)
         assert_same(tiny, engine.generate(PROMPTS[2:3], Decoding(18)), expected[2:3])
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """One forward of the written-out decoder: how many lanes there are, how many rows go on, how long those are that begin."""
+
+    lanes: int
+    going: int
+    beginning: tuple[int, ...]
+
+
+def passes_of(engine: TransformersEngine, requests: Sequence[Request]) -> list[Pass]:
+    """The forwards that answering takes, where prompts share nothing that is computed apart."""
+    writer = engine._answering.writer
+    assert writer is not None
+    seen: list[Pass] = []
+    step = writer.decoder.step
+
+    def watched(lanes: Lanes, tokens: Sequence[int], arrivals: Sequence[Arrival] = ()) -> torch.Tensor:
+        seen.append(Pass(lanes.rows, len(tokens), tuple(len(arrival.token_ids) for arrival in arrivals)))
+        return step(lanes, tokens, arrivals)
+
+    writer.decoder.step = watched  # type: ignore[method-assign]
+    engine.answer(requests)
+    return seen
+
+
+def request(words: int, max_new_tokens: int) -> Request:
+    return Request(ask("lamp " * words, f"{words}-{max_new_tokens}"), Decoding(max_new_tokens))
+
+
+def test_a_lane_that_is_free_is_given_to_the_next_row_while_others_are_still_answered(tiny: LoadedModel) -> None:
+    requests = [request(8, 40), *(request(number % 7, 2 + number % 3) for number in range(20))]
+    passes = passes_of(engine_of(tiny, tiny.model, BatchLimits(rows=3, tokens=100_000)), requests)
+    waiting = len(requests)
+    for one in passes:
+        assert len(one.beginning) == min(waiting, one.lanes - one.going)
+        waiting -= len(one.beginning)
+    assert waiting == 0
+    assert sum(one.going > 0 and len(one.beginning) > 0 for one in passes) > 5
+
+
+def test_the_longest_prompts_begin_first_so_that_neighbours_are_alike(tiny: LoadedModel) -> None:
+    lengths = (3, 17, 0, 9, 30, 1, 22, 5, 12, 26)
+    for room in ([6] * len(lengths), [130 - 4 * length for length in lengths]):  # in the second the longest need the least
+        requests = [request(length, tokens) for length, tokens in zip(lengths, room, strict=True)]
+        passes = passes_of(engine_of(tiny, tiny.model, BatchLimits(rows=2, tokens=100_000)), requests)
+        begun = [length for one in passes for length in one.beginning]
+        assert len(begun) == len(lengths)
+        assert begun == sorted(begun, reverse=True)
+
+
+def test_prompts_that_leave_room_for_few_lanes_are_asked_apart_wherever_they_stand(tiny: LoadedModel) -> None:
+    long, short = request(120, 4), [request(number % 5, 4) for number in range(16)]
+    limits = BatchLimits(rows=16, tokens=400)
+    counts = [
+        len(passes_of(engine_of(tiny, tiny.model, limits), requests))
+        for requests in ([long, *short], [*short, long], [*short[:8], long, *short[8:]])
+    ]
+    assert counts == [counts[0]] * 3
+    apart = len(passes_of(engine_of(tiny, tiny.model, limits), short))
+    assert counts[0] <= apart + 4  # those of the long one, and no more for the others
 
 
 @settings(max_examples=12, deadline=None)

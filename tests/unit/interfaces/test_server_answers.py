@@ -7,8 +7,9 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from pydantic import BaseModel
 from live_server import BASE, LiveServer, fake_house, live_server, put_model
 from stepladder.domain.answer import answer_text
 from stepladder.domain.messages import Message, ToolCall
+from stepladder.domain.plain import Continuation
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Prompt
 from stepladder.engines.fake import FakeEngine, last_user_turn
+from stepladder.engines.fake_plain import FakePlainTexts
 
 WEATHER: Any = {
     "type": "function",
@@ -152,6 +155,33 @@ def test_a_share_of_the_likeliest_tokens_reaches_the_engine(client: OpenAI, engi
     drawn, greedy = (call.decoding for call in engine.calls if call.decoding is not None)
     assert (drawn.top_p, drawn.temperature, drawn.seed) == (0.4, 0.7, 3)
     assert (greedy.top_p, greedy.temperature, greedy.seed) == (1.0, 0.0, 0)
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+def test_each_of_several_choices_is_a_draw_of_its_own_that_a_seed_repeats(endpoint: str, tmp_path: Path) -> None:
+    engine = FakeEngine(lambda prompt, decoding, adapter: f"drawn by {decoding.seed}", name=BASE)
+    house = replace(fake_house(tmp_path / "service", engine=engine), plain_texts=lambda engine: DrawnTexts())
+    with live_server(house) as server, server.client() as plain:
+
+        def drawn(**more: Any) -> list[str]:
+            asked = {"messages": user("x")} if endpoint == "chat" else {"prompt": "x"}
+            path = "/v1/chat/completions" if endpoint == "chat" else "/v1/completions"
+            choices = plain.post(path, json={"model": BASE, "n": 4, "temperature": 1.0, **asked, **more}).json()["choices"]
+            return [choice["message"]["content"] if endpoint == "chat" else choice["text"] for choice in choices]
+
+        first, other, unseeded = drawn(seed=7), drawn(seed=700), [*drawn(), *drawn()]
+        assert first == drawn(seed=7)
+        assert len({*first, *other}) == 8
+        assert len(set(unseeded)) == 8
+
+
+class DrawnTexts(FakePlainTexts):
+    """Says by which seed it draws."""
+
+    def continue_text(
+        self, ids: Sequence[int], max_new_tokens: int, *, temperature: float, top_p: float, seed: int, adapter: Path | None
+    ) -> Continuation:
+        return Continuation(f"drawn by {seed}", 3, cut=False)
 
 
 def test_a_fault_known_before_a_stream_begins_has_a_status(client: OpenAI) -> None:
