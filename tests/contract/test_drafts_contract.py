@@ -1,4 +1,4 @@
-"""Drafts may be references: nothing that a technique is given or may import takes one."""
+"""Drafts may be references: nothing that a technique is given or may import takes one, and only a learning curve has any."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import stepladder
 import stepladder.techniques
 from stepladder.domain.protocols import Drafting, Engine, FitContext
 from stepladder.engines import wrappers
@@ -36,6 +37,16 @@ def names_in(source: str) -> set[str]:
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
 def test_no_technique_names_what_takes_drafts(module: Path) -> None:
     assert not names_in(module.read_text(encoding="utf-8")) & OFFERS_DRAFTS
+
+
+def test_the_learning_curve_alone_hands_drafts_in() -> None:
+    package = Path(next(iter(stepladder.__path__)))
+    named = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if names_in(path.read_text(encoding="utf-8")) & {"Drafted", "generate_drafted"}
+    }
+    assert {name for name in named if not name.startswith("engines/")} == {"service/curve.py"}
 
 
 def test_the_search_would_find_it() -> None:

@@ -192,6 +192,7 @@ class ServingEngine(Engine, Serving, Protocol):
 class Drafting(Protocol):
     """An engine that answers faster where somebody already has an idea of the answer. Never handed to a technique.
 
+    Drafts come from the learning curve of a tuned rung (`service.curve`), where only scores are wanted, and from nowhere else.
     A draft changes no answer, only its time: whatever the model would not have written itself is thrown away.
     """
 
