@@ -7,7 +7,7 @@ What was ever used for learning or choosing never becomes a test row. Rows whose
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from scipy.special import betainc
@@ -54,6 +54,7 @@ class Splits:
     cluster_of: Of all rows.
     aside: Rows that count nowhere: near-duplicates of a row in a stricter split, and test or validation rows that wait for more.
     growth: How the test split grows when rows are added; None where the user's own files say which rows are tested.
+    learned_before: Rows of the user's own test file that learned or chose in an earlier climb.
     """
 
     regime: Regime
@@ -65,6 +66,7 @@ class Splits:
     aside: frozenset[str] = frozenset()
     openings: tuple[Opening, ...] = ()
     growth: Growth | None = None
+    learned_before: tuple[str, ...] = ()
 
     def counted(self, examples: Iterable[Example], split: Split | None = None) -> tuple[Example, ...]:
         """The rows that count, of one split or of all, in the order given."""
@@ -127,7 +129,8 @@ def split_given(
             f"{rows_in_words(len(moved))} of your test file learned or chose in an earlier climb: {some_of(moved)}."
         )
     placing.split_of = split_of
-    return _finish(placing, write=write, regime="large" if parts.get("validation") else "medium")
+    splits, notes = _finish(placing, write=write, regime="large" if parts.get("validation") else "medium")
+    return replace(splits, learned_before=tuple(moved)), notes
 
 
 def hold_out(

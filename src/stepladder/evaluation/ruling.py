@@ -35,6 +35,7 @@ class VerdictInputs:
             laid beside it, and why, in sentences.
         leaks: Test rows that training rows or demonstrations give away, in words; any makes the verdict invalid.
         accepted_leaks: Those in documents that the user has accepted; any keeps the verdict from being confirmed.
+        learned_before: Test rows that learned or chose in an earlier climb; any keeps the verdict from being confirmed.
         refit_faults: By contender, why its fit on all rows, which would be shipped after cross-fitting, cannot be used.
         calls_total: Calls after which the job is over; None = it has no end.
         tune_anyway: Whether a tuned rung may be recommended although the job is over before its training pays.
@@ -52,6 +53,7 @@ class VerdictInputs:
     max_latency_seconds: float | None = None
     leaks: tuple[str, ...] = ()
     accepted_leaks: tuple[str, ...] = ()
+    learned_before: tuple[str, ...] = ()
     seed: int = 0
     why_nothing_tuned: str = ""
     data_may_leave: bool = True

@@ -28,6 +28,7 @@ MOST_CUT = 0.05
 WARN_FROM_OPENINGS = 5
 NEVER_CONFIRMED_FROM_OPENINGS = 20
 MOST_FALSE_PASSES = 0.05
+FEW_NAMED = 5
 CLOSE = 0.05  # odds from which a tuned rung of one seed lost so closely that another seed could have won
 
 
@@ -167,6 +168,12 @@ def _doubts(inputs: VerdictInputs, ruling: Ruling, eligible: Sequence[Contender]
         f"Accepted in `[data] accept`: {leak}. This says how the rungs fare only where users ask what stands there."
         for leak in inputs.accepted_leaks
     ]
+    if inputs.learned_before:
+        first = ", ".join(inputs.learned_before[:FEW_NAMED])
+        doubts.append(
+            f"{len(inputs.learned_before)} of the test rows learned or chose in an earlier climb ({first}); what was made of that "
+            "climb knows them."
+        )
     for rung in eligible:
         if rung.tuned and rung.seeds == 1 and _matters(rung, ruling):
             doubts.append(f"{rung.rung} was trained with one seed; another seed may score differently.")

@@ -100,6 +100,7 @@ def hold_contest(
         max_latency_seconds=settings.use.max_latency_seconds,
         leaks=find_leaks(base.data, [ran.world for ran in runs]),
         accepted_leaks=find_accepted(base.data, [ran.world for ran in runs]),
+        learned_before=base.data.splits.learned_before,
         seed=base.options.seed,
         why_nothing_tuned=_why_nothing_tuned(runs, contenders),
         data_may_leave=settings.use.data_may_leave,

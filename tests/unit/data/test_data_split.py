@@ -399,8 +399,9 @@ def test_moving_a_train_row_into_an_own_test_file_is_said(tmp_path: Path) -> Non
     examples = rows(range(60))
     split_given({"train": examples[:30], "test": examples[30:]}, alone(examples), task=task)
     for _ in range(3):  # also in the climbs after the first that tests it
-        _, notes = split_given({"train": examples[1:30], "test": [examples[0], *examples[30:]]}, alone(examples), task=task)
+        splits, notes = split_given({"train": examples[1:30], "test": [examples[0], *examples[30:]]}, alone(examples), task=task)
         assert "1 row of your test file learned or chose in an earlier climb: r0." in notes
+        assert splits.learned_before == ("r0",)
     splits, _ = make(tmp_path, rows(range(150)))
     assert splits.split_of["r0"] == "train"
     assert {splits.split_of[f"r{number}"] for number in range(30, 60)} == {"test"}

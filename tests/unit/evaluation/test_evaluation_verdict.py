@@ -521,6 +521,12 @@ def test_a_leak_that_is_accepted_is_a_reason_to_confirm_nothing() -> None:
     assert accepted.reasons[0].startswith("Accepted in `[data] accept`: a document holds test row 7. ")
 
 
+def test_test_rows_that_learned_in_an_earlier_climb_are_a_reason_to_confirm_nothing() -> None:
+    clean, known = verdict(rung("prompt", 60)), verdict(rung("prompt", 60), learned_before=("r1", "r2"))
+    assert (known.outcome, clean.confidence, known.confidence) == (clean.outcome, "confirmed", "indicative")
+    assert known.reasons[0].startswith("2 of the test rows learned or chose in an earlier climb (r1, r2)")
+
+
 def test_more_than_two_percent_ungraded_is_a_broken_grader() -> None:
     scores = np.ones(ROWS)
     scores[:2] = np.nan
