@@ -93,8 +93,11 @@ def request_fault(request: dict[str, Any], takes_temperature: bool) -> str | Non
             if not CALL_ID.fullmatch(block["id"]) or block["id"] in seen or not isinstance(block["input"], dict):
                 return "messages: a tool_use block is malformed"
             seen.add(block["id"])
-        if any(block["type"] == "text" and not block["text"] for block in turn["content"]):
+        texts = [block["text"] for block in turn["content"] if block["type"] == "text"]
+        if "" in texts:
             return "messages: text content blocks must be non-empty"
+        if texts and not any(text.strip() for text in texts):
+            return "messages: text content blocks must contain non-whitespace text"
     for tool in request.get("tools", ()):
         if set(tool) - {"name", "description", "input_schema"} or tool["input_schema"].get("type") != "object":
             return "tools: malformed"

@@ -28,6 +28,8 @@ from stepladder.engines.served import ServedEngine, secret_of
 from stepladder.engines.usage import Most, read_counts
 
 SDK = Sdk(anthropic.APIStatusError, anthropic.APITimeoutError, anthropic.APIConnectionError, anthropic.AnthropicError)
+NO_WORDS = "(no text)"
+"""What stands for a turn without a word: the API takes no blank text, and turns have to alternate."""
 _STANDARD = frozenset({"model", "messages", "max_tokens", "system", "tools", "output_config"})
 KEYWORDS = frozenset(
     {"$schema", "$id", "$defs", "$ref", "type", "enum", "const", "anyOf", "allOf", "properties", "required", "items"}
@@ -98,7 +100,8 @@ class Messages:
         Raises:
             EngineError: A demonstrated call's arguments are no JSON object.
         """
-        system = "\n\n".join(message.content for message in prompt.messages if message.role == "system")
+        said = [message.content for message in prompt.messages if message.role == "system"]
+        system = "\n\n".join(one for one in said if one.strip())
         turns = [message for message in prompt.messages if message.role != "system"]
         request: dict[str, Any] = {
             "model": self._address.model,
@@ -153,6 +156,8 @@ class Messages:
             self.remarks.count("answers came without token counts that can be right; theirs are estimated")
         if cut and not text:
             self.remarks.count(UNSPOKEN)
+        if text == NO_WORDS and any(map(_is_blank, prompt.messages)):
+            text = ""  # as it was shown
         labelled = decoding.grammar is not None and decoding.grammar.kind == "labels" and not cut
         return Generation(
             text=unwrap_label(text) if labelled else text,
@@ -229,8 +234,10 @@ def _add(turns: list[dict[str, Any]], role: str, block: dict[str, Any]) -> None:
 
 
 def _blocks(message: Message, ids: Mapping[str, str], prompt_id: str) -> Iterator[dict[str, Any]]:
-    if message.content or not message.tool_calls:
+    if message.content.strip():
         yield {"type": "text", "text": message.content}
+    elif _is_blank(message):
+        yield {"type": "text", "text": NO_WORDS}
     for call in message.tool_calls:
         arguments = parse_arguments(call.arguments)
         if arguments is None:
@@ -239,6 +246,10 @@ def _blocks(message: Message, ids: Mapping[str, str], prompt_id: str) -> Iterato
                 "Correct the row.",
             )
         yield {"type": "tool_use", "id": ids[call.id], "name": call.name, "input": arguments}
+
+
+def _is_blank(message: Message) -> bool:
+    return message.role in ("user", "assistant") and not message.content.strip() and not message.tool_calls
 
 
 def _check_grammar(grammar: Grammar, name: str) -> None:

@@ -60,15 +60,16 @@ class ThinkThenConstrain:
     prompter: ZeroShot
 
     def predict(self, inputs: Sequence[Input]) -> list[Prediction]:
-        """Answer every input once, in order; tokens and seconds of both calls are added up."""
-        asked = self.prompter(inputs)
-        first = [replace(one, prompt=_ask_for_thoughts(one.prompt)) for one in asked]
+        """Answer every input once, in order; tokens and seconds of both calls are added up.
+
+        An input whose thoughts did not come has no answer: what is said without them is not this rung's.
+        """
+        first = [replace(one, prompt=_ask_for_thoughts(one.prompt)) for one in self.prompter(inputs)]
         thoughts = generate(self.context, first)
-        second = [
-            replace(one, prompt=_show_thoughts(one.prompt, thought.text)) for one, thought in zip(first, thoughts, strict=True)
-        ]
-        answers = generate(self.context, second, grammar=grammar_of(self.context.task))
-        return [_joined(thought, answer) for thought, answer in zip(thoughts, answers, strict=True)]
+        came = [place for place, thought in enumerate(thoughts) if not (thought.fault or thought.unspoken)]
+        second = [replace(first[place], prompt=_show_thoughts(first[place].prompt, thoughts[place].text)) for place in came]
+        answers = dict(zip(came, generate(self.context, second, grammar=grammar_of(self.context.task)), strict=True))
+        return [_joined(thought, answers[place]) if place in answers else thought for place, thought in enumerate(thoughts)]
 
 
 def has_reasoning_field(context: FitContext) -> bool:
@@ -111,8 +112,6 @@ def _joined(thought: Prediction, answer: Prediction) -> Prediction:
     before, after = thought.generation, answer.generation
     if before is None or after is None or after.fault:
         return answer
-    if before.fault:  # what was said without the thoughts is not this rung's answer
-        return thought
     both: Generation = replace(
         after,
         prompt_tokens=before.prompt_tokens + after.prompt_tokens,

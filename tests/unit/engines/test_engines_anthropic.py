@@ -16,7 +16,7 @@ from stepladder.domain.messages import Message, ToolCall
 from stepladder.domain.prediction import Generation, Prediction
 from stepladder.domain.protocols import Decoding, Grammar, Prompt
 from stepladder.engines.address import ANTHROPIC_URL, Address, parse_model
-from stepladder.engines.anthropic import AnthropicEngine, Messages
+from stepladder.engines.anthropic import NO_WORDS, AnthropicEngine, Messages
 from stepladder.engines.purse import Prices, Purse
 
 SHORT = Decoding(max_new_tokens=8)
@@ -95,6 +95,30 @@ def test_tools_calls_and_their_results_arrive_as_the_api_wants_them(server: Mess
         ("user", ["tool_result"]),
     ]
     assert request["messages"][1]["content"][0]["input"] == {"city": "Graz"}
+
+
+BLANK = [
+    (Message("user", "a"), Message("assistant", ""), Message("user", "b")),
+    (Message("user", "a"), Message("assistant", " \n"), Message("user", "b")),
+    (Message("user", ""), Message("assistant", "a"), Message("user", "b")),
+    (Message("system", " "), Message("user", "b")),
+    (Message("user", "a"), Message("assistant", "\n", tool_calls=(ToolCall("1", "f", "{}"),)), Message("user", "b")),
+]
+
+
+@pytest.mark.parametrize("turns", BLANK)
+def test_a_turn_without_a_word_is_not_refused_and_no_turn_is_lost(server: MessagesServer, turns: tuple[Message, ...]) -> None:
+    assert answer(server, [Prompt("row", turns)])[0].text == "b"
+    [request] = server.requests
+    spoken = [turn["role"] for turn in request["messages"]]
+    assert spoken == [turn.role for turn in turns if turn.role != "system"]
+    assert "system" not in request
+
+
+def test_a_model_that_follows_demonstrated_silence_says_nothing(server: MessagesServer) -> None:
+    shown = (Message("user", "a"), Message("assistant", ""), Message("user", NO_WORDS))
+    assert answer(server, [Prompt("row", shown)])[0].text == ""  # the server repeats the last turn
+    assert answer(server, [ask(NO_WORDS)])[0].text == NO_WORDS  # nobody showed it
 
 
 def test_arguments_that_are_no_object_are_refused_by_name(server: MessagesServer) -> None:

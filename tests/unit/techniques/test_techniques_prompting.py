@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from chat_server import ChatServer, chat_server, completion, echo
+from messages_server import MessagesServer, echo_message, message
 from stepladder.domain.errors import MissingExtra
 from stepladder.domain.messages import Input
 from stepladder.domain.prediction import Grade, Prediction, Score
-from stepladder.domain.protocols import CompletionScore, Decoding, ModelIdentity, Prompt
+from stepladder.domain.protocols import CompletionScore, Decoding, Engine, FitContext, ModelIdentity, Prompt
+from stepladder.engines.address import Address
 from stepladder.engines.answers import AnswerStore, CachedEngine
+from stepladder.engines.anthropic import AnthropicEngine
 from stepladder.engines.cache import RecordedEngine
+from stepladder.engines.endpoint import EndpointEngine
 from stepladder.engines.fake import FakeEngine
 from stepladder.techniques.asking import ZeroShot
 from stepladder.techniques.constrained import NOW_ANSWER, THINK, Constrained
@@ -209,6 +216,79 @@ def test_thinking_first_is_two_calls_and_chosen_only_when_better(tmp_path: Path)
     assert [message.content for message in second.prompt.messages[-2:]] == ["deep thought", NOW_ANSWER]
     assert prediction.generation is not None
     assert prediction.generation.prompt_tokens == sum(engine.count_tokens([first.prompt, second.prompt]))
+
+
+EMPTY = {"reasoning": "", "note": ""}
+NO_THOUGHTS = {
+    "withheld": (message([], "refusal"), completion(None, "content_filter")),
+    "cut before its first word": (message([], "max_tokens"), completion("", "length")),
+    "in no protocol's shape": ({"oops": 1}, {"oops": 1}),
+    "empty though tokens were written": (message([], output_tokens=30), completion("", completion_tokens=30)),
+}
+
+
+@pytest.mark.parametrize("lost", NO_THOUGHTS.values(), ids=NO_THOUGHTS.keys())
+@pytest.mark.parametrize("api", ["anthropic", "openai"])
+def test_an_input_whose_thoughts_did_not_come_has_no_answer_and_the_others_do(tmp_path: Path, api: str, lost: Any) -> None:
+    with thinking_server(api, lambda text: lost[api == "openai"] if "otter" in text else None) as (server, engine):
+        context = reasoning_context(tmp_path, engine)
+        rows = [row.input for row in context.train[:8]]
+        predictions = Constrained().restore({"think": True, **PLAIN.as_recipe()}, context).predict(rows)
+        unheard = [row.id for row in rows if "otter" in row.messages[-1].content]
+        assert 0 < len(unheard) < len(rows)
+        assert [one.input_id for one in predictions] == [row.id for row in rows]
+        assert [one.input_id for one in predictions if one.fault or one.unspoken] == unheard
+        assert all(json.loads(one.text) == EMPTY for one in predictions if one.input_id not in unheard)
+        held = [request for request in server.requests if {"output_config", "response_format"} & set(request)]
+        probes = 1 if api == "openai" else 0
+        assert len(held) == len(rows) - len(unheard) + probes  # nothing is paid for and thrown away
+
+
+@pytest.mark.parametrize("api", ["anthropic", "openai"])
+def test_a_model_that_has_no_thoughts_still_answers_in_the_form(tmp_path: Path, api: str) -> None:
+    silent = message([], output_tokens=1) if api == "anthropic" else completion("", completion_tokens=1)
+    with thinking_server(api, lambda text: silent) as (_, engine):
+        context = reasoning_context(tmp_path, engine)
+        [answer] = Constrained().restore({"think": True, **PLAIN.as_recipe()}, context).predict([context.train[0].input])
+    assert json.loads(answer.text) == EMPTY
+
+
+def test_no_thoughts_at_all_end_in_no_answers(tmp_path: Path) -> None:
+    with thinking_server("anthropic", lambda text: message([], "max_tokens")) as (server, engine):
+        context = reasoning_context(tmp_path, engine)
+        rows = [row.input for row in context.train[:2]]
+        predictions = Constrained().restore({"think": True, **PLAIN.as_recipe()}, context).predict(rows)
+        assert [one.unspoken for one in predictions] == [True, True]
+        assert len(server.requests) == 2
+
+
+@contextmanager
+def thinking_server(api: str, lost: Callable[[str], Any]) -> Iterator[tuple[ChatServer, Engine]]:
+    """A hosted engine and its server, where `lost` may take the place of a thought about a text."""
+
+    say, held = (message, echo_message) if api == "anthropic" else (completion, echo)
+
+    def answer(request: dict[str, Any]) -> Any:
+        if {"output_config", "response_format"} & set(request):
+            return held(request)
+        said = request["messages"][-1]["content"]
+        text = said if isinstance(said, str) else said[-1]["text"]
+        return lost(text) or say("Hm, a thing.")
+
+    with chat_server(MessagesServer if api == "anthropic" else ChatServer) as server:
+        server.answer = answer
+        build = AnthropicEngine if api == "anthropic" else EndpointEngine
+        engine = build(Address(server.url, "test"), api_key="none", first_pause_seconds=0.01)
+        yield server, engine
+        engine.close()
+
+
+def reasoning_context(folder: Path, engine: Engine) -> FitContext:
+    context = fake_context(folder, engine, "json")
+    properties = {"reasoning": {"type": "string"}, "note": {"type": "string"}}
+    schema = {"type": "object", "required": list(properties), "properties": properties, "additionalProperties": False}
+    (context.task.folder / "schema.json").write_text(json.dumps(schema), encoding="utf-8")
+    return context
 
 
 def test_a_missing_grammar_library_is_the_reason_not_to(tmp_path: Path) -> None:
