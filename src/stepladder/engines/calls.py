@@ -13,9 +13,9 @@ from stepladder.domain.errors import EngineError, Unanswered
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Prompt
 from stepladder.engines.failures import CallFailure
-from stepladder.engines.pace import Pace
+from stepladder.engines.pace import LONGEST_ASKED_SECONDS, Pace, resting
 from stepladder.engines.purse import Prices, Purse
-from stepladder.engines.retries import Patience
+from stepladder.engines.retries import Patience, retry_after_seconds
 from stepladder.engines.usage import Most
 from stepladder.files import hash_json
 
@@ -109,8 +109,9 @@ class Calls:
         """Answer every prompt, several at a time; `on_answer` is called in the caller's thread.
 
         A call that brings no answer in spite of all attempts leaves a generation with a `fault`. When this server has never
-        answered, or too many calls in a row bring nothing, or one fails for a reason that concerns them all, the others are
-        cancelled and the failure is raised; calls under way are still waited for and reported, since they are paid for.
+        answered, or too many calls in a row bring nothing, or one fails for a reason that concerns them all (a pause that the
+        server wants and nobody waits for is one), the others are cancelled and the failure is raised; calls under way are still
+        waited for and reported, since they are paid for.
 
         Raises:
             EngineError, BudgetError.
@@ -148,7 +149,10 @@ class Calls:
                     continue
                 pause = patience.pause_seconds(failure)
                 if failure.pushes_back:
-                    self.pace.pushed_back(began, pause or 0.0)
+                    asked = retry_after_seconds(failure.headers) or 0.0
+                    self.pace.pushed_back(began, max(pause or 0.0, asked))
+                    if asked > LONGEST_ASKED_SECONDS:  # the pace tells it to the calls that wait, too
+                        raise resting(asked) from None
                 if pause is None:
                     raise
                 if not failure.pushes_back:
@@ -261,6 +265,7 @@ def raise_as_engine_error(provider: Provider, failure: CallFailure) -> NoReturn:
         "shape": "Check that the URL is that of the protocol (OpenAI's usually ends in /v1).",
         "empty": "Look at what the server sends: a model that thinks may leave its answer among its thoughts.",
         "withheld": "The provider's own filter keeps it back: look at the row.",
+        "resting": "Run it again then: what was answered and kept is not asked again.",
         "status": _ADVICE.get(failure.status or 0, "The server has a fault: try again later, or look into its log."),
     }[failure.kind]
     refused = failure.kind == "status" and not failure.of_the_call

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Literal, Protocol
 
-Kind = Literal["status", "timeout", "unreachable", "broken", "shape", "empty", "withheld"]
+Kind = Literal["status", "timeout", "unreachable", "broken", "shape", "empty", "withheld", "resting"]
 ANSWER_LOST = frozenset({502, 504, 520, 522, 524})
 """A gateway's words for "it was asked, but the answer did not come through"."""
 PUSHES_BACK = frozenset({429, 503, 529})
@@ -22,7 +22,7 @@ class CallFailure(Exception):
 
     `kind`: "status" (an HTTP error), "timeout", "unreachable" (never connected), "broken" (the connection ended first),
     "shape" (a reply, but not in the protocol's shape), "empty" (one that holds no answer), "withheld" (the provider keeps the
-    answer back).
+    answer back), "resting" (it was not sent: the server asked for a pause that is longer than a call waits).
     """
 
     def __init__(self, kind: Kind, words: str, status: int | None = None, headers: Mapping[str, str] | None = None) -> None:
@@ -37,7 +37,7 @@ class CallFailure(Exception):
         """Whether the model may have answered although no answer arrived."""
         if self.kind == "status":
             return self.status in ANSWER_LOST
-        return self.kind != "unreachable"
+        return self.kind not in ("unreachable", "resting")
 
     @property
     def pushes_back(self) -> bool:
@@ -49,7 +49,7 @@ class CallFailure(Exception):
         """Whether it may concern this one call alone, so that others may still be answered."""
         if self.kind == "status":
             return self.status is not None and (self.status in (408, 409, 429) or self.status >= 500)
-        return self.kind != "unreachable"
+        return self.kind not in ("unreachable", "resting")
 
     @property
     def reason(self) -> str:
@@ -63,6 +63,7 @@ class CallFailure(Exception):
             "shape": f"did not answer in its protocol's shape: {self.words}",
             "empty": f"sent a reply without an answer: {self.words}",
             "withheld": f"withheld its answer: {self.words}",
+            "resting": self.words,
         }[self.kind]
 
 

@@ -7,6 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from stepladder.engines.failures import CallFailure
+
+LONGEST_ASKED_SECONDS = 120.0
+"""A server that wants more patience than this is not waited for."""
+LONGEST_REST_SECONDS = 3600.0
+"""A server is asked again after this, whatever it said."""
+
 
 class Pace:
     """Additive increase, multiplicative decrease, between 1 and `most` calls at once. Shared by the threads of one engine.
@@ -36,10 +43,16 @@ class Pace:
 
     @contextmanager
     def turn(self) -> Iterator[float]:
-        """Wait for a place among the calls under way, and hold it; gives the moment it began (of `time.monotonic`)."""
+        """Wait for a place among the calls under way, and hold it; gives the moment it began (of `time.monotonic`).
+
+        Raises:
+            CallFailure: The server wants to be left alone for longer than a call waits ("resting").
+        """
         with self._changed:
             while self._under_way >= self.limit or time.monotonic() < self._not_before:
                 pause = self._not_before - time.monotonic()
+                if pause > LONGEST_ASKED_SECONDS:
+                    raise resting(pause)
                 self._changed.wait(pause if pause > 0 else None)
             self._under_way += 1
         try:
@@ -66,5 +79,11 @@ class Pace:
                 self._limit = max(1.0, self._limit / 2)
                 self._slowed = time.monotonic()
                 self.slowest = min(self.slowest, self.limit)
-            self._not_before = max(self._not_before, time.monotonic() + pause_seconds)
+            self._not_before = max(self._not_before, time.monotonic() + min(pause_seconds, LONGEST_REST_SECONDS))
             self._changed.notify_all()
+
+
+def resting(seconds: float) -> CallFailure:
+    """What a call ends in that the server wants to wait for longer than calls do."""
+    words = f"asks for no calls for another {seconds:,.0f} seconds, and none waits longer than {LONGEST_ASKED_SECONDS:g}"
+    return CallFailure("resting", words)

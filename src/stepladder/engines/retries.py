@@ -13,11 +13,10 @@ import time
 from collections.abc import Mapping
 
 from stepladder.engines.failures import CallFailure
+from stepladder.engines.pace import LONGEST_ASKED_SECONDS
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 8.0
-LONGEST_ASKED_SECONDS = 120.0
-"""A server that wants more patience than this is not waited for."""
 REFUSALS_PER_RETRY = 4
 """A call that was turned away at the door cost nothing: it may come back this many times as often as one that failed."""
 SHAPE_RETRIES = 1
@@ -74,7 +73,7 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
             seconds = float(headers[name]) / unit
         except (KeyError, ValueError):
             continue
-        return None if math.isnan(seconds) else seconds
+        return seconds if math.isfinite(seconds) else None
     try:
         return email.utils.parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time()
     except (KeyError, ValueError, OverflowError):

@@ -13,7 +13,7 @@ import pytest
 
 from chat_server import ChatServer, Reply, chat_server, completion, echo
 from messages_server import MessagesServer
-from stepladder.domain.errors import EngineError, NotOffered
+from stepladder.domain.errors import EngineError, NotOffered, Unanswered
 from stepladder.domain.messages import Message
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import Decoding, Grammar, Prompt
@@ -21,6 +21,7 @@ from stepladder.engines.address import Address
 from stepladder.engines.anthropic import AnthropicEngine
 from stepladder.engines.calls import GIVE_UP_AFTER
 from stepladder.engines.endpoint import EndpointEngine
+from stepladder.engines.failures import CallFailure
 from stepladder.engines.pace import Pace
 from stepladder.engines.purse import Prices, Purse
 from stepladder.engines.usage import HIDDEN_FACTOR, ROOM_FOR_TEMPLATE
@@ -187,6 +188,35 @@ def test_after_a_429_nobody_calls_before_the_time_the_server_named(server: ChatS
     answer(server, [f"row {number}" for number in range(12)], concurrency=2)
     first, *later = server.arrivals
     assert sum(arrival - first < 0.45 for arrival in later) <= 2  # those that were under way already
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_wants_a_longer_pause_than_calls_wait_gets_no_more_of_them(server: ChatServer, status: int) -> None:
+    engine = EndpointEngine(server.url, "test", KEY, concurrency=2, first_pause_seconds=0.01)
+    reported: list[str] = []
+    engine.generate([ask("warm")], SHORT)
+    server.script = [
+        Reply(status, {"error": {"message": "slow"}}, {"Retry-After": "300"}),
+        Reply(body=completion("kept"), delay_seconds=0.3),
+    ]
+    rows = [ask(f"row {number}") for number in range(12)]
+    for asked in (3, 3):  # the second round comes before the pause is over: nothing is sent
+        with pytest.raises(Unanswered, match=r"asks for no calls for another (300|299) seconds.*Run it again then") as caught:
+            engine.generate(rows, SHORT, on_answer=lambda index, generation: reported.append(generation.text))
+        assert len(server.requests) == asked
+        assert KEY not in str(caught.value)
+    assert reported == ["kept"]  # it was under way, and is paid for
+    engine.close()
+
+
+def test_a_pause_without_a_sensible_end_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    pace, now = Pace(2), time.monotonic()
+    pace.pushed_back(now, 1e12)
+    with pytest.raises(CallFailure), pace.turn():
+        pass
+    monkeypatch.setattr("stepladder.engines.pace.time.monotonic", lambda: now + 3700.0)
+    with pace.turn():
+        pass
 
 
 def test_the_pace_halves_once_for_calls_turned_away_together_and_grows_slowly() -> None:

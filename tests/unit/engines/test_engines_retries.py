@@ -50,6 +50,7 @@ def test_a_date_is_understood_too() -> None:
     later = email.utils.formatdate(time.time() + 30, usegmt=True)
     assert retry_after_seconds({"retry-after": later}) == pytest.approx(30, abs=2)
     assert retry_after_seconds({"retry-after": "next week"}) is None
+    assert retry_after_seconds({"retry-after": "inf"}) is None
 
 
 def test_pauses_grow_up_to_eight_seconds() -> None:
