@@ -66,7 +66,7 @@ class AnthropicEngine(ServedEngine):
 
 
 class Messages:
-    """The Messages API. It took a temperature once; a model that refuses it is asked without, and that is said."""
+    """The Messages API. It took a temperature and `top_p` once; a model that refuses one is asked without, and that is said."""
 
     def __init__(self, address: Address, api_key: str, timeout_seconds: float) -> None:
         self.remarks = Remarks(address.name)
@@ -78,7 +78,7 @@ class Messages:
         self._address = address
         self._secret = secret_of(api_key)
         self._timeout_seconds = timeout_seconds
-        self._takes_temperature = True
+        self._left_out: set[str] = set()
         self._learning = threading.Lock()
 
     @property
@@ -108,9 +108,10 @@ class Messages:
             "max_tokens": decoding.max_new_tokens,
             "messages": _turns(turns, prompt.id),
         }
-        if self._takes_temperature:
-            request["temperature"] = decoding.temperature
-            request |= {"top_p": decoding.top_p} if decoding.temperature > 0 and decoding.top_p < 1 else {}
+        drawn = {"temperature": decoding.temperature}
+        if decoding.temperature > 0 and decoding.top_p < 1:
+            drawn["top_p"] = decoding.top_p
+        request |= {name: value for name, value in drawn.items() if name not in self._left_out}
         if system:
             request["system"] = system
         if prompt.tools:
@@ -129,13 +130,15 @@ class Messages:
         )
 
     def adapts_to(self, failure: CallFailure, request: Mapping[str, Any]) -> bool:
-        """Learn that this model takes no temperature."""
-        if failure.status != 400 or "temperature" not in request or "temperature" not in failure.words.lower():
-            return False
-        with self._learning:
-            self._takes_temperature = False
-            self.remarks.note("takes no temperature: its answers are drawn its own way and may differ from call to call")
-        return True
+        """Learn that this model takes no `top_p`, which some take only without a temperature, or no temperature."""
+        words = failure.words.lower()
+        for name in ("top_p", "temperature") if failure.status == 400 else ():
+            if name in request and name in words:
+                with self._learning:
+                    self._left_out.add(name)
+                    self.remarks.note(f"takes no {name}: its answers are drawn its own way and may differ from call to call")
+                return True
+        return False
 
     def read(self, body: Any, prompt: Prompt, decoding: Decoding, *, seconds: float, most: Most) -> Generation:
         """The generation in a reply; thoughts are left out of it, and counted."""
@@ -270,15 +273,22 @@ def _schema_faults(schema: Any, path: str) -> Iterator[str]:
     if not isinstance(schema, dict):
         yield f"{where} it is no object"
         return
-    if schema.get("type") == "object" and schema.get("additionalProperties") is not False:
+    types = schema.get("type")
+    is_object = "properties" in schema or "object" in (types if isinstance(types, list) else [types])
+    if is_object and schema.get("additionalProperties") is not False:
         yield f"{where} `additionalProperties` is not false"
     for keyword in schema:
         if keyword not in KEYWORDS and (keyword != "minItems" or schema[keyword] not in (0, 1)):
             yield f"{where} it knows no `{keyword}`"
-    parts = {**schema.get("properties", {}), **schema.get("$defs", {})}
-    for key in ("anyOf", "allOf"):
-        parts |= {f"{key}/{number}": part for number, part in enumerate(schema.get(key, ()))}
-    if "items" in schema:
-        parts["items"] = schema["items"]
-    for name, part in parts.items():
+    for name, part in _parts(schema):
         yield from _schema_faults(part, f"{path}/{name}")
+
+
+def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The schemas inside a schema, with their names; two may have the same one."""
+    yield from schema.get("properties", {}).items()
+    yield from ((f"$defs/{name}", part) for name, part in schema.get("$defs", {}).items())
+    for key in ("anyOf", "allOf"):
+        yield from ((f"{key}/{number}", part) for number, part in enumerate(schema.get(key, ())))
+    if "items" in schema:
+        yield "items", schema["items"]

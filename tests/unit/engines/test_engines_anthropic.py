@@ -209,6 +209,20 @@ def test_a_model_without_a_temperature_is_asked_without_and_that_is_said(server:
     engine.close()
 
 
+def test_a_model_that_takes_only_one_of_temperature_and_top_p_keeps_its_temperature(server: MessagesServer) -> None:
+    server.script = [refusal(400, "`temperature` and `top_p` cannot both be specified for this model.")]
+    engine = AnthropicEngine(Address(server.url, "claude-test", "", "anthropic"), KEY, concurrency=1)
+    drawn = Decoding(8, temperature=0.7, top_p=0.9)
+    assert [item.text for item in engine.generate([ask("a"), ask("b")], drawn)] == ["a", "b"]
+    engine.generate([ask("c")], SHORT)
+    sent = [(request.get("temperature"), request.get("top_p")) for request in server.requests]
+    assert sent == [(0.7, 0.9), (0.7, None), (0.7, None), (0.0, None)]
+    assert engine.remarks == (
+        "anthropic:claude-test: takes no top_p: its answers are drawn its own way and may differ from call to call.",
+    )
+    engine.close()
+
+
 # Held answers
 
 
@@ -238,6 +252,20 @@ def test_a_schema_and_labels_go_out_as_structured_output(server: MessagesServer)
         ({"type": "object", "properties": {}}, "at its top `additionalProperties` is not false"),
         (schema_of(n={"anyOf": [{"type": "string", "maxLength": 3}]}), "at '/n/anyOf/0' it knows no `maxLength`"),
         (schema_of(n={"type": "array", "minItems": 3}), "at '/n' it knows no `minItems`"),
+        (
+            schema_of(n={"type": "string", "pattern": "a+"}) | {"$defs": {"n": {"type": "string"}}},
+            "at '/n' it knows no `pattern`",
+        ),
+        (
+            schema_of(n={"type": "string"}) | {"$defs": {"n": {"type": "string", "pattern": "a+"}}},
+            "at '/$defs/n' it knows no `pattern`",
+        ),
+        (
+            {"type": "array", "items": {"type": "string"}, **schema_of(items={"type": "string", "minLength": 1})},
+            "at '/items' it knows no `minLength`",
+        ),
+        (schema_of(n={"type": ["object", "null"]}), "at '/n' `additionalProperties` is not false"),
+        (schema_of(n={"properties": {}}), "at '/n' `additionalProperties` is not false"),
     ],
 )
 def test_a_schema_it_cannot_hold_is_refused_by_name_and_not_sent_weaker(
