@@ -16,6 +16,8 @@ Api = Literal["openai", "anthropic"]
 OPENAI_URL = "https://api.openai.com/v1"
 ANTHROPIC_URL = "https://api.anthropic.com"
 OWN_KEY = "STEPLADDER_API_KEY"
+PLACEHOLDER = "none"
+"""Stands for a key where none is needed."""
 _PROVIDERS: dict[str, tuple[Api, str, str, str]] = {
     "openai": ("openai", OPENAI_URL, "OPENAI_BASE_URL", "OPENAI_API_KEY"),
     "anthropic": ("anthropic", ANTHROPIC_URL, "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY"),
@@ -37,7 +39,12 @@ class Address:
     @property
     def name(self) -> str:
         """As `[model] base` would spell it."""
-        return f"{self.provider}:{self.model}" if self.provider else f"{self.url} {self.model}"
+        return f"{self.provider}:{self.model}" if self.provider else f"{self.public_url} {self.model}"
+
+    @property
+    def public_url(self) -> str:
+        """The URL without what may be secret in it: for messages and records."""
+        return _public(self.url)
 
     @property
     def moved(self) -> bool:
@@ -47,7 +54,7 @@ class Address:
     @property
     def identity_name(self) -> str:
         """What its answers are known by: `name`, behind the server's URL where a provider's name alone does not tell it."""
-        return f"{_public(self.url)} {self.name}" if self.moved else self.name
+        return f"{self.public_url} {self.name}" if self.moved else self.name
 
     @property
     def api(self) -> Api:
@@ -68,7 +75,7 @@ class Address:
         key = read_key(self.key_variable)
         if not key and self.hosted:
             raise EngineError(f"{self.name} needs an API key.", f"Set the environment variable {self.key_variable}.")
-        return key or "none"
+        return key or PLACEHOLDER
 
 
 def read_key(variable: str) -> str:
@@ -115,6 +122,8 @@ def _checked_url(url: str, where: str) -> str:
     parts = urlsplit(url)
     if parts.username or parts.password:
         raise UsageError(f"{where} holds a password.", f"Put the key into {OWN_KEY} instead.")
+    if parts.query or parts.fragment:  # the calls' paths would follow it, and be part of it
+        raise UsageError(f"{where} goes on after its path, with '?' or '#'.", "Leave that away: a call could not carry it.")
     return url.rstrip("/")
 
 

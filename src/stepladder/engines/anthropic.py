@@ -87,7 +87,11 @@ class Messages:
 
     @property
     def url(self) -> str:
-        return self._address.url
+        return self._address.public_url
+
+    @property
+    def secret(self) -> str:
+        return self._secret
 
     @property
     def thinks_within_limit(self) -> bool:

@@ -47,7 +47,14 @@ class Provider(Protocol):
         ...
 
     @property
-    def url(self) -> str: ...
+    def url(self) -> str:
+        """Of the server, for messages."""
+        ...
+
+    @property
+    def secret(self) -> str:
+        """What no message may repeat; empty where there is nothing."""
+        ...
 
     @property
     def thinks_within_limit(self) -> bool:
@@ -183,7 +190,7 @@ class Calls:
                 spent = self._prices.cost_usd(generation.prompt_tokens, generation.completion_tokens)
         except CallFailure as failure:
             spent = usd if failure.may_be_billed else 0.0
-            raise
+            raise failure.without(self._provider.secret) from None
         finally:
             if self._purse is not None:
                 self._purse.settle(call, spent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ ANSWER_LOST = frozenset({502, 504, 520, 522, 524})
 PUSHES_BACK = frozenset({429, 503, 529})
 """A server's words for "not so many at once"."""
 LONGEST_WORDS = 200
+SHORTEST_ODD_SECRET = 8
+"""Nobody says a key of so many letters by chance; a shorter one may be a word that means something else."""
 
 
 class CallFailure(Exception):
@@ -31,6 +34,10 @@ class CallFailure(Exception):
         self.kind = kind
         self.status = status
         self.headers = headers or {}
+
+    def without(self, secret: str) -> CallFailure:
+        """The same, with a key hidden that the server has repeated."""
+        return CallFailure(self.kind, hidden(self.words, secret), self.status, self.headers)
 
     @property
     def may_be_billed(self) -> bool:
@@ -93,7 +100,8 @@ def ask(sdk: Sdk, send: Callable[[], AbstractContextManager[Any]], *, timeout_se
     whole reply has to be there in `timeout_seconds`, give or take one byte's wait.
 
     Nothing that leaves here holds `secret`: neither the body, whose words may end in an answer or a fault, nor a failure. What
-    the SDK raised holds it still, so it is not shown as a failure's cause.
+    the SDK raised holds it still, so it is not shown as a failure's cause. A short one may be a word of an answer, so it stays
+    in the body.
 
     Raises:
         CallFailure: Whatever went wrong on the way.
@@ -108,7 +116,7 @@ def ask(sdk: Sdk, send: Callable[[], AbstractContextManager[Any]], *, timeout_se
             raise
         raise failure from None
     try:
-        return _without(json.loads(body), secret)
+        return _without(json.loads(body), secret if len(secret) >= SHORTEST_ODD_SECRET else "")
     except (ValueError, RecursionError) as error:
         said = hidden(body.decode("utf-8", "replace"), secret)  # before it is shortened: half a key is one, too
         raise CallFailure("shape", f"{error} in {said[:80]!r}") from None
@@ -158,5 +166,11 @@ def _without(value: Any, secret: str) -> Any:
 
 
 def hidden(words: str, secret: str) -> str:
-    """A server or a library may repeat the key it was given, escaped too; nothing of ours shall write it down."""
-    return words.replace(secret, "…").replace(repr(secret)[1:-1], "…") if secret else words
+    """A server or a library may repeat the key it was given, escaped too; nothing of ours shall write it down.
+
+    A short one is hidden where it stands as a word of its own, so that other words stay whole.
+    """
+    if not secret:
+        return words
+    either = "|".join(re.escape(form) for form in (secret, repr(secret)[1:-1]))
+    return re.sub(either if len(secret) >= SHORTEST_ODD_SECRET else rf"(?<!\w)(?:{either})(?!\w)", "…", words)

@@ -9,14 +9,12 @@ from typing import Any, Protocol
 from stepladder.domain.errors import EngineError, NotOffered
 from stepladder.domain.prediction import Generation
 from stepladder.domain.protocols import CompletionScore, Decoding, ModelIdentity, Prompt
-from stepladder.engines.address import Address
+from stepladder.engines.address import PLACEHOLDER, Address
 from stepladder.engines.calls import CONCURRENCY, MAX_RETRIES, Calls, Provider
 from stepladder.engines.failures import CallFailure
 from stepladder.engines.purse import Prices, Purse
 from stepladder.engines.remarks import Remarks
 from stepladder.engines.retries import FIRST_PAUSE_SECONDS
-
-SHORTEST_SECRET = 8
 
 
 class Speaking(Provider, Protocol):
@@ -141,4 +139,4 @@ class ServedEngine:
 def secret_of(api_key: str) -> str:
     """What must never be written down; a placeholder may."""
     secret = api_key.strip()  # also found where the white space around it stands escaped
-    return secret if len(secret) >= SHORTEST_SECRET else ""
+    return "" if secret == PLACEHOLDER else secret

@@ -170,7 +170,7 @@ class EndpointTuner:
             BudgetError: It took too long, and was cancelled. KeyboardInterrupt: It goes on there.
         """
         assert ticket.job is not None
-        progress.start(f"job {ticket.job} at {self.address.url}")
+        progress.start(f"job {ticket.job} at {self.address.public_url}")
         until = time.monotonic() + 60 * self.settings.wait_minutes
         said = ""
         try:
@@ -182,7 +182,7 @@ class EndpointTuner:
                     return self._give_up(desk, ticket)
                 self.pause(self.settings.poll_seconds)
         except KeyboardInterrupt:
-            progress.note(f"The job {ticket.job} goes on at {self.address.url}; climb again to go on waiting for it.")
+            progress.note(f"The job {ticket.job} goes on at {self.address.public_url}; climb again to go on waiting for it.")
             raise
         finally:
             progress.finish()
@@ -203,7 +203,8 @@ class EndpointTuner:
         job = ticket.job
         ticket.forget()
         raise BudgetError(
-            f"The job {job} at {self.address.url} was not done after {self.settings.wait_minutes:g} minutes and was cancelled.",
+            f"The job {job} at {self.address.public_url} was not done after {self.settings.wait_minutes:g} minutes "
+            "and was cancelled.",
             "Raise `[rungs.hosted] wait_minutes` to wait longer.",
         )
 
@@ -214,7 +215,7 @@ class EndpointTuner:
             said = getattr(job.error, "message", None)
             why = f": {hidden(str(said), secret_of(self.address.api_key()))}" if said else ""
             raise ModelError(
-                f"The job {job.id} at {self.address.url} ended as '{job.status}'{why}.", "Climb again to submit a new one."
+                f"The job {job.id} at {self.address.public_url} ended as '{job.status}'{why}.", "Climb again to submit a new one."
             )
         tokens = int(job.trained_tokens or 0)
         usd = self._training_usd(tokens) if self.settings.priced else None

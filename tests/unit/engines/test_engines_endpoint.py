@@ -370,7 +370,11 @@ def test_model_names_are_told_from_addresses() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["openai:", "anthropic: ", "http://localhost:8000/v1", "https:// name", "https://me:secret@host/v1 name"]
+    "name",
+    [
+        *("openai:", "anthropic: ", "http://localhost:8000/v1", "https:// name", "https://me:secret@host/v1 name"),
+        *("https://host/v1?code=secret name", "https://host/v1#secret name"),
+    ],
 )
 def test_half_an_address_is_refused(name: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -406,7 +410,7 @@ def test_the_identity_is_spelled_like_the_setting() -> None:
 
 
 def test_a_provider_that_was_moved_elsewhere_is_known_by_that_server_without_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1?tenant=secret")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
     address = parse_model("openai:big")
     assert address is not None
     engine = EndpointEngine(address)
@@ -417,6 +421,19 @@ def test_a_provider_that_was_moved_elsewhere_is_known_by_that_server_without_its
     monkeypatch.delenv("OPENAI_BASE_URL")
     assert moved_models(["openai:big"]) == {}
     assert Address("https://me:pass@h/v1", "m", "", "openai").identity_name == "https://h/v1 openai:m"
+
+
+def test_no_message_holds_what_may_be_secret_in_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    for provider in ("", "openai"):
+        engine = EndpointEngine(Address("http://127.0.0.1:9/v1?code=secret", "m", "", provider), max_retries=0)
+        with pytest.raises(EngineError, match="at http://127.0.0.1:9/v1 cannot be reached") as caught:
+            engine.generate([ask("x")], SHORT)
+        engine.close()
+        assert "secret" not in f"{caught.value} {engine.identity.name} {engine.remarks}"
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1?code=secret")
+    with pytest.raises(UsageError, match=r"OPENAI_BASE_URL goes on after its path") as refused:
+        parse_model("openai:big")
+    assert "secret" not in str(refused.value)
 
 
 def test_the_key_comes_from_the_environment_and_its_absence_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

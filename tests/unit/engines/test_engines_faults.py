@@ -21,9 +21,10 @@ from stepladder.engines.address import Address
 from stepladder.engines.anthropic import AnthropicEngine
 from stepladder.engines.calls import GIVE_UP_AFTER
 from stepladder.engines.endpoint import EndpointEngine
-from stepladder.engines.failures import CallFailure
+from stepladder.engines.failures import CallFailure, hidden
 from stepladder.engines.pace import Pace
 from stepladder.engines.purse import Prices, Purse
+from stepladder.engines.served import secret_of
 from stepladder.engines.usage import HIDDEN_FACTOR, ROOM_FOR_TEMPLATE
 
 SHORT = Decoding(max_new_tokens=8)
@@ -425,6 +426,35 @@ def test_nothing_of_a_key_that_the_server_repeats_is_in_a_fault(server: ChatServ
     engine.close()
     assert all(said)
     assert not any(KEY[:6] in one for one in said)
+
+
+SHORT_KEY = "pass12"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(401, {"error": {"message": f"wrong key {SHORT_KEY}, not passing"}}),
+        Reply(body={"error": {"message": f"wrong key '{SHORT_KEY}', not passing"}}),
+        Reply(body=completion("x", SHORT_KEY)),
+        Reply(body=f"<html>wrong key {SHORT_KEY}; not passing"),
+    ],
+)
+def test_a_short_key_is_hidden_as_a_word_and_leaves_other_words_whole(server: ChatServer, reply: Reply) -> None:
+    engine = EndpointEngine(server.url, "test", SHORT_KEY, max_retries=0)
+    server.script = [reply]
+    with pytest.raises(EngineError, match="…") as caught:
+        engine.generate([ask("bad")], SHORT)
+    assert SHORT_KEY not in "".join(traceback.format_exception(caught.value))
+    assert [one.text for one in engine.generate([ask(f"say {SHORT_KEY}")], SHORT)] == [f"say {SHORT_KEY}"]  # a word, here
+    engine.close()
+
+
+def test_hiding_a_short_key_or_a_placeholder_garbles_nothing() -> None:
+    assert hidden("a key of all: a-b", "a") == "… key of all: …-b"
+    assert hidden("passing", "pass") == "passing"
+    assert secret_of("none") == ""
+    assert hidden("none of it", secret_of("none")) == "none of it"
 
 
 @pytest.mark.parametrize("key", [f"{KEY}\r", f"{KEY}\n", KEY.replace("-9", "\n9")], ids=["return", "newline", "newline within"])
