@@ -20,7 +20,7 @@ import pytest
 from chat_server import ChatServer, Reply, chat_server, completion, echo
 from small_tasks import THINGS, write_task
 from stepladder.domain.climb import RungStatus
-from stepladder.domain.errors import BudgetError, DataError, EngineError
+from stepladder.domain.errors import BudgetError, DataError, EngineError, RunError
 from stepladder.domain.jobs import LOCAL_PROJECT
 from stepladder.domain.messages import Input, Message
 from stepladder.domain.task import Task
@@ -137,6 +137,34 @@ def test_answers_to_new_inputs_never_cost_more_than_the_budget_however_often_the
                 predict(finished.folder, new, output, rung="prompt")
         assert 10 < len(server.requests) * CALL_USD <= 20
         assert len(output.read_text(encoding="utf-8").splitlines()) >= 32
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_two_that_answer_into_one_output_neither_share_a_budget_nor_mix_lines(tmp_path: Path) -> None:
+    new, output = tmp_path / "new.jsonl", tmp_path / "out.jsonl"
+    new.write_text("".join(json.dumps({"prompt": f"number {number}"}) + "\n" for number in range(70)), encoding="utf-8")
+    with chat_server(Knowing) as server:
+        model = f'base = "{server.url} small"'
+        world = write_task(tmp_path / "task", 60, model=model, use=PRICES, budget="usd = 100", rungs=NO_CLASSIFIER)
+        free = EndpointEngine(server.url, "small")
+        finished = climb(tmp_path / "task", tools=replace(world.tools, engine=free, tuner=None))
+        server.requests.clear()
+        server.delay_seconds = 0.2
+        line = ["predict", str(finished.folder), str(new), "--output", str(output), "--rung", "prompt"]
+        command = [sys.executable, "-m", "stepladder.interfaces.cli.main", *line]
+        first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+        deadline = time.monotonic() + 120
+        while not server.requests:
+            assert first.poll() is None, first.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with pytest.raises(RunError, match="another process answers into .*out.jsonl"):
+            predict(finished.folder, new, output, rung="prompt")
+        _, errors = first.communicate(timeout=240)
+        assert first.returncode == 0, errors
+        asked = [request["messages"][-1]["content"] for request in server.requests]
+        assert sorted(text for text in asked if text.startswith("number")) == sorted(f"number {number}" for number in range(70))
+        assert predict(finished.folder, new, output, rung="prompt").new == 0
 
 
 # Rungs at work

@@ -14,6 +14,8 @@ import pytest
 import stepladder
 from scored_climb import Scene, scored_climb
 from stepladder.domain.errors import DataError, RunError, UsageError
+from stepladder.domain.task import Task
+from stepladder.service.predict import held_output
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,15 @@ def test_a_broken_off_scoring_continues_where_it_was(scene: Scene) -> None:
     assert again.new == 38
     assert len(scene.server.requests) - asked <= 38
     assert [row.score for row in again.rows] == [row.score for row in whole.rows]
+
+
+def test_two_processes_never_score_the_same_at_once(scene: Scene) -> None:
+    file = scene.new_rows(70)
+    stepladder.score(scene.run, file)
+    (answers,) = [path for path in (scene.run / "scores").glob("*.answers.jsonl") if len(path.read_text().splitlines()) == 70]
+    with held_output(answers, Task.load(scene.task)), pytest.raises(RunError, match="another process answers"):
+        stepladder.score(scene.run, file, fresh=True)
+    assert len(answers.read_text().splitlines()) == 70  # `fresh` took nothing from under the other
 
 
 def test_what_does_not_make_sense_is_said(scene: Scene, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,10 @@ def predict(
     Args:
         run: A run folder, or a task folder (its newest finished run).
         rung: Another rung of the climb than the one the verdict recommends.
-        purse: What hosted models draw on; without one, the task's budget for this output, however often it is continued.
+        purse: What hosted models draw on, from whoever holds the output (`held_output`); without one, the task's budget for
+            this output, however often it is continued.
     Raises:
-        RunError: No such rung was fitted. DataError: The input file cannot be used.
+        RunError: No such rung was fitted, or another process answers into `output`. DataError: The input file cannot be used.
         EngineError: A server gave no answer; those before it are in the file.
     """
     watcher = watcher or Watcher()
@@ -83,20 +85,21 @@ def predict(
     if name == "recorded":
         raise RunError("recorded answers exist for the climb's own rows only.", "Choose another rung with --rung.")
     task = Task.load(folder.task_folder)
-    read = read_examples(task)
-    inputs = [row.input for row in read_inputs(Path(file), task.settings.data, shared_instruction=read.shared_instruction)]
-    calls = wants_tool_calls(read.examples)
     target = Path(output)
     if target.exists() and not target.is_file():  # a folder, or a device, whose end would never be read
         raise UsageError(f"{target} is no file.", "Give --output a file name.")
+    if purse is None:
+        with held_output(target, task) as own:
+            return predict(folder.path, file, target, rung=name, device=device, watcher=watcher, purse=own)
+    read = read_examples(task)
+    inputs = [row.input for row in read_inputs(Path(file), task.settings.data, shared_instruction=read.shared_instruction)]
+    calls = wants_tool_calls(read.examples)
     done = _answered_before(target, name, inputs)
     waiting = [item for item in inputs if item.id not in done]
     cut = sum(bool(line.get("cut")) for line in done.values())
     if waiting:
         check = _LengthCheck(Path(file), waiting)
-        predictor = restore_rung(
-            folder, name, device=device, watcher=watcher, check=check, purse=purse or purse_beside(target, task)
-        )
+        predictor = restore_rung(folder, name, device=device, watcher=watcher, check=check, purse=purse)
         watcher.progress.start(f"{name} answers", len(waiting))
         for start in range(0, len(waiting), ROWS_AT_ONCE):
             batch = waiting[start : start + ROWS_AT_ONCE]
@@ -112,11 +115,24 @@ def predict(
     return Answered(name, len(inputs), len(waiting), cut)
 
 
-def purse_beside(output: Path, task: Task) -> Purse:
-    """The task's budget, less what was spent on this output before."""
-    purse = wiring.build_purse(task)
-    purse.keep_in(money_beside(output))
-    return purse
+@contextmanager
+def held_output(output: Path, task: Task, *, fresh: bool = False) -> Iterator[Purse]:
+    """Keep other processes from an output; gives the task's budget, less what was spent on this output before.
+
+    Args:
+        fresh: Remove what is there, and forget what was spent on it.
+    Raises:
+        RunError: Another process answers into it.
+    """
+    try:
+        with files.lock(output.with_name(f".{output.name}.lock")):
+            for path in (output, money_beside(output)) if fresh else ():
+                path.unlink(missing_ok=True)
+            purse = wiring.build_purse(task)
+            purse.keep_in(money_beside(output))
+            yield purse
+    except files.Locked as error:
+        raise RunError(f"another process answers into {output}.", "Wait for it, or stop it first.") from error
 
 
 def money_beside(output: Path) -> Path:

@@ -28,7 +28,7 @@ from stepladder.evaluation.worsening import Comparison
 from stepladder.service import wiring
 from stepladder.service.figures import counted, interval_text, probability_text, rate_text, setting_text
 from stepladder.service.open_run import find_run
-from stepladder.service.predict import money_beside, predict, purse_beside
+from stepladder.service.predict import held_output, predict
 from stepladder.service.recorded_scores import Recorded, compare, recorded_scores, seen_before
 from stepladder.service.rung_run import Marker
 from stepladder.service.setup import Watcher
@@ -126,7 +126,8 @@ def score(
         target: Instead of the task's.
         fresh: Ask every row again although answers are there.
     Raises:
-        DataError: The file cannot be used. RunError: No such rung was fitted, or `against` recorded none.
+        DataError: The file cannot be used. RunError: No such rung was fitted, `against` recorded none, or another process
+            scores the same.
         UsageError: The target is no rate.
     """
     if target is not None and not 0 < target <= 1:
@@ -137,14 +138,11 @@ def score(
     examples = read_labelled(file, task, shared_instruction=known.shared_instruction)
     recorded = recorded_scores(folder, rung) if against is None else recorded_scores(find_run(against), rung, required=True)
     path = _answers_path(folder, rung or folder.read_verdict().verdict.rung or "", Path(file))
-    if fresh:
-        path.unlink(missing_ok=True)
-        money_beside(path).unlink(missing_ok=True)
-    purse = purse_beside(path, task)
-    done = predict(folder.path, file, path, rung=rung, device=device, watcher=watcher, purse=purse)
-    graders = build_graders(task, wiring.grader_tools(task, None, {}, device=device, purse=purse), examples=known.examples)
-    marker = _marker(folder, graders)
-    rows = marker.rows(done.rung, "score", examples, _read_answers(path, examples), fold=None)
+    with held_output(path, task, fresh=fresh) as purse:
+        done = predict(folder.path, file, path, rung=rung, device=device, watcher=watcher, purse=purse)
+        graders = build_graders(task, wiring.grader_tools(task, None, {}, device=device, purse=purse), examples=known.examples)
+        marker = _marker(folder, graders)
+        rows = marker.rows(done.rung, "score", examples, _read_answers(path, examples), fold=None)
     goal = target if target is not None else task.settings.target
     scores = np.asarray([np.nan if row.score is None else row.score for row in rows], dtype=np.float64)
     cluster_of = cluster(examples)
