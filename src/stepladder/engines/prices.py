@@ -35,7 +35,11 @@ def listed_prices(name: str) -> Listed | None:
     models: dict[str, list[float]] = table[address.provider]
     undated = _DATED.fullmatch(address.model)
     found = models.get(address.model) or (models.get(undated[1]) if undated else None)
-    return None if found is None else Listed(Prices(*found), table["date"], table["source"])
+    if found is None:
+        return None
+    prompt, completion, *longer = found
+    beyond = (int(longer[0]), Prices(longer[1], longer[2])) if longer else None
+    return Listed(Prices(prompt, completion, beyond), table["date"], table["source"])
 
 
 @cache

@@ -13,12 +13,19 @@ from stepladder.domain.errors import BudgetError
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What a hosted model charges."""
+    """What a hosted model charges.
+
+    `longer`: the prompt tokens beyond which a whole call is charged otherwise, and how; never less.
+    """
 
     usd_per_million_prompt_tokens: float
     usd_per_million_completion_tokens: float
+    longer: tuple[int, Prices] | None = None
 
     def cost_usd(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Of one call."""
+        if self.longer is not None and prompt_tokens > self.longer[0]:
+            return self.longer[1].cost_usd(prompt_tokens, completion_tokens)
         return (
             prompt_tokens * self.usd_per_million_prompt_tokens + completion_tokens * self.usd_per_million_completion_tokens
         ) / 1_000_000

@@ -33,10 +33,11 @@ def tuned_use(settings: TaskSettings) -> UseSettings:
 
 
 def prices_of(settings: TaskSettings, model: str) -> Prices | None:
-    """Both prices of a model; None where they are not known."""
-    use = use_of(settings, model)
+    """Both prices of a model, the user's own for prompts of any length; None where they are not known."""
+    use = settings.use_of(model)
     if use.usd_per_million_prompt_tokens is None or use.usd_per_million_completion_tokens is None:
-        return None
+        listed = listed_prices(model)
+        return None if listed is None else listed.prices
     return Prices(use.usd_per_million_prompt_tokens, use.usd_per_million_completion_tokens)
 
 
@@ -49,9 +50,17 @@ def price_lines(settings: TaskSettings) -> Iterator[str]:
         prices = listed.prices
         yield (
             f"Prices of {model}: ${prices.usd_per_million_prompt_tokens:g} a million tokens in and "
-            f"${prices.usd_per_million_completion_tokens:g} out, from the list of {listed.date}; "
+            f"${prices.usd_per_million_completion_tokens:g} out{_longer(prices)}, from the list of {listed.date}; "
             f"`{price_table(settings, model)}` in task.toml comes before it."
         )
+
+
+def _longer(prices: Prices) -> str:
+    if prices.longer is None:
+        return ""
+    above, more = prices.longer
+    charged = f"${more.usd_per_million_prompt_tokens:g} and ${more.usd_per_million_completion_tokens:g}"
+    return f" ({charged} where the prompt has more than {above:,})"
 
 
 def price_table(settings: TaskSettings, model: str) -> str:
