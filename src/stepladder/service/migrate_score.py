@@ -85,7 +85,7 @@ def record_answers(folder: Path, brought: Migration, progress: Progress) -> int:
     """Let the retiring model answer the rows once more, while it still does, and keep what it says; how many were asked.
 
     The rows of the validation file; without one, all rows. It is asked where it was trained, with that account's key, and the
-    account pays.
+    account pays: no list has its prices, so no budget could hold it back.
 
     Raises:
         EngineError: It does not answer.
