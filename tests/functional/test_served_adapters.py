@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from live_server import BASE, LiveServer, fake_house, live_server, put_model
+from stepladder.domain.messages import Message
+from stepladder.domain.protocols import Decoding, Grammar, Prompt
+from stepladder.engines.endpoint import EndpointEngine
 from stepladder.engines.transformers.engine import TransformersEngine
 from stepladder.models.loading import load
 from tiny_model import build_tiny_model
@@ -42,6 +47,7 @@ class Scene:
     """A server of one real base; every project has a key, and a fine-tune under the name that all others use too."""
 
     server: LiveServer
+    engine: TransformersEngine
     keys: dict[str, str]
     name: str
 
@@ -70,7 +76,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
             owner = store.keys.create_project(project).id
             keys[project] = store.keys.create(owner, "key")[1]
             put_model(store, owner, name, adapter_folder=random_adapter(model, folder / project, seed))
-        yield Scene(server, keys, name)
+        yield Scene(server, engine, keys, name)
 
 
 def test_each_adapter_answers_its_own_project_however_many_ask_at_once(scene: Scene) -> None:
@@ -88,6 +94,39 @@ def test_each_adapter_answers_its_own_project_however_many_ask_at_once(scene: Sc
         answers = list(pool.map(lambda each: scene.answer(*each), asked))
     assert answers == [alone[each] for each in asked]
     assert scene.server.house.names.bases.loaded == (BASE,)
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"count": {"type": "integer", "minimum": 0, "maximum": 99}, "kind": {"enum": ["a", "b"]}},
+    "required": ["count", "kind"],
+    "additionalProperties": False,
+}
+HELD = Grammar("json_schema", json.dumps(SCHEMA))
+
+
+@pytest.mark.parametrize(
+    "decoding",
+    [Decoding(8), Decoding(8, temperature=0.9, seed=5, top_p=0.9), Decoding(40, grammar=HELD), Decoding(5, logprobs=2)],
+)
+def test_this_projects_own_server_answers_its_endpoint_engine_as_the_engine_behind_it(scene: Scene, decoding: Decoding) -> None:
+    prompts = [Prompt(text, (Message("system", "Be brief."), Message("user", text))) for text in QUESTIONS]
+    with closing(EndpointEngine(scene.server.url, BASE, scene.keys["red"])) as engine:
+        answers = engine.generate(prompts, decoding)
+        assert engine.remarks == ()  # nothing was asked otherwise
+    for answer, wanted in zip(answers, scene.engine.generate(prompts, decoding), strict=True):
+        assert (answer.text, answer.cut, answer.fault) == (wanted.text, wanted.cut, "")
+        assert (answer.prompt_tokens, answer.completion_tokens) == (wanted.prompt_tokens, wanted.completion_tokens)
+        assert [one.logprob for one in answer.logprobs] == pytest.approx([one.logprob for one in wanted.logprobs], abs=1e-4)
+        assert len(answer.logprobs) == (answer.completion_tokens if decoding.logprobs else 0)
+
+
+def test_this_projects_own_server_holds_its_endpoint_engine_to_labels(scene: Scene) -> None:
+    labels = ["refund", "delivery"]
+    prompts = [Prompt(text, (Message("user", text),)) for text in QUESTIONS]
+    with closing(EndpointEngine(scene.server.url, BASE, scene.keys["red"])) as engine:
+        answers = engine.generate(prompts, Decoding(20, grammar=Grammar("labels", json.dumps(labels))))
+    assert {answer.text for answer in answers} <= set(labels)
 
 
 def test_tools_that_the_template_would_drop_are_refused_by_name(scene: Scene) -> None:
