@@ -56,7 +56,7 @@ class Purse:
     def keep_in(self, ledger: Path) -> None:
         """Take up what a ledger (a line file) says was spent, and write every further movement into it.
 
-        One process at a time may keep its purse in a ledger; the lock of the run folder sees to that.
+        One process at a time may keep its purse in a ledger; the lock of the run folder, or of an output, sees to that.
         """
         with self._changed:
             reserved, settled = _read(ledger)
