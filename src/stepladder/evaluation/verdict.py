@@ -171,8 +171,8 @@ def _doubts(inputs: VerdictInputs, ruling: Ruling, eligible: Sequence[Contender]
     if inputs.learned_before:
         first = ", ".join(inputs.learned_before[:FEW_NAMED])
         doubts.append(
-            f"{len(inputs.learned_before)} of the test rows learned or chose in an earlier climb ({first}); what was made of that "
-            "climb knows them."
+            f"{len(inputs.learned_before)} of the test rows learned or chose in an earlier climb ({first}); what was made there "
+            "knows them."
         )
     for rung in eligible:
         if rung.tuned and rung.seeds == 1 and _matters(rung, ruling):

@@ -43,9 +43,9 @@ TAKEN = (
     "Taken as recorded, for the rows cannot tell them: near-duplicate clusters and which rows they set aside, latencies and "
     "seconds, openings of the test split, leaks, which test rows learned before, which general abilities were kept, which models "
     "are hosted and what they charge, what learning curves forecast, which rungs and models were left out and why, whether a fit "
-    "on all rows failed, how the test split grows, how many rows would be labelled again, of which kind a mistake is and what helps, what answers asked "
-    "again say about noise, further figures of the graders, costs of rungs that were no contenders, recipes, and what stands in "
-    "notes."
+    "on all rows failed, how the test split grows, how many rows would be labelled again, of which kind a mistake is and what "
+    "helps, what answers asked again say about noise, further figures of the graders, costs of rungs that were no contenders, "
+    "recipes, and what stands in notes."
 )
 NAMED = 20
 """Faults of one kind that are listed; the rest is counted."""
