@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stepladder.domain.answer import wants_tool_calls
-from stepladder.domain.errors import MissingExtra
+from stepladder.domain.errors import MissingExtra, NotShown
 from stepladder.domain.messages import Input, Message
 from stepladder.domain.prediction import Generation, Prediction
 from stepladder.domain.protocols import FitContext, Predictor, Prompt, Recipe
@@ -41,7 +41,10 @@ class Constrained:
             return self.restore({**recipe, "think": ways[name]}, context).predict(inputs)
 
         rows = shuffled(context.validation, context.seed)
-        winner, tried = race(list(ways), Answers(context, rows, answer).value, len(rows))
+        try:
+            winner, tried = race(list(ways), Answers(context, rows, answer).value, len(rows))
+        except NotShown:  # the thoughts, as earlier answers
+            winner, tried = "direct", []
         return self.restore({**recipe, "think": ways[winner], "tried": [one.as_recipe() for one in tried]}, context)
 
     def restore(self, recipe: Recipe, context: FitContext) -> Predictor:

@@ -13,7 +13,7 @@ import pytest
 
 from chat_server import ChatServer, chat_server, completion, echo
 from messages_server import MessagesServer, echo_message, message
-from stepladder.domain.errors import MissingExtra
+from stepladder.domain.errors import MissingExtra, NotShown
 from stepladder.domain.messages import Input
 from stepladder.domain.prediction import Grade, Prediction, Score
 from stepladder.domain.protocols import CompletionScore, Decoding, Engine, FitContext, ModelIdentity, Prompt
@@ -191,6 +191,18 @@ def test_constrained_uses_the_form_that_prompt_chose_under_the_grammar(tmp_path:
     assert json.loads(decoding.grammar.text) == list(LABELS)
 
 
+def test_where_a_template_cannot_show_thoughts_the_model_answers_directly(tmp_path: Path) -> None:
+    def answer(prompt: Prompt, decoding: Decoding, adapter: Path | None) -> str:
+        if any(message.role == "assistant" for message in prompt.messages):
+            raise NotShown("its template rewrites earlier answers.", "Use another model.")
+        return json.dumps({"reasoning": "none", "note": "right"})
+
+    context = reasoning_context(tmp_path, FakeEngine(answer))
+    predictor = Constrained().fit(context)
+    assert (predictor.recipe["think"], predictor.recipe["tried"]) == (False, [])
+    assert json.loads(predictor.predict([context.train[0].input])[0].text)["note"] == "right"
+
+
 def test_thinking_first_is_two_calls_and_chosen_only_when_better(tmp_path: Path) -> None:
     def answer(prompt: Prompt, decoding: Decoding, adapter: Path | None) -> str:
         thought = any("deep thought" in message.content for message in prompt.messages)
@@ -198,10 +210,7 @@ def test_thinking_first_is_two_calls_and_chosen_only_when_better(tmp_path: Path)
         return "deep thought" if decoding.grammar is None else json.dumps({"reasoning": note, "note": note})
 
     engine = FakeEngine(answer)
-    context = fake_context(tmp_path, engine, "json")
-    properties = {"reasoning": {"type": "string"}, "note": {"type": "string"}}
-    schema = {"type": "object", "required": list(properties), "properties": properties}
-    (context.task.folder / "schema.json").write_text(json.dumps(schema), encoding="utf-8")
+    context = reasoning_context(tmp_path, engine)
 
     def score(predictions: Sequence[Prediction]) -> list[Grade]:
         return [Score(float("right" in one.text)) for one in predictions]
