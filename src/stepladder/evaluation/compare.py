@@ -12,7 +12,7 @@ from stepladder.domain.errors import EvaluationError
 from stepladder.domain.verdict import Cost, Gain, Interval
 from stepladder.evaluation.cost import order_for_adoption, without_once
 from stepladder.evaluation.gains import gain, gain_over_trainings
-from stepladder.evaluation.statistics import graded, mean_interval
+from stepladder.evaluation.statistics import graded, mean_interval, target_over_trainings
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +162,7 @@ class Pairing:
         return self._known[key]
 
     def over_trainings(self, baseline: Contender, candidate: Contender, least: float) -> float:
-        """P(gain > least) without trust in the spread of few seeds."""
+        """P(gain ≥ least) without trust in the spread of few seeds."""
         return gain_over_trainings(
             baseline.scores,
             candidate.scores,
@@ -171,3 +171,7 @@ class Pairing:
             cross_fit=self.cross_fit,
             seed=self.seed,
         )
+
+    def target_over_trainings(self, rung: Contender, target: float) -> float:
+        """P(score ≥ target) without trust in the spread of few seeds."""
+        return target_over_trainings(rung.scores, target, self.clusters, cross_fit=self.cross_fit, seed=self.seed)

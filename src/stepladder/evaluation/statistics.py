@@ -11,7 +11,7 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betainc, gammaincinv, ndtr, ndtri
+from scipy.special import betainc, gammaincinv, ndtr, ndtri, stdtrit
 
 from stepladder.domain.errors import EvaluationError
 from stepladder.domain.verdict import Interval
@@ -160,16 +160,34 @@ def mean_interval(
 
     Pass/fail of one seed: Wilson (`rate_interval`). Other scores: BCa over clusters, its lower end with one failure added, or
     Wilson on the summed scores where few rows differ.
-    Clusters enter Wilson through the design effect; `cross_fit` widens by √1.25. With several seeds each half is the root of
-    its square and that of the normal half-width of the mean of the seeds, since rows and seeds vary independently.
+    Clusters enter Wilson through the design effect; `cross_fit` widens by √1.25. With several seeds each half also holds how
+    far their mean may lie from that of all seeds (`_half_with_seeds`).
     """
     rows = graded(scores, clusters)
     interval = _interval_over_rows(rows, cross_fit=cross_fit, seed=seed, level=level)
     if len(rows.seed_means) == 1:
         return interval
-    half = float(ndtri(0.5 + level / 2)) * float(np.sqrt(rows.seed_means.var(ddof=1) / len(rows.seed_means)))
-    below, above = np.hypot([interval.value - interval.low, interval.high - interval.value], half)
-    return replace(interval, low=max(0.0, interval.value - float(below)), high=min(1.0, interval.value + float(above)))
+    below = _half_with_seeds(interval.value - interval.low, rows.seed_means, level)
+    above = _half_with_seeds(interval.high - interval.value, rows.seed_means, level)
+    return replace(interval, low=max(0.0, interval.value - below), high=min(1.0, interval.value + above))
+
+
+def _half_with_seeds(half: float, seed_means: Floats, level: float) -> float:
+    """Half-width over rows and seeds, from the half-width over the rows of these very seeds.
+
+    The variances add up. Their root is multiplied by the mean of z, for the rows, and of Student's t with S - 1 degrees of
+    freedom, for the seeds, each weighted by its variance: seeds that agree leave the interval of the rows as it is, and two
+    that lie far apart get the 12.7 that two values ask for. Satterthwaite's degrees of freedom fall short here: two seeds that
+    agree by chance look as if nothing were to be feared of seeds.
+
+    Source:
+        Student (1908), The probable error of a mean, Biometrika 6; the weighted mean: Cochran & Cox (1950), Experimental designs.
+    """
+    z, t = float(ndtri(0.5 + level / 2)), float(stdtrit(len(seed_means) - 1, 0.5 + level / 2))
+    of_rows, of_seeds = (half / z) ** 2, float(seed_means.var(ddof=1)) / len(seed_means)
+    if of_rows + of_seeds < _SAME**2:
+        return half
+    return (z * of_rows + t * of_seeds) / float(np.sqrt(of_rows + of_seeds))
 
 
 def _interval_over_rows(rows: Graded, *, cross_fit: bool, seed: int, level: float = 0.95) -> Interval:
@@ -274,6 +292,18 @@ def probability_at_least(
     return share(draws >= target)
 
 
+def target_over_trainings(
+    scores: ArrayLike, target: float, clusters: ArrayLike | None = None, *, cross_fit: bool = False, seed: int = 0
+) -> float:
+    """As `probability_at_least`, where the spread of two or three seeds is not believed to be that of all: Student's t."""
+    rows, rng = graded(scores, clusters), np.random.default_rng(seed)
+    if rows.pass_fail or few_differ(rows.values):
+        effective = effective_rows(rows, cross_fit=cross_fit)
+        return beta_at_least(float(rows.values.mean()), effective, target, student_deviations(rows.seed_means, rng))
+    draws = graded_mean(rows, cross_fit=cross_fit, rng=rng) + student_deviations(rows.seed_means, rng)
+    return share(draws >= target)
+
+
 def graded_mean(rows: Graded, *, cross_fit: bool, rng: np.random.Generator) -> Floats:
     """Draws from the posterior of the mean of graded scores for these seeds, one row as good as the best and a failure added."""
     added = (float(rows.values.max()), FAILURE)
@@ -292,7 +322,7 @@ def beta_at_least(rate: float, n: float, target: float, offsets: ArrayLike = 0.0
 def bayesian_bootstrap(
     values: Floats,
     clusters: NDArray[np.int64],
-    added: tuple[float, ...],
+    added: ArrayLike,
     *,
     cross_fit: bool,
     rng: np.random.Generator,
@@ -300,7 +330,8 @@ def bayesian_bootstrap(
 ) -> Floats:
     """Draws from the posterior of the mean, shape (draws,): exponential weights for clusters and for the `added` ones.
 
-    Each added value stands for one more cluster of the usual size. `cross_fit` lets the observed clusters (not the added
+    Each added value stands for one more cluster of the usual size. Several versions of them, shape (versions, added), get the
+    same weights and give draws of shape (versions, draws). `cross_fit` lets the observed clusters (not the added
     ones) weigh 1/1.25, which multiplies the variance by 1.25.
 
     Source:
@@ -309,13 +340,15 @@ def bayesian_bootstrap(
     sums, sizes = np.bincount(clusters, weights=values), np.bincount(clusters).astype(np.float64)
     shape = np.full(len(sums), 1 / CROSS_FIT_INFLATION if cross_fit else 1.0)
     usual = float(sizes.mean())
-    sums, sizes = np.append(sums, np.array(added) * usual), np.append(sizes, np.full(len(added), usual))
-    shape = np.append(shape, np.ones(len(added)))
-    means = np.empty(draws)
-    step = max(1, _CHUNK_CELLS // len(sums))
+    extra = np.asarray(added, dtype=np.float64)
+    versions, count = extra.shape[:-1], extra.shape[-1]
+    sums = np.concatenate([np.broadcast_to(sums, (*versions, len(sums))), extra * usual], axis=-1)
+    sizes, shape = np.append(sizes, np.full(count, usual)), np.append(shape, np.ones(count))
+    means = np.empty((*versions, draws))
+    step = max(1, _CHUNK_CELLS // len(sizes))
     for start in range(0, draws, step):
-        weights = rng.standard_gamma(shape, size=(min(step, draws - start), len(sums)))
-        means[start : start + step] = weights @ sums / (weights @ sizes)
+        weights = rng.standard_gamma(shape, size=(min(step, draws - start), len(sizes)))
+        means[..., start : start + step] = sums @ weights.T / (sizes @ weights.T)
     return means
 
 

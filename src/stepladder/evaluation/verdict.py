@@ -198,17 +198,27 @@ def _doubts(inputs: VerdictInputs, ruling: Ruling, eligible: Sequence[Contender]
 
 
 def _few_seeds(inputs: VerdictInputs, ruling: Ruling, pairing: Pairing) -> tuple[str, ...]:
-    """Whether seeds lie so far apart that a few of them prove no gain, however many the rows."""
-    if ruling.against is None or ruling.route not in (Route.GAIN, Route.CHEAPER_TO_RUN):
-        return ()
-    seeds = max(ruling.rung.seeds, ruling.against.seeds)
-    least = 0.0 if ruling.route is Route.GAIN else -inputs.minimum_gain
-    if seeds == 1 or (odds := pairing.over_trainings(ruling.against, ruling.rung, least)) >= REACHED:
-        return ()
-    claim = "is better" if ruling.route is Route.GAIN else f"is not {wording.points(inputs.minimum_gain)} worse"
-    return (
-        f"The {seeds} trainings lie so far apart that with so few the odds that {ruling.rung.rung} {claim} on average "
-        f"over all seeds are {wording.odds(odds)} only; another seed would tell.",
+    """Whether seeds lie so far apart that a few of them prove nothing, however many the rows."""
+    rung, against, target = ruling.rung, ruling.against, inputs.target
+    found: list[tuple[Contender, str, float]] = []  # by claim about a rung: its odds with so few seeds
+    most = rung if against is None else max(rung, against, key=lambda one: one.seeds)
+    if against is not None and most.seeds > 1 and ruling.route in (Route.GAIN, Route.CHEAPER_TO_RUN):
+        least = 0.0 if ruling.route is Route.GAIN else -inputs.minimum_gain
+        claim = "is better" if ruling.route is Route.GAIN else f"is not {wording.points(inputs.minimum_gain)} worse"
+        found.append((most, f"{rung.rung} {claim}", pairing.over_trainings(against, rung, least)))
+    if target is not None and rung.seeds > 1 and ruling.route in (Route.TARGET, Route.CHEAPER_TO_RUN):
+        found.append((rung, f"{rung.rung} reaches {100 * target:.4g}%", pairing.target_over_trainings(rung, target)))
+    if target is not None and ruling.outcome is Outcome.NOT_REACHED:
+        found += [
+            (one, f"{one.rung} misses {100 * target:.4g}%", 1 - pairing.target_over_trainings(one, target))
+            for one in inputs.contenders
+            if one.rung in ruling.odds and one.seeds > 1
+        ]
+    return tuple(
+        f"The {trained.seeds} trainings lie so far apart that with so few the odds that {claim} on average over all seeds are "
+        f"{wording.odds(odds)} only; another seed would tell."
+        for trained, claim, odds in found
+        if odds < REACHED
     )
 
 

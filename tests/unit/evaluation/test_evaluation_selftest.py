@@ -132,6 +132,22 @@ def test_two_seeds_two_points_short_are_called_sufficient_in_at_most_ten_of_a_hu
     assert rate(passes, repeats) <= 0.10 + slack(0.10, repeats)
 
 
+@pytest.mark.parametrize(("short", "promised", "repeats"), [(0.0, 0.10, 200), long(0.0, 0.10, 2_000), long(0.02, 0.05, 2_000)])
+def test_two_seeds_far_apart_confirm_a_target_they_do_not_pass_in_at_most_ten_of_a_hundred_climbs(
+    short: float, promised: float, repeats: int
+) -> None:
+    """Trainings that spread by six points about the target itself, or two points under it."""
+
+    def confirms(rng: np.random.Generator) -> bool:
+        levels = np.clip(rng.normal(0.85 - short, 0.06, 2), 0, 1)
+        tuned = np.vstack([answers(rng, np.full(300, level)) for level in levels])
+        pair = rung("a", answers(rng, np.full(300, 0.5)), 1), rung("b", tuned, 2, tuned=True)
+        verdict = decide(VerdictInputs(pair, 0.85, 0.03))
+        return verdict.rung == "b" and verdict.outcome is Outcome.SUFFICIENT and verdict.confidence == "confirmed"
+
+    assert rate(confirms, repeats) <= promised + slack(promised, repeats)
+
+
 @pytest.mark.parametrize(("n", "spread", "repeats"), [(300, 0.06, 120), long(300, 0.06, 2_000), long(100, 0.06, 2_000)])
 def test_two_seeds_far_apart_confirm_a_gain_over_an_equal_rung_in_at_most_five_of_a_hundred_climbs(
     n: int, spread: float, repeats: int

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import beta, binom, bootstrap
+from scipy.stats import t as student
 from statsmodels.stats.proportion import proportion_confint
 
 from stepladder.domain.errors import EvaluationError
@@ -245,15 +246,56 @@ def test_one_more_row_that_differs_does_not_turn_the_probability() -> None:
 
 
 @pytest.mark.parametrize(("differing", "method"), [(14, "wilson-summed"), (40, "bca")])
-def test_seeds_that_differ_widen_the_interval(differing: int, method: str) -> None:
+def test_seeds_that_differ_widen_the_interval_by_student(differing: int, method: str) -> None:
     apart = seeds_apart(differing)
     two, one = mean_interval(apart), mean_interval(apart.mean(axis=0))
-    error = differing / 120 / 2  # two means at a distance: its half is the standard error of their mean
-    assert (two.method, two.value) == (one.method, one.value) == (method, 1 - error)
-    assert two.value - two.low == pytest.approx(np.hypot(one.value - one.low, 1.96 * error), abs=1e-4)
-    assert two.high == pytest.approx(min(1.0, one.value + np.hypot(one.high - one.value, 1.96 * error)), abs=1e-4)
-    alike = mean_interval(np.vstack([apart[1], apart[1]]))
-    assert (alike.low, alike.high) == pytest.approx((mean_interval(apart[1]).low, mean_interval(apart[1]).high), abs=0.01)
+    assert (two.method, two.value) == (one.method, one.value) == (method, 1 - differing / 240)
+    half = one.value - one.low
+    rows, seeds = (half / 1.96) ** 2, (differing / 240) ** 2  # the standard error of two means is half their distance
+    quantile = (1.96 * rows + student(1).ppf(0.975) * seeds) / (rows + seeds)
+    assert two.value - two.low == pytest.approx(min(two.value, quantile * (rows + seeds) ** 0.5), abs=1e-3)
+    assert two.high == 1.0
+
+
+def test_seeds_that_agree_leave_the_interval_of_the_rows() -> None:
+    one = seeds_apart(40)[1]
+    alike = mean_interval(np.vstack([one, one]))
+    assert (alike.low, alike.high) == pytest.approx((mean_interval(one).low, mean_interval(one).high), abs=0.01)
+    assert mean_interval(np.ones((2, 30))).high == 1.0
+
+
+def trained(rng: np.random.Generator, level: float, spread: float, rows: int, seeds: int) -> NDArray[np.float64]:
+    """Pass/fail answers of trainings whose true scores lie about `level`; the same rows are hard for all of them."""
+    levels = np.clip(rng.normal(level, spread, (seeds, 1)), 0, 1)
+    luck = np.where(rng.random(rows) < 0.8, rng.random(rows), rng.random((seeds, rows)))
+    return (luck < levels).astype(float)
+
+
+@pytest.mark.parametrize(
+    ("spread", "rows", "seeds", "repeats"),
+    [
+        (0.10, 200, 2, 80),
+        *(
+            pytest.param(spread, rows, seeds, 1_500, marks=pytest.mark.long)
+            for spread, rows, seeds in ((0.0, 120, 2), (0.03, 120, 2), (0.06, 120, 2), (0.06, 300, 2), (0.06, 300, 3))
+        ),
+    ],
+)
+def test_intervals_of_several_trainings_cover_the_mean_of_all_in_92_of_100(
+    spread: float, rows: int, seeds: int, repeats: int
+) -> None:
+    rng = np.random.default_rng(2026)
+    intervals = [mean_interval(trained(rng, 0.80, spread, rows, seeds)) for _ in range(repeats)]
+    covered = sum(interval.low <= 0.80 <= interval.high for interval in intervals) / repeats
+    slack = 3 * (0.92 * 0.08 / repeats) ** 0.5 if repeats < 1_000 else 0.0
+    assert covered >= 0.92 - slack
+
+
+def test_trainings_that_differ_by_chance_alone_do_not_blow_the_interval_up() -> None:
+    rng = np.random.default_rng(2026)
+    tables = [trained(rng, 0.80, 0.0, 120, 2) for _ in range(30)]
+    widths = np.array([[np.ptp((one.low, one.high)) for one in map(mean_interval, (both, both[0]))] for both in tables])
+    assert np.median(widths[:, 0] / widths[:, 1]) < 1.5
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 7])

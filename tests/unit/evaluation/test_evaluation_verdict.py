@@ -148,6 +148,20 @@ def test_a_gain_of_seeds_far_apart_is_not_confirmed_by_two_of_them() -> None:
     assert "The 2 trainings lie so far apart" in found[1].reasons[0]
 
 
+def test_a_target_reached_or_missed_by_seeds_far_apart_is_not_confirmed_by_two_of_them() -> None:
+    prompt, near = rung("prompt", 20), rung("lora", 100, tuned=True, seeds=2, per_call=2)
+    scores = np.vstack([np.arange(ROWS) < 95, np.arange(ROWS) < 105]).astype(float)
+    far = replace(near, scores=scores)
+    for target, outcome, claim in (
+        (0.75, Outcome.SUFFICIENT, "lora reaches 75%"),
+        (0.92, Outcome.NOT_REACHED, "lora misses 92%"),
+    ):
+        found = [verdict(prompt, tuned, target=target) for tuned in (near, far)]
+        assert [(one.outcome, one.rung) for one in found] == 2 * [(outcome, "lora")]
+        assert [one.confidence for one in found] == ["confirmed", "indicative"]
+        assert f"The 2 trainings lie so far apart that with so few the odds that {claim} on average" in found[1].reasons[0]
+
+
 def by_rows(name: str, *right: range, per_call: float, tuned: bool = False) -> Contender:
     """A rung of 100 rows, right on these."""
     scores = np.zeros(100)
