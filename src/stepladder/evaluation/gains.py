@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +27,9 @@ from stepladder.evaluation.statistics import (
 )
 
 PROVED = 0.95
+BY_COUNTS = "dirichlet"
+"""Method of the interval of a gain that won, lost and tied rows tell all of."""
+
 SAME = 1e-9  # a row whose score changes by no more is a tie
 _NODES = (np.arange(500) + 0.5) / 500  # midpoints of equal slices of probability
 
@@ -82,19 +86,30 @@ class WinLoss:
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """Draws of the gain by a hierarchical bootstrap."""
+    """Draws of the gain by a hierarchical bootstrap, for three versions of the win and the loss that are added.
+
+    Args:
+        draws: Both as large as a differing row's typical difference.
+        if_it_fails: The loss as large as if the candidate failed wholly on one more row.
+        least: As `if_it_fails`, with Student's t for the seeds: the lower end of the interval.
+        most: The win as large as if the baseline failed wholly on one more row, with Student's t: the upper end.
+    """
 
     draws: Floats
+    if_it_fails: Floats
+    least: Floats
+    most: Floats
 
     def better(self) -> float:
         return share(self.draws > 0)
 
     def at_least(self, gain: float) -> float:
-        return share(self.draws >= gain)
+        """P(gain ≥ `gain`). That it is hardly worse (`gain` < 0) has to hold also if the next row is a failure."""
+        return share((self.if_it_fails if gain < 0 else self.draws) >= gain)
 
     def bounds(self, level: float) -> tuple[float, float]:
-        low, high = np.quantile(self.draws, (0.5 - level / 2, 0.5 + level / 2))
-        return float(low), float(high)
+        low, high = np.quantile(self.least, 0.5 - level / 2), np.quantile(self.most, 0.5 + level / 2)
+        return max(-1.0, float(low)), min(1.0, float(high))
 
 
 def gain(
@@ -112,8 +127,10 @@ def gain(
 
     One seed each, pass/fail, no clusters: the exact `WinLoss`. Else draws: a Bayesian bootstrap over clusters of the row
     differences, plus the seeds' deviations, with one win and one loss added, as large as a differing row's typical difference
-    (root mean square). On pass/fail rows that is the same rule. `cross_fit` divides wins and losses by 1.25, or multiplies
-    the standard error by √1.25.
+    (root mean square). For P(gain ≥ -minimum_gain) and the lower end of the interval the loss is at least the baseline's mean
+    score, since a candidate that fails one row in fifty often fails none of sixty; so is the win for the upper end. On pass/fail
+    rows all that is the same rule. The interval takes Student's t for the seeds. `cross_fit` divides wins and losses by 1.25,
+    or multiplies the standard error by √1.25.
 
     Args:
         baseline, candidate: Scores in [0, 1], shape (items,) or (seeds, items), nan = ungraded; the seeds may differ in number.
@@ -129,10 +146,10 @@ def gain(
         factor = CROSS_FIT_INFLATION if cross_fit else 1.0
         posterior = WinLoss(wins / factor, losses / factor, ties / factor)
     else:
-        posterior = Drawn(_draw(pair, seed_deviations, cross_fit=cross_fit, seed=seed))
+        posterior = _drawn(pair, cross_fit=cross_fit, seed=seed)
     value = float(differences.mean())
     low, high = posterior.bounds(level)
-    method = "dirichlet" if isinstance(posterior, WinLoss) else "bootstrap"
+    method = BY_COUNTS if isinstance(posterior, WinLoss) else "bootstrap"
     return Gain(
         baseline=names[0],
         candidate=names[1],
@@ -155,13 +172,13 @@ def gain_over_trainings(
     cross_fit: bool = False,
     seed: int = 0,
 ) -> float:
-    """P(gain > least) where the spread of two or three seeds is not believed to be that of all: Student's t in its place.
+    """P(gain ≥ least) where the spread of two or three seeds is not believed to be that of all: Student's t in its place.
 
     Raises:
         EvaluationError: As `gain`.
     """
-    draws = _draw(_paired(baseline, candidate, clusters), student_deviations, cross_fit=cross_fit, seed=seed)
-    return share(draws > least)
+    pair = _paired(baseline, candidate, clusters)
+    return _drawn(pair, cross_fit=cross_fit, seed=seed, of_seeds=student_deviations).at_least(least)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,22 +205,52 @@ def _paired(baseline: ArrayLike, candidate: ArrayLike, clusters: ArrayLike | Non
     return _Pair(graded(before[:, both], names), graded(after[:, both], names), int((~both).sum()))
 
 
-def _draw(pair: _Pair, of_seeds: Callable[[Floats, np.random.Generator], Floats], *, cross_fit: bool, seed: int) -> Floats:
+OfSeeds = Callable[[Floats, np.random.Generator], Floats]
+
+
+def _drawn(pair: _Pair, *, cross_fit: bool, seed: int, of_seeds: OfSeeds = seed_deviations) -> Drawn:
     rng, differences = np.random.default_rng(seed), pair.differences
     differing = differences[np.abs(differences) > SAME]
-    size = float(np.sqrt((differing**2).mean())) if len(differing) else 1.0
-    draws = bayesian_bootstrap(differences, pair.old.clusters, (size, -size), cross_fit=cross_fit, rng=rng)
-    return draws + of_seeds(pair.new.seed_means, rng) - of_seeds(pair.old.seed_means, rng)
+    typical = float(np.sqrt((differing**2).mean())) if len(differing) else 1.0
+    win, loss = (max(typical, float(rows.values.mean())) for rows in (pair.new, pair.old))
+    added = [(typical, -typical), (typical, -loss), (win, -typical)]
+    over_rows = bayesian_bootstrap(differences, pair.old.clusters, added, cross_fit=cross_fit, rng=rng)
+    draws, if_it_fails, if_baseline_fails = over_rows
+    deviations = _between(pair, of_seeds, rng)
+    students = _between(pair, student_deviations, rng)
+    return Drawn(draws + deviations, if_it_fails + deviations, if_it_fails + students, if_baseline_fails + students)
+
+
+def _between(pair: _Pair, of_seeds: OfSeeds, rng: np.random.Generator) -> Floats:
+    """How far the seeds of the two rungs may put their gain from that of all seeds."""
+    return of_seeds(pair.new.seed_means, rng) - of_seeds(pair.old.seed_means, rng)
 
 
 def rows_to_prove(observed: Gain) -> int | None:
-    """Rows in all at which the observed gain, with its spread per row, would be proved better than 0; None when it never is.
+    """Rows in all at which the observed gain, at the same rates, would be proved better than 0; None when it never is.
 
-    A normal approximation from the interval's width: the standard error shrinks with the root of the rows.
+    Exact where rows are won or lost. Else a normal approximation: P(better) = Φ(gain/SE), and the standard error shrinks with
+    the root of the rows, that between the seeds too.
     """
     interval = observed.interval
     if interval.value <= 0 or interval.items == 0:
         return None
-    standard_error = (interval.high - interval.low) / (2 * float(ndtri(0.5 + interval.level / 2)))
-    ratio = float(ndtri(PROVED)) * standard_error / interval.value
-    return max(interval.items + 1, int(np.ceil(interval.items * ratio**2)))
+    least = interval.items + 1
+    if interval.method == BY_COUNTS:
+        return _rows_to_prove_counts(observed, least)
+    score = float(ndtri(observed.probability_better))
+    return max(least, int(np.ceil(interval.items * (float(ndtri(PROVED)) / score) ** 2))) if score > 0 else None
+
+
+def _rows_to_prove_counts(observed: Gain, least: int) -> int:
+    counts = np.array([observed.wins, observed.losses])
+    if not np.isclose(probability_better(*counts), observed.probability_better):
+        counts = counts / CROSS_FIT_INFLATION  # the odds came from cross-fitted counts
+
+    def proved(rows: int) -> bool:
+        return probability_better(*(counts * rows / observed.interval.items)) >= PROVED
+
+    high = least
+    while not proved(high):
+        high *= 2
+    return bisect_left(range(high + 1), True, lo=least, key=proved)

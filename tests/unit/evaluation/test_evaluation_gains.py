@@ -119,15 +119,92 @@ def test_rungs_with_nothing_in_common_are_an_error() -> None:
         gain([np.nan, 1.0], [1.0, np.nan], minimum_gain=0.03)
 
 
-def test_the_rows_to_prove_a_gain_prove_it() -> None:
-    before, after = pairs(10, 6, 104)
-    observed = gain(before, after, minimum_gain=0.03)
+COUNTS = [(60, wins, losses) for wins in range(2, 25) for losses in range(wins - 1)]
+
+
+@pytest.mark.parametrize("cross_fit", [False, True])
+def test_the_rows_to_prove_a_gain_prove_it_and_one_fewer_do_not(cross_fit: bool) -> None:
+    for n, wins, losses in COUNTS:
+        observed = gain(*pairs(wins, losses, n - wins - losses), minimum_gain=0.03, cross_fit=cross_fit)
+        rows = rows_to_prove(observed)
+        assert rows is not None
+
+        def better(rows: int, n: int = n, wins: int = wins, losses: int = losses) -> float:
+            grown = rows / n / (1.25 if cross_fit else 1)
+            return probability_better(wins * grown, losses * grown)
+
+        assert better(rows) >= 0.95
+        assert rows == n + 1 or better(rows - 1) < 0.95
+
+
+def test_a_gain_that_was_not_seen_is_proved_by_no_number_of_rows() -> None:
+    assert rows_to_prove(gain(*pairs(6, 10, 104), minimum_gain=0.03)) is None
+    assert rows_to_prove(gain(*pairs(6, 6, 104), minimum_gain=0.03)) is None
+
+
+def test_the_rows_to_prove_a_graded_gain_come_close() -> None:
+    rng = np.random.default_rng(1)
+    before = rng.uniform(0.3, 0.7, 60)
+    after = np.clip(before + rng.normal(0.02, 0.15, 60), 0, 1)
+    observed = gain(before, after, minimum_gain=0.01)
     rows = rows_to_prove(observed)
     assert rows is not None
-    assert rows > 120
-    grown = 1.05 * rows / 120  # the approximation leaves out the added win and loss
-    assert probability_better(10 * grown, 6 * grown) == pytest.approx(0.95, abs=0.015)
-    assert rows_to_prove(gain(after, before, minimum_gain=0.03)) is None
+    assert 60 < rows < 1_000
+    chosen = np.linspace(0, 60, rows, endpoint=False).astype(int)  # each row as often as the next
+    assert gain(before[chosen], after[chosen], minimum_gain=0.01).probability_better == pytest.approx(0.95, abs=0.02)
+
+
+def seldom_failing(
+    rng: np.random.Generator, n: int, failing: tuple[float, float] = (0.0, 0.05)
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Graded scores of two rungs that fail wholly on these shares of the rows, and their true gain."""
+    level = 0.90 + rng.normal(0, 0.02, n)
+    before = np.where(rng.random(n) < failing[0], 0.0, level)
+    after = np.where(rng.random(n) < failing[1], 0.0, np.clip(level + 0.01, 0, 1))
+    return before, after, 0.91 * (1 - failing[1]) - 0.90 * (1 - failing[0])
+
+
+@pytest.mark.parametrize(("n", "repeats"), [(40, 150), *(pytest.param(n, 2_000, marks=pytest.mark.long) for n in (40, 60, 100))])
+def test_a_rung_that_seldom_fails_wholly_and_is_worse_by_just_more_is_called_not_worse_in_at_most_five_of_a_hundred(
+    n: int, repeats: int
+) -> None:
+    rng, called = np.random.default_rng(2026), 0
+    for _ in range(repeats):
+        before, after, true = seldom_failing(rng, n)
+        called += gain(before, np.vstack([after, after]), minimum_gain=-true - 0.001).probability_not_worse >= 0.95
+    assert called / repeats <= 0.05 + 3 * (0.05 * 0.95 / repeats) ** 0.5
+
+
+@pytest.mark.parametrize("failing", [(0.0, 0.05), (0.05, 0.0)], ids=["the candidate fails", "the baseline fails"])
+@pytest.mark.parametrize("repeats", [150, pytest.param(2_000, marks=pytest.mark.long)])
+def test_the_interval_of_a_gain_covers_the_truth_where_one_rung_seldom_fails_wholly(
+    repeats: int, failing: tuple[float, float]
+) -> None:
+    rng, hits = np.random.default_rng(2026), 0
+    for _ in range(repeats):
+        before, after, true = seldom_failing(rng, 40, failing)
+        interval = gain(before, after, minimum_gain=0.03).interval
+        hits += interval.low <= true <= interval.high
+    assert hits / repeats >= 0.92 - (3 * (0.92 * 0.08 / repeats) ** 0.5 if repeats < 1_000 else 0)
+
+
+def test_a_failure_not_seen_yet_speaks_against_a_rung_that_may_be_worse_and_not_against_a_better_one() -> None:
+    before = np.random.default_rng(3).uniform(0.85, 0.95, 60)
+    found = gain(before, before + 0.01, minimum_gain=0.03)
+    assert found.probability_better > 0.95
+    assert found.probability_not_worse < 0.95  # 3 of 60 rows may fail: 5 points of 90
+    assert gain(np.tile(before, 3), np.tile(before + 0.01, 3), minimum_gain=0.03).probability_not_worse > 0.95
+
+
+@pytest.mark.parametrize("repeats", [60, pytest.param(1_000, marks=pytest.mark.long)])
+def test_the_interval_of_a_gain_covers_the_mean_of_all_trainings(repeats: int) -> None:
+    rng, hits = np.random.default_rng(2026), 0
+    for _ in range(repeats):
+        luck = rng.random(200)
+        after = luck < rng.normal(0.80, 0.10, (2, 1))
+        interval = gain(luck < 0.7, after, minimum_gain=0.03).interval
+        hits += interval.low <= 0.10 <= interval.high
+    assert hits / repeats >= 0.92 - (3 * (0.92 * 0.08 / repeats) ** 0.5 if repeats < 500 else 0)
 
 
 @pytest.mark.parametrize("repeats", [120, pytest.param(2_000, marks=pytest.mark.long)])
