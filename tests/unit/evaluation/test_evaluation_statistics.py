@@ -14,6 +14,7 @@ from statsmodels.stats.proportion import proportion_confint
 from stepladder.domain.errors import EvaluationError
 from stepladder.evaluation.planning import REACHED
 from stepladder.evaluation.statistics import (
+    CROSS_FIT_INFLATION,
     bayesian_bootstrap,
     bca,
     design_effect,
@@ -340,3 +341,37 @@ def test_intervals_of_graded_scores_cover_the_truth(n: int, draws: int) -> None:
     slack = 3 * (0.95 * 0.05 / draws) ** 0.5
     assert hits / draws > 0.935 - slack
     assert clustered_hits / draws > 0.935 - slack
+
+
+def nearest(known: NDArray[np.float64], labels: NDArray[np.int64], asked: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Labels of the nearest known rows."""
+    distances = ((asked[:, None] - known[None]) ** 2).sum(axis=-1)
+    return labels[distances.argmin(axis=1)]
+
+
+def drawn_rows(rng: np.random.Generator, n: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Two classes; two of six features tell them apart."""
+    labels = rng.integers(0, 2, n)
+    rows = rng.normal(0, 1, (n, 6))
+    rows[:, :2] += 0.6 * (2 * labels[:, None] - 1)
+    return rows, labels
+
+
+@pytest.mark.parametrize("repeats", [300, pytest.param(3_000, marks=pytest.mark.long)])
+def test_cross_fitting_a_learner_that_hangs_on_single_rows_covers_in_88_of_100_and_not_in_95(repeats: int) -> None:
+    """One nearest neighbour over five folds: √1.25 is a convention, and too little for learners such as this one."""
+    rng = np.random.default_rng(2026)
+    truth = np.mean([(nearest(*drawn_rows(rng, 48), asked) == labels).mean() for asked, labels in (drawn_rows(rng, 500),) * 200])
+    covered, means = 0, []
+    for _ in range(repeats):
+        rows, labels = drawn_rows(rng, 60)
+        folds, right = np.arange(60) % 5, np.empty(60)
+        for fold in range(5):
+            inside = folds == fold
+            right[inside] = nearest(rows[~inside], labels[~inside], rows[inside]) == labels[inside]
+        interval = mean_interval(right, cross_fit=True)
+        covered += interval.low <= truth <= interval.high
+        means.append(right.mean())
+    slack = 3 * (0.90 * 0.10 / repeats) ** 0.5 if repeats < 1_000 else 0.0
+    assert 0.88 - slack <= covered / repeats < 0.95
+    assert np.var(means) / (truth * (1 - truth) / 60) > CROSS_FIT_INFLATION
