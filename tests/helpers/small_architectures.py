@@ -41,11 +41,38 @@ STOCK: dict[str, dict[str, Any]] = {
     "starcoder2": {"sliding_window": 7},
 }
 """Answered with their own modules."""
+UNSTEADY: dict[str, dict[str, Any]] = {
+    "phi3-longrope": {
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 10_000.0,
+            "partial_rotary_factor": 1.0,
+            "short_factor": [1.0] * 4,
+            "long_factor": [3.0, 4.0, 5.0, 6.0],
+            "original_max_position_embeddings": 20,
+            "factor": 6.4,
+        }
+    },
+    "llama-dynamic": {
+        "max_position_embeddings": 20,
+        "rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10_000.0},
+    },
+    "gemma3_text-dynamic": {
+        "max_position_embeddings": 20,
+        "sliding_window": 6,
+        "layer_types": LOCAL,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+            "full_attention": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10_000.0},
+        },
+    },
+}
+"""Rotary embeddings that turn all tokens otherwise where a text has more than 20."""
 
 
 def build(architecture: str, dtype: torch.dtype = torch.float32, **sizes: Any) -> Any:
     """A random model, always the same."""
-    settings = {**SIZES, **(ARCHITECTURES | STOCK)[architecture], **sizes}
+    settings = {**SIZES, **(ARCHITECTURES | STOCK | UNSTEADY)[architecture], **sizes}
     config = CONFIG_MAPPING[architecture.split("-")[0]](**settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

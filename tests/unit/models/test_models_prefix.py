@@ -231,9 +231,10 @@ def test_the_common_prefix_is_the_longest_that_leaves_every_label_an_own_positio
 
 
 @settings(max_examples=50)
-@given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 100))
-def test_groups_hold_every_row_once_and_keep_to_the_budget(lengths: list[int], budget: int) -> None:
-    groups = group_by_length(lengths, budget)
+@given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 100), st.booleans())
+def test_groups_hold_every_row_once_and_keep_to_the_budget(lengths: list[int], budget: int, alike: bool) -> None:
+    groups = group_by_length(lengths, budget, alike=alike)
     assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
     for group in groups:
         assert len(group) == 1 or len(group) * max(lengths[index] for index in group) <= budget
+        assert not alike or len({lengths[index] for index in group}) == 1

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers.models.auto import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
+from small_architectures import SIZES, build
 from stepladder.domain.errors import ModelError
 from stepladder.models.prefix.rows import EncodedRow
 from stepladder.training import verify
@@ -86,3 +87,57 @@ def test_a_head_with_an_unknown_scale_is_refused(build_llama: Callable[..., Any]
     model.forward = scaled
     with pytest.raises(ModelError, match="the loss of LlamaForCausalLM cannot be computed from its last hidden states"):
         choose_path(model, build_rows(4), [].append)
+
+
+def test_a_fault_of_long_rows_alone_is_found(
+    build_llama: Callable[..., Any], build_rows: BuildRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = verify.FusedPath.row_nll
+    rows = build_rows(6)
+    longest = max(map(len, rows))
+
+    def spoilt(self: Any, rows: Any, **keywords: Any) -> list[float]:
+        found = honest(self, rows, **keywords)
+        return [nats + 0.5 * (len(row) == longest) for nats, row in zip(found, rows, strict=True)]
+
+    monkeypatch.setattr(verify.FusedPath, "row_nll", spoilt)
+    assert choose_path(build_llama(), rows, [].append).name == "stock, shared prefix"
+
+
+def test_of_a_row_with_many_labels_the_last_ones_are_tried(build_llama: Callable[..., Any]) -> None:
+    rows = [EncodedRow(f"row-{size}", (*range(3, 3 + size), 2), (0.0, *(1.0,) * size)) for size in (8, 80)]
+    kept: list[int] = []
+    model = build_llama(vocab=100)
+    stock = model.forward
+
+    def counting(input_ids: Any, use_cache: bool, logits_to_keep: int = 0) -> Any:
+        output = stock(input_ids=input_ids, use_cache=use_cache, logits_to_keep=logits_to_keep)
+        kept.append(output.logits.shape[1])
+        return output
+
+    model.forward = counting
+    assert choose_path(model, rows, [].append).name == "fused"
+    assert kept == [9, verify.TRIAL_LABELS + 1]
+
+
+@pytest.mark.parametrize("architecture", ["phi3-longrope", "llama-dynamic"])
+def test_a_rotary_embedding_that_depends_on_the_length_takes_the_plain_path_and_says_so(architecture: str) -> None:
+    rows = [EncodedRow(f"row-{size}", (*range(3, 3 + size), 2), (0.0,) * size + (1.0,)) for size in (15, 16, 40)]
+    notes: list[str] = []
+    assert choose_path(build(architecture), rows, notes.append).name == "stock"
+    assert "cannot share it, its rotary embedding is" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings", "why"),
+    [
+        ("gemma3_text", {"use_bidirectional_attention": True}, "Gemma3ForCausalLM cannot be tuned: its tokens see later tokens"),
+        ("llama4_text", {}, "Llama4ForCausalLM cannot be tuned: it does not say which of its modules is the decoder"),
+    ],
+)
+def test_a_model_that_no_path_computes_exactly_is_refused_by_name(
+    build_rows: BuildRows, architecture: str, settings: dict[str, Any], why: str
+) -> None:
+    config = CONFIG_MAPPING[architecture](**{**SIZES, **settings})
+    with pytest.raises(ModelError, match=why):
+        choose_path(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config).eval(), build_rows(4), [].append)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stepladder.models.prefix.ropes import unsteady_rope
+
 FAMILIES = {
     "LlamaDecoderLayer": "llama",
     "MistralDecoderLayer": "llama",
@@ -157,6 +159,9 @@ def read_anatomy(model: Any) -> Anatomy:
     for name in ("attn_logit_softcapping", "num_kv_shared_layers", "use_bidirectional_attention", "qk_layernorm"):
         if getattr(config, name, None):
             raise NotRead(f"it sets `{name}`")
+    rope = unsteady_rope(model)
+    if rope is not None:
+        raise NotRead(f"its rotary embedding is {rope}")
     family = FAMILIES[type(stock[0]).__name__]
     final_norm = getattr(base, "final_layernorm" if family == "phi" else "norm", None)
     if final_norm is None:

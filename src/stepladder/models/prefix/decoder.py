@@ -18,15 +18,12 @@ from stepladder.models.prefix.lanes import Arrival, Lanes, Shared
 from stepladder.models.prefix.passes import Beginning, Pass, Step
 from stepladder.models.prefix.products import Voice, layer_products, weights_plain
 
-STEADY_ROPES = {"default", "linear", "llama3", "yarn", "proportional"}
-"""Rotary embeddings whose angles depend on the position alone, not on how long the text has become."""
-
 
 class Decoder:
     """The layers of a model, run over lanes. The model's own modules stay as they are and may carry any adapter meanwhile.
 
     Raises:
-        NotRead: Its arithmetic is not known, or not from positions alone; or its weights are quantised.
+        NotRead: Its arithmetic is not known, or its weights are quantised.
     """
 
     def __init__(self, model: Any) -> None:
@@ -35,9 +32,6 @@ class Decoder:
             raise NotRead("it carries an adapter")
         if not weights_plain(self.anatomy):
             raise NotRead("its weights are quantised")
-        ropes = _rope_types(model.base_model.rotary_emb)
-        if not ropes <= STEADY_ROPES:
-            raise NotRead(f"its rotary embedding is {min(ropes - STEADY_ROPES)}")
         self.device = model.device
         self._products = layer_products(self.anatomy)
         self._angles: dict[str, tuple[Tensor, Tensor]] = {}
@@ -123,8 +117,3 @@ def _heads(
 def _half(angles: Tensor, dtype: torch.dtype) -> Tensor:
     """(positions, 1, half): both halves of a rotary embedding turn by the same angles, all heads alike."""
     return angles[:, None, : angles.shape[1] // 2].to(dtype).contiguous()
-
-
-def _rope_types(rotary: Any) -> set[str]:
-    types = getattr(rotary, "rope_type", "default")
-    return set(types.values()) if isinstance(types, dict) else {str(types)}

@@ -5,7 +5,8 @@ causal masks and sliding windows are the model's own. For training, the keys and
 graphs: each pass adds to their gradient and frees its own graph, and one backward through the prefix ends the step
 (exact, because a backward pass is linear in what it is given). Memory holds one prefix and one pass, however many rows.
 
-Rows are padded on the right without a mask: a causal model's real positions never see what comes after them.
+Rows are padded on the right without a mask: a causal model's real positions never see what comes after them. Where the
+rotary embedding changes with the length of the text, only rows of one length stand side by side, and no prefix is shared.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from stepladder.models.prefix.head import head_logits
 from stepladder.models.prefix.losses import MEAN, Loss, Tally
+from stepladder.models.prefix.ropes import forget_length, unsteady_rope
 from stepladder.models.prefix.rows import EncodedRow, common_prefix_length, group_by_length
 
 SHAREABLE_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
@@ -41,9 +43,25 @@ def supports_sharing(model: Any) -> str | None:
     strange = [layer for layer in DynamicCache(config=config).layers if type(layer) not in SHAREABLE_LAYERS]
     if strange:
         return f"its cache keeps {type(strange[0]).__name__}, not keys and values per token"
-    if getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", None):
+    if _sees_ahead(config):
         return "its tokens see later tokens"
+    rope = unsteady_rope(model)
+    if rope is not None:
+        return f"its rotary embedding is {rope}, which turns all tokens of a longer text otherwise"
     return None
+
+
+def untrainable(model: Any) -> str | None:
+    """Why no row of this architecture can be trained exactly, in a sentence; None when each can."""
+    if _sees_ahead(model.config.get_text_config(decoder=True)):
+        return "its tokens see later tokens, and so what they are to learn"
+    if model.base_model is model:
+        return "it does not say which of its modules is the decoder"
+    return None
+
+
+def _sees_ahead(config: Any) -> bool:
+    return getattr(config, "is_causal", True) is False or bool(getattr(config, "use_bidirectional_attention", None))
 
 
 class Prefix:
@@ -99,6 +117,7 @@ def shared_forward(model: Any, rows: Sequence[EncodedRow], prefix: Prefix | None
     width = max(map(len, own))
     tokens = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in own], device=model.device)
     if prefix is None:
+        forget_length(model)
         output = model.base_model(input_ids=tokens, use_cache=False)
     else:
         positions = torch.arange(start, start + width, device=model.device)[None].expand(len(rows), -1)
@@ -143,7 +162,8 @@ def passes(
 ) -> Iterator[tuple[list[int], LabelledStates]]:
     """Every row once, in groups of similar length: (row numbers, states). Turn each into gradients before the next."""
     start = prefix.length if prefix is not None else 0
-    for group in group_by_length([len(row) - start for row in rows], tokens_per_pass):
+    alike = unsteady_rope(model) is not None
+    for group in group_by_length([len(row) - start for row in rows], tokens_per_pass, alike=alike):
         yield group, shared_forward(model, [rows[index] for index in group], prefix)
 
 

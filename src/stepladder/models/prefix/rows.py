@@ -72,14 +72,18 @@ def common_prefix_length(rows: Sequence[EncodedRow]) -> int:
     return max(0, min(shared, own_from))
 
 
-def group_by_length(lengths: Sequence[int], tokens_per_pass: int) -> list[list[int]]:
+def group_by_length(lengths: Sequence[int], tokens_per_pass: int, *, alike: bool = False) -> list[list[int]]:
     """Row numbers in groups of similar length, the longest first; `rows × longest` of a group stays in the budget.
 
     A row longer than the budget is a group of its own. Ties keep their order, so equal input gives equal groups.
+
+    Args:
+        alike: Only rows of one length share a group, so that nothing is padded.
     """
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):  # longest first: memory is short at once or never
-        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= tokens_per_pass:
+        longest = lengths[groups[-1][0]] if groups else 0
+        if groups and (len(groups[-1]) + 1) * longest <= tokens_per_pass and not (alike and lengths[index] < longest):
             groups[-1].append(index)
         else:
             groups.append([index])
