@@ -23,6 +23,7 @@ from stepladder.files import hash_text
 from stepladder.models.manifest import read_json, read_template
 
 PROBE = "zqxprobe"  # a text no template writes by itself
+PROBE_PLACE = "zqxplace"
 PROBE_TOOL = {
     "type": "function",
     "function": {
@@ -86,20 +87,22 @@ class ChatTemplate:
         return self._tool_traces[0]
 
     def renders_tool_calls(self) -> bool:
-        """Whether an assistant's tool call leaves a trace in the prompt."""
+        """Whether an assistant's tool call leaves a trace in the prompt, with what it says."""
         return self._tool_traces[1]
 
     @cached_property
     def _tool_traces(self) -> tuple[bool, bool]:
         ask = Message("user", "Where?")
-        call = Message("assistant", "", tool_calls=(ToolCall("call00001", PROBE, '{"place": "here"}'),))
-        return self._shows([ask], [PROBE_TOOL]), self._shows([ask, call], [PROBE_TOOL]) and self._shows([ask, call], [])
+        call = Message("assistant", "", tool_calls=(ToolCall("call00001", PROBE, json.dumps({"place": PROBE_PLACE})),))
+        shows_calls = all(self._shows([ask, call], tools, PROBE, PROBE_PLACE) for tools in ([PROBE_TOOL], []))
+        return self._shows([ask], [PROBE_TOOL], PROBE), shows_calls
 
-    def _shows(self, messages: Sequence[Message], tools: list[dict[str, Any]]) -> bool:
+    def _shows(self, messages: Sequence[Message], tools: list[dict[str, Any]], *words: str) -> bool:
         try:
-            return PROBE in self._render([_as_template_message(message) for message in messages], tools, False)
+            text = self._render([_as_template_message(message) for message in messages], tools, False)
         except ModelError:
             return False
+        return all(word in text for word in words)
 
     def _render(self, chat: list[dict[str, Any]], tools: list[dict[str, Any]], add_generation_prompt: bool) -> str:
         try:
@@ -143,11 +146,12 @@ def _as_template_message(message: Message) -> dict[str, Any]:
     """A message as templates expect it: OpenAI's shape, but arguments of a tool call as an object where they are one."""
     chat = message.as_chat()
     for call in chat.get("tool_calls", ()):
-        call["function"]["arguments"] = _as_object(call["function"]["arguments"])
+        call["function"]["arguments"] = as_object(call["function"]["arguments"])
     return chat
 
 
-def _as_object(arguments: str) -> Any:
+def as_object(arguments: str) -> Any:
+    """A call's arguments as a template gets them: an object where they are one, else the text."""
     try:
         value = json.loads(arguments)
     except ValueError:

@@ -15,6 +15,7 @@ from stepladder.domain.errors import ModelError, NotShown
 from stepladder.domain.messages import Message, ToolCall
 from stepladder.domain.protocols import Conversation
 from stepladder.models.chat_template import ChatTemplate
+from stepladder.models.dropped import refuse_dropped_calls, refuse_dropped_words
 from stepladder.models.tokenizer import Tokenizer
 
 # Private-use characters around a control token's name in text from outside, while the template is at work.
@@ -64,7 +65,7 @@ def encode_prompt(
     safe = [_mark(message, tokenizer) for message in messages]
     safe_tools = _mark_value(list(tools), tokenizer)
     text = template.render(safe, safe_tools, add_generation_prompt=True)
-    _refuse_dropped_words(template, safe, text)
+    refuse_dropped_words(template, safe, safe_tools, text, add_generation_prompt=True)
     turns = _assistant_turns(template, tokenizer, safe, safe_tools, text)
     ids = [id for piece, _ in encode_pieces(tokenizer, text, turns) for id in piece]
     _refuse_doubled_bos(tokenizer, ids, template.model)
@@ -82,7 +83,7 @@ def encode_conversation(template: ChatTemplate, tokenizer: Tokenizer, conversati
         safe = [_mark(message, tokenizer) for message in conversation.messages]
         safe_tools = _mark_value(list(conversation.tools), tokenizer)
         text = template.render(safe, safe_tools, add_generation_prompt=False)
-        _refuse_dropped_words(template, safe, text)
+        refuse_dropped_words(template, safe, safe_tools, text, add_generation_prompt=False)
         turns = _assistant_turns(template, tokenizer, safe, safe_tools, text)
         pieces = encode_pieces(tokenizer, text, turns)
     except ModelError as error:
@@ -181,23 +182,13 @@ def _one_turn(
     written = after[len(before) :]
     if message.content.strip() not in written:
         raise NotShown(f"the chat template of {template.model} changes the assistant's words.", "Use another model.")
+    refuse_dropped_calls(template, message, number + 1, written)
     ending = end_of_turn(template, tokenizer)
     # A control token inside the content stands between marks, so the last bare one is the template's own.
     bare = _MARKED.sub(lambda match: " " * len(match.group()), written)
     if ending not in bare:
         raise ModelError(f"the chat template of {template.model} leaves a turn without its end {ending!r}.", "Use another model.")
     return _Turn(len(before), len(before) + bare.rindex(ending) + len(ending), message.weight != 0), after
-
-
-def _refuse_dropped_words(template: ChatTemplate, messages: Sequence[Message], text: str) -> None:
-    """Raise a `ModelError` when an instruction or a question is not in the rendering: the model would never see it."""
-    for number, message in enumerate(messages, 1):
-        if message.role in ("system", "user") and message.content.strip() not in text:
-            raise ModelError(
-                f"the chat template of {template.model} drops words of turn {number} ({message.role}): the model would never "
-                "see them.",
-                "Move them to a turn that it shows, or use another model.",
-            )
 
 
 def _rewrites(template: ChatTemplate, number: int) -> NotShown:
