@@ -29,11 +29,13 @@ class EncodedConversation:
 
     Learned are the assistant turns of weight 1, each from its first token of content to its end-of-turn token;
     headers, the line end after a turn, and everything else are not. `prompt_tokens` come before the first of them.
+    `excluded` are the places of the same tokens in turns of weight 0.
     """
 
     id: str
     token_ids: tuple[int, ...]
     learned: tuple[bool, ...]
+    excluded: tuple[int, ...] = ()
 
     @property
     def prompt_tokens(self) -> int:
@@ -89,13 +91,15 @@ def encode_conversation(template: ChatTemplate, tokenizer: Tokenizer, conversati
     except ModelError as error:
         raise type(error)(f"Row '{conversation.id}': {error.problem}", error.hint) from error
     token_ids = tuple(id for ids, _ in pieces for id in ids)
+    written = [number % 2 == 1 for number, (ids, _) in enumerate(pieces) for _ in ids]  # prompt, answer, prompt, ...
     learned = tuple(is_learned for ids, is_learned in pieces for _ in ids)
     if not any(learned):
         raise ModelError(
             f"Row '{conversation.id}' has nothing to learn: no assistant turn of weight 1.", "Add one, or drop the row."
         )
     _refuse_doubled_bos(tokenizer, token_ids, template.model)
-    return EncodedConversation(conversation.id, token_ids, learned)
+    excluded = tuple(place for place, is_written in enumerate(written) if is_written and not learned[place])
+    return EncodedConversation(conversation.id, token_ids, learned, excluded)
 
 
 def encode_answer(

@@ -108,4 +108,4 @@ class LoraTuner:
             ModelError: Nothing in the row is to be learned, or the template cannot render it; named.
         """
         encoded = encode_conversation(self._loaded.template, self._loaded.tokenizer, row)
-        return EncodedRow(encoded.id, encoded.token_ids, tuple(map(float, encoded.learned)))
+        return EncodedRow(encoded.id, encoded.token_ids, tuple(map(float, encoded.learned)), encoded.excluded)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,6 +55,8 @@ def test_each_turn_of_weight_1_is_learned_with_its_end_and_nothing_else(tiny_tem
     turns = [*turns, ("last?", "yes", 1)]
     row = encode_conversation(tiny_template, tiny_tokenizer, conversation(*turns, system=system))
     assert learned_texts(tiny_tokenizer, row) == [answer + IM_END for _, answer, weight in turns if weight == 1]
+    excluded = replace(row, learned=tuple(place in row.excluded for place in range(len(row.token_ids))))
+    assert learned_texts(tiny_tokenizer, excluded) == [answer + IM_END for _, answer, weight in turns if weight == 0]
 
 
 @given(turns=histories, system=st.none() | contents)

@@ -204,6 +204,14 @@ def test_a_row_whose_first_token_is_learned_is_refused() -> None:
         EncodedRow("a", (1, 2), (1.0, 1.0))
     with pytest.raises(ValueError, match="2 tokens but 1 weights"):
         EncodedRow("a", (1, 2), (0.0,))
+    with pytest.raises(ValueError, match="row a: a token of an excluded answer is learned"):
+        EncodedRow("a", (1, 2), (0.0, 1.0), excluded=(1,))
+
+
+def test_a_prompts_weight_reaches_neither_the_first_token_nor_an_excluded_answer() -> None:
+    row = EncodedRow("a", (1, 2, 3, 4, 5), (0.0, 0.0, 0.0, 0.0, 1.0), excluded=(2,))
+    assert row.with_prompt_weight(0.25).weights == (0.0, 0.25, 0.0, 0.25, 1.0)
+    assert row.with_prompt_weight(0.0) is row
 
 
 ROWS = st.lists(st.lists(st.integers(0, 2), min_size=2, max_size=8), min_size=1, max_size=6)

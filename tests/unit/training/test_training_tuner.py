@@ -166,6 +166,19 @@ def test_turns_of_weight_0_are_shown_and_not_learned_and_calls_are_learned_as_th
     assert {row.weights[place] for place in row.labelled} == {1.0}
 
 
+def test_a_weight_on_prompts_leaves_out_answers_that_are_not_to_be_learned(calling: LoadedModel) -> None:
+    row = LoraTuner(calling).encode(talk(3)).with_prompt_weight(0.5)
+
+    def text(weight: float) -> str:
+        tokens = [token for token, own in zip(row.token_ids[1:], row.weights[1:], strict=True) if own == weight]
+        return calling.tokenizer.decode(tokens, keep_control_tokens=True)
+
+    assert text(0.0).strip() == "I do not care.<|im_end|>"
+    assert text(1.0).strip().startswith("<tool_call>")
+    assert "What is my order 3?<|im_end|>\n<|im_start|>assistant" in text(0.5)
+    assert "And the weather in Steyr on Monday?" in text(0.5)
+
+
 def test_the_loss_of_a_training_counts_exactly_the_turns_of_weight_1(calling: LoadedModel, tmp_path: Path) -> None:
     """From conversations through the tuner to the first step's loss, against the stock model on hand-made labels."""
     talks = [talk(number) for number in range(4)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 LOGITS_AT_ONCE = 128 * 49_152
 """Entries of one piece of the head's output: 25 MB in fp32."""
@@ -18,25 +18,30 @@ class EncodedRow:
     """A row as token ids, and how much each token counts as a label.
 
     `weights[t]` is the weight of token t's negative log-likelihood given the tokens before it; 0 = not learned. A row's
-    first token has nothing before it, so its weight must be 0.
+    first token has nothing before it, so its weight must be 0. `excluded` are the places of answers that are not to be
+    learned, whatever a prompt's token counts.
     """
 
     id: str
     token_ids: tuple[int, ...]
     weights: tuple[float, ...]
+    excluded: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.token_ids) != len(self.weights):
             raise ValueError(f"row {self.id}: {len(self.token_ids)} tokens but {len(self.weights)} weights")
         if self.weights and self.weights[0] != 0:
             raise ValueError(f"row {self.id}: its first token has no token before it and cannot be learned")
+        if any(self.weights[place] for place in self.excluded):
+            raise ValueError(f"row {self.id}: a token of an excluded answer is learned")
 
     def with_prompt_weight(self, weight: float) -> EncodedRow:
-        """The row with `weight` on every token that is not learned, but for the first."""
+        """The row with `weight` on every token that is not learned, but for the first and those of excluded answers."""
         if not weight:
             return self
-        weights = tuple(own or (weight if place else 0.0) for place, own in enumerate(self.weights))
-        return EncodedRow(self.id, self.token_ids, weights)
+        never = {0, *self.excluded}
+        weights = tuple(own or (0.0 if place in never else weight) for place, own in enumerate(self.weights))
+        return replace(self, weights=weights)
 
     def __len__(self) -> int:
         return len(self.token_ids)
