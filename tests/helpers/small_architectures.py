@@ -43,6 +43,7 @@ STOCK: dict[str, dict[str, Any]] = {
 """Answered with their own modules."""
 UNSTEADY: dict[str, dict[str, Any]] = {
     "phi3-longrope": {
+        "original_max_position_embeddings": 20,
         "rope_parameters": {
             "rope_type": "longrope",
             "rope_theta": 10_000.0,
@@ -51,7 +52,7 @@ UNSTEADY: dict[str, dict[str, Any]] = {
             "long_factor": [3.0, 4.0, 5.0, 6.0],
             "original_max_position_embeddings": 20,
             "factor": 6.4,
-        }
+        },
     },
     "llama-dynamic": {
         "max_position_embeddings": 20,

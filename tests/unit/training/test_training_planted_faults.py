@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stepladder.domain.errors import ModelError, RunError
-from stepladder.domain.messages import Message
+from stepladder.domain.messages import Message, ToolCall
 from stepladder.domain.protocols import Conversation, SilentProgress
 from stepladder.domain.task import LoraSettings
 from stepladder.models.loading import load, unload_all
@@ -27,6 +27,7 @@ from stepladder.training.tuner import LoraTuner
 from stepladder.training.verify import choose_path
 from tiny_model import CHATML, build_tiny_model
 from tiny_training import IDENTITY, QUICK, KilledError, Watcher, build_base, build_llama, build_rows, tune
+from tool_tasks import CALLING_TEMPLATE, TOOLS
 
 TOOL = {"type": "function", "function": {"name": "find_order", "parameters": {"type": "object", "properties": {}}}}
 
@@ -177,6 +178,32 @@ def test_dropped_content__a_turn_that_the_template_leaves_out_is_refused(tmp_pat
     turns = [Message(role, "Be brief.")] + ([] if role == "system" else [Message("assistant", "Yes.")])
     with pytest.raises(ModelError, match=rf"Row 'planted': .*template of .* drops words of turn 1 \({role}\)"):
         encode(tmp_path, careless, conversation(*turns))
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "dropped"),
+    [
+        ("message.role == 'tool'", "message.role == 'nobody'", r"words of turn 3 \(tool\)"),
+        ("message.tool_calls or []", "(message.tool_calls or [])[:1]", "'get_weather' of tool call 2 in turn 2"),
+        ("(call.function.arguments | tojson)", "'{'", "tool calls"),
+    ],
+    ids=["results", "further calls", "arguments"],
+)
+def test_dropped_content__what_the_template_leaves_out_of_calls_and_results_is_refused(
+    tmp_path: Path, right: str, wrong: str, dropped: str
+) -> None:
+    calls = tuple(ToolCall(f"call{city}", "get_weather", json.dumps({"city": city})) for city in ("Graz", "Linz"))
+    turns = (
+        Message("user", "Is it warmer in Graz or in Linz?"),
+        Message("assistant", "", tool_calls=calls),
+        Message("tool", "17 degrees", tool_call_id="callGraz"),
+        Message("tool", "19 degrees", tool_call_id="callLinz"),
+        Message("assistant", "In Linz."),
+    )
+    assert CALLING_TEMPLATE.count(right) == 1
+    with pytest.raises(ModelError, match=f"Row 'planted': .*template of .* drops {dropped}"):
+        encode(tmp_path, CALLING_TEMPLATE.replace(right, wrong), conversation(*turns, tools=TOOLS))
+    encode(tmp_path / "right", CALLING_TEMPLATE, conversation(*turns, tools=TOOLS))
 
 
 def test_dropped_content__an_answer_that_the_template_changes_is_refused(tmp_path: Path) -> None:
