@@ -41,7 +41,7 @@ from stepladder.training.memory import reused_memory
 from stepladder.training.objectives import Objective, Sft
 from stepladder.training.presets import TrainSettings, activation_bytes, choose_settings, room_for_tokens
 from stepladder.training.proof import STOPPING_ALARM, Proof, Stopping, check_saved, measure_stopping, probe_logits, shortest
-from stepladder.training.record import model_card, pins, read_finished, side_file, write_papers
+from stepladder.training.record import model_card, pins, read_finished, side_file, tokenizer_files, write_papers
 from stepladder.training.stopping import candidates
 from stepladder.training.verify import choose_path
 
@@ -353,11 +353,11 @@ def _publish(base: Base, kept: _Kept, probe: Sequence[EncodedRow], folder: Path,
     """Write the adapter to `folder`, proved and whole, or not at all. The base carries no adapter now."""
     tuned = replace(kept.tuned, folder=folder, adapter_sha256=hash_bytes(kept.files[WEIGHTS]))
     with disk_named("the adapter", folder), new_folder(folder) as fresh:
-        for name, content in kept.files.items():
+        files = {**kept.files, **tokenizer_files(base.tokenizer_folder)}
+        for name, content in files.items():
             write_bytes(fresh / name, content)
         proof = Proof(*check_saved(base.model, fresh, probe, kept.logits, kept.files[WEIGHTS]), kept.stopping)
-        side, card = side_file(binding, tuned, proof), model_card(binding.pins, tuned, proof)
-        write_papers(fresh, tokenizer_folder=base.tokenizer_folder, side=side, card=card)
+        write_papers(fresh, side=side_file(binding, tuned, proof, files), card=model_card(binding.pins, tuned, proof))
     return tuned
 
 

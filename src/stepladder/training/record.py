@@ -10,7 +10,7 @@ from typing import Any
 
 from stepladder.domain.errors import RunError
 from stepladder.domain.protocols import ModelIdentity, TrainPoint, Tuned
-from stepladder.files import hash_file, hash_json, write_bytes, write_text
+from stepladder.files import hash_bytes, hash_file, hash_json, write_text
 from stepladder.models.prefix.rows import EncodedRow
 from stepladder.training.adapters import WEIGHTS
 from stepladder.training.binding import Binding, differences, other_training, versions
@@ -52,14 +52,15 @@ def fingerprint(rows: Sequence[EncodedRow]) -> str:
     return hash_json([[row.id, row.token_ids, row.weights] for row in rows])
 
 
-def side_file(binding: Binding, tuned: Tuned, proof: Proof) -> dict[str, Any]:
-    """The content of `stepladder.json`."""
+def side_file(binding: Binding, tuned: Tuned, proof: Proof, files: Mapping[str, bytes]) -> dict[str, Any]:
+    """The content of `stepladder.json`, beside `files`."""
     return {
         "format": FORMAT,
         "pins": dict(binding.pins),
         "rows": binding.rows,
         "versions": versions(),
         "adapter_sha256": tuned.adapter_sha256,
+        "files_sha256": {name: hash_bytes(content) for name, content in files.items() if name != WEIGHTS},
         "held_out_nll": list(tuned.held_out_nll),
         "best_step": tuned.best_step,
         "steps": tuned.steps,
@@ -91,8 +92,9 @@ def read_finished(folder: Path, binding: Binding, *, anew: bool = False) -> Tune
             if not anew:
                 raise other_training(f"the adapter at {folder}", recorded, binding)
             return f"it belongs to something else ({'; '.join(differences(recorded, binding))})"
-        if hash_file(folder / WEIGHTS) != raw["adapter_sha256"]:
-            return "its weights are damaged"
+        recorded_files = {WEIGHTS: raw["adapter_sha256"], **raw.get("files_sha256", {})}  # older adapters name the weights only
+        if fault := _fault(folder, recorded_files):
+            return fault
         return Tuned(
             folder=folder,
             adapter_sha256=raw["adapter_sha256"],
@@ -105,6 +107,17 @@ def read_finished(folder: Path, binding: Binding, *, anew: bool = False) -> Tune
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"its {SIDE_FILE} cannot be read: {type(error).__name__}"
+
+
+def _fault(folder: Path, files: Mapping[str, str]) -> str:
+    """Which of an adapter's files is not as it was written, in a few words; empty when all are."""
+    for name, digest in files.items():
+        what = "its weights are" if name == WEIGHTS else f"its {name} is"
+        if not (folder / name).is_file():
+            return f"{what} missing"
+        if hash_file(folder / name) != digest:
+            return f"{what} damaged"
+    return ""
 
 
 def model_card(pinned: Mapping[str, Any], tuned: Tuned, proof: Proof) -> str:
@@ -150,11 +163,14 @@ model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
 """
 
 
-def write_papers(folder: Path, *, tokenizer_folder: Path | None, side: Mapping[str, Any], card: str) -> None:
-    """What belongs beside the weights: the tokenizer with its template, the model card, the side file last."""
-    for name in TOKENIZER_FILES if tokenizer_folder is not None else ():
-        source = Path(tokenizer_folder or "") / name
-        if source.is_file():
-            write_bytes(folder / name, source.read_bytes())
+def tokenizer_files(folder: Path | None) -> dict[str, bytes]:
+    """The tokenizer with its template, by file name; none without a folder."""
+    if folder is None:
+        return {}
+    return {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()}
+
+
+def write_papers(folder: Path, *, side: Mapping[str, Any], card: str) -> None:
+    """What is said about the files: the model card, then the side file. The card is no part of what is compared: it may grow."""
     write_text(folder / "README.md", card)
     write_text(folder / SIDE_FILE, json.dumps(side, indent=2, ensure_ascii=False) + "\n")

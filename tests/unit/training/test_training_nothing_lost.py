@@ -18,7 +18,7 @@ import torch
 from stepladder.domain.errors import RunError
 from stepladder.domain.protocols import Tuned
 from stepladder.files import FailingDisk, hash_file, writing_to
-from stepladder.training.adapters import adapted, adapter_tensors
+from stepladder.training.adapters import WEIGHTS, adapted, adapter_tensors
 from stepladder.training.checkpoint import (
     MANIFEST,
     OPTIMIZER,
@@ -51,6 +51,11 @@ def at_step_eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("eight")
     broken_off(folder / "a", 8, save_every_seconds=0.0)
     return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tune(build_base(), tmp_path_factory.mktemp("finished") / "a").folder.parent
 
 
 @pytest.mark.parametrize("file", ["adapter.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
@@ -104,6 +109,41 @@ def test_broken_checkpoints_are_not_deleted_and_crowd_out_no_whole_ones(
     prune(folder, 3)
     prune(folder, 7)
     assert {path.name for path in folder.glob("step-*")} == {"step-000003", "step-000006", "step-000007"}
+
+
+@pytest.mark.parametrize("how", ["truncate", "flip", "delete"])
+@pytest.mark.parametrize(("file", "what"), [("adapter_config.json", "its adapter_config.json is"), (WEIGHTS, "its weights are")])
+def test_a_finished_adapter_with_a_damaged_file_is_trained_again(
+    finished: Path, tmp_path: Path, whole: Tuned, file: str, what: str, how: str
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    good = (tmp_path / "a" / file).read_bytes()
+    damage(tmp_path / "a" / file, how)
+    tuned, notes = continued(tmp_path / "a")
+    assert f"The adapter at a is trained again: {what} {'missing' if how == 'delete' else 'damaged'}." in notes
+    assert tuned.adapter_sha256 == whole.adapter_sha256
+    assert (tmp_path / "a" / file).read_bytes() == good
+
+
+def test_the_tokenizer_beside_an_adapter_belongs_to_it_and_the_card_may_be_changed(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "tokenizer.json").write_text("{}")
+    base = replace(build_base(), tokenizer_folder=tmp_path / "base")
+    tune(base, tmp_path / "a")
+    (tmp_path / "a" / "README.md").write_text("mine")
+    tune(base, tmp_path / "a", progress=(watcher := Watcher()))
+    assert watcher.notes == []
+    (tmp_path / "a" / "tokenizer.json").write_text("[]")
+    tune(base, tmp_path / "a", progress=watcher)
+    assert "The adapter at a is trained again: its tokenizer.json is damaged." in watcher.notes
+
+
+def test_an_adapter_that_records_no_hashes_but_the_weights_is_read_as_before(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    side = json.loads((tmp_path / "a" / "stepladder.json").read_text())
+    assert side.pop("files_sha256").keys() == {"adapter_config.json"}
+    (tmp_path / "a" / "stepladder.json").write_text(json.dumps(side))
+    assert continued(tmp_path / "a")[1] == []
 
 
 # Full and failing disks
@@ -231,11 +271,6 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"base": {"base_sha256": "dd" * 32}}, "base_sha256 aaaaaaaaaaaa… -> dddddddddddd…"),
     ({"base": {"template_sha256": "dd" * 32}}, "template_sha256 cccccccccccc… -> dddddddddddd…"),
 ]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tune(build_base(), tmp_path_factory.mktemp("finished") / "a").folder.parent
 
 
 @pytest.mark.parametrize(("change", "said"), CHANGES, ids=[said[:30] for _, said in CHANGES])
