@@ -9,6 +9,7 @@ the cursor. A checkpoint also needs the adapters of the earlier steps that may s
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -27,6 +28,7 @@ MANIFEST = "manifest.json"
 ADAPTER, OPTIMIZER, STATE = "adapter.safetensors", "optimizer.safetensors", "state.json"
 FORMAT = 2
 NEWEST_KEPT = 2
+NAME = re.compile(r"step-([0-9]{6,})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,11 @@ def save_checkpoint(
 
 def newest_checkpoint(folder: Path, binding: str, note: Callable[[str], None]) -> Progressed | None:
     """The newest complete checkpoint in `folder` whose kept steps are complete too; broken ones are named and passed over."""
-    found = sorted(folder.glob("step-*"), reverse=True)
-    for path in found:
+    found = _checkpoints(folder)
+    strays = sorted(path.name for path in folder.glob("step-*") if path not in found.values())
+    for name in strays:
+        note(f"{name} in {folder.name} has no checkpoint's name; it is passed over.")
+    for path in found.values():
         fault = _fault(path, binding)
         if fault is None:
             needed = [_path(folder, step) for step in _manifest(path)["needs"]]
@@ -83,7 +88,7 @@ def newest_checkpoint(folder: Path, binding: str, note: Callable[[str], None]) -
         if fault is None:
             return _from_json(json.loads((path / STATE).read_text(encoding="utf-8")))
         note(f"Checkpoint {path.name} cannot be used ({fault}); going back to the one before.")
-    if found:
+    if found or strays:
         note("No checkpoint can be used: the training starts from the beginning.")
     return None
 
@@ -137,14 +142,25 @@ def prune(folder: Path, step: int) -> None:
     Kept are the two newest, the two newest with an evaluation, and what these need: one damaged file, whichever, costs some
     steps and not the training. Those beyond `step`, and those that cannot be read, were found broken; they stay.
     """
-    known = {int(path.name.removeprefix("step-")): path for path in sorted(folder.glob("step-*"), reverse=True)}
-    manifests = {number: found for number, path in known.items() if number <= step and (found := _manifest(path))}
+    known = _checkpoints(folder)
+    manifests = {number: _manifest(path) for number, path in known.items() if number <= step}
+    manifests = {number: manifest for number, manifest in manifests.items() if _is_list_of_steps(manifest.get("needs"))}
     newest = list(manifests)[:NEWEST_KEPT]
     evaluated = [number for number, manifest in manifests.items() if manifest.get("evaluated")][:NEWEST_KEPT]
     kept = {*newest, *evaluated}
-    kept |= {need for number in kept for need in manifests[number].get("needs", ())}
+    kept |= {need for number in kept for need in manifests[number]["needs"]}
     for number in manifests.keys() - kept:
         shutil.rmtree(known[number], ignore_errors=True)
+
+
+def _checkpoints(folder: Path) -> dict[int, Path]:
+    """What is named as a checkpoint of `folder`, newest first, by step. A copy that a file manager made is not."""
+    steps = sorted((int(named[1]) for path in folder.glob("step-*") if (named := NAME.fullmatch(path.name))), reverse=True)
+    return {step: path for step in steps if (path := _path(folder, step)).exists()}
+
+
+def _is_list_of_steps(value: object) -> bool:
+    return isinstance(value, list) and all(type(step) is int for step in value)
 
 
 def _path(folder: Path, step: int) -> Path:
@@ -172,7 +188,9 @@ def _fault(path: Path, binding: str) -> str | None:
         if manifest["binding"] != binding:
             return "it belongs to other settings or data"
         damaged = [name for name in (ADAPTER, OPTIMIZER, STATE) if hash_file(path / name) != files[name]]
-        misplaced = _path(path.parent, manifest["step"]) != path or not isinstance(manifest["needs"], list)
+        misplaced = _path(path.parent, manifest["step"]) != path
+        if not _is_list_of_steps(manifest["needs"]):
+            return f"its {MANIFEST} is damaged"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"it is incomplete: {type(error).__name__}"
     if misplaced:

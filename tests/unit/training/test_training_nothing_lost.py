@@ -30,7 +30,7 @@ from stepladder.training.checkpoint import (
 )
 from stepladder.training.loop import build_optimizer
 from stepladder.training.presets import TrainSettings
-from tiny_training import IDENTITY, QUICK, Watcher, broken_off, build_base, build_llama, build_rows, continued, tune
+from tiny_training import IDENTITY, QUICK, KilledError, Watcher, broken_off, build_base, build_llama, build_rows, continued, tune
 
 # Broken files
 
@@ -109,6 +109,36 @@ def test_broken_checkpoints_are_not_deleted_and_crowd_out_no_whole_ones(
     prune(folder, 3)
     prune(folder, 7)
     assert {path.name for path in folder.glob("step-*")} == {"step-000003", "step-000006", "step-000007"}
+
+
+@pytest.mark.parametrize("name", ["step-000006 (copy)", "step-000007.bak", "step-", "step-7", "step-0000006", "step-٠٠٠٠٠٧"])
+def test_what_has_no_checkpoints_name_is_passed_over_with_a_word_and_stays(
+    at_step_eight: Path, tmp_path: Path, whole: Tuned, name: str
+) -> None:
+    shutil.copytree(at_step_eight, tmp_path, dirs_exist_ok=True)
+    folder = next((tmp_path / "a.checkpoints").iterdir())
+    shutil.copytree(folder / "step-000006", folder / name)
+    watcher = Watcher(9)  # a checkpoint is saved before, and older ones are deleted
+    with pytest.raises(KilledError):
+        tune(build_base(), tmp_path / "a", progress=watcher, save_every_seconds=0.0)
+    assert f"{name} in {folder.name} has no checkpoint's name; it is passed over." in watcher.notes
+    assert "Continuing the training behind step 7." in watcher.notes
+    assert (folder / name / "adapter.safetensors").is_file()
+    assert continued(tmp_path / "a")[0].adapter_sha256 == whole.adapter_sha256
+
+
+@pytest.mark.parametrize("needs", [["6x"], [[3]], "36", 3, None, [True]], ids=json.dumps)
+def test_a_manifest_whose_needs_are_no_steps_is_passed_over_with_a_word(
+    at_step_eight: Path, tmp_path: Path, whole: Tuned, needs: Any
+) -> None:
+    shutil.copytree(at_step_eight, tmp_path, dirs_exist_ok=True)
+    path = next((tmp_path / "a.checkpoints").glob("*/step-000007")) / MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_text()), "needs": needs}))
+    prune(path.parent.parent, 8)
+    tuned, notes = continued(tmp_path / "a")
+    assert any(note.startswith("Checkpoint step-000007 cannot be used (its manifest.json is damaged)") for note in notes)
+    assert "Continuing the training behind step 6." in notes
+    assert tuned.adapter_sha256 == whole.adapter_sha256
 
 
 @pytest.mark.parametrize("how", ["truncate", "flip", "delete"])
