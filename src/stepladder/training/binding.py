@@ -18,6 +18,7 @@ BINDING_FILE = "binding.json"
 PACKAGES = ("stepladder", "torch", "transformers", "peft", "safetensors")
 NAMES_SHOWN = 3
 HEX_SHOWN = 12
+NAME_LENGTH = 16  # of a checkpoint folder's name, from the digest of what it is bound to
 
 RowHashes = Mapping[str, Mapping[str, str]]
 """Of the training and the held-out rows: row id -> hash of its tokens and weights."""
@@ -59,9 +60,11 @@ def read_binding(folder: Path) -> Binding | None:
     """What the checkpoints in `folder` belong to; None when that cannot be read."""
     raw = _read(folder)
     try:
-        return Binding(dict(raw["pins"]), {part: dict(rows) for part, rows in raw["rows"].items()})
+        binding = Binding(dict(raw["pins"]), {part: dict(rows) for part, rows in raw["rows"].items()})
+        whole = binding.digest[:NAME_LENGTH] == folder.name and isinstance(binding.pins["settings"], dict)
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
+    return binding if whole else None
 
 
 def changed_versions(folder: Path) -> str:
@@ -72,18 +75,34 @@ def changed_versions(folder: Path) -> str:
     return ", ".join(f"{name} {recorded[name]} -> {here[name]}" for name in here if recorded.get(name, here[name]) != here[name])
 
 
+def place_of(checkpoints: Path, binding: Binding) -> Path:
+    """Where below `checkpoints` a training keeps its own."""
+    return checkpoints / binding.digest[:NAME_LENGTH]
+
+
 def refuse_others(checkpoints: Path, wanted: Binding) -> None:
     """Whether a training of other data, settings or base was broken off below `checkpoints`, and none of the one wanted.
 
     Raises:
-        RunError: There is one; it says what differs.
+        RunError: There is one; it says what differs, or that this is no longer known.
     """
-    if not checkpoints.is_dir() or (checkpoints / wanted.digest[:16]).is_dir():
+    if place_of(checkpoints, wanted).is_dir():
         return
-    for folder in sorted(checkpoints.iterdir()):
+    for folder in _broken_off(checkpoints):
         other = read_binding(folder)
-        if other is not None and any(folder.glob("step-*")):
+        if other is not None:
             raise other_training(f"a training that was broken off at {checkpoints}", other, wanted)
+        raise RunError(
+            f"a training that was broken off at {folder} belongs to other data, settings or another base; its {BINDING_FILE}, "
+            "which would say what differs, cannot be read.",
+            "Bring the former ones back to continue it; to train on these, choose another folder or move that one away.",
+        )
+
+
+def _broken_off(checkpoints: Path) -> list[Path]:
+    """Folders below `checkpoints` with checkpoints in them, of whatever training."""
+    found = sorted(checkpoints.iterdir()) if checkpoints.is_dir() else []
+    return [folder for folder in found if folder.is_dir() and any(folder.glob("step-*"))]
 
 
 def other_training(what: str, recorded: Binding, wanted: Binding) -> RunError:

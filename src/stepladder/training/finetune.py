@@ -30,7 +30,7 @@ from stepladder.training.adapters import (
     short_targets,
     silenced,
 )
-from stepladder.training.binding import Binding, bind, refuse_others
+from stepladder.training.binding import Binding, bind, place_of, refuse_others
 from stepladder.training.checkpoint import Progressed, load_adapter
 from stepladder.training.compiling import compile_where_it_pays
 from stepladder.training.failures import disk_named, memory_named
@@ -159,7 +159,7 @@ def train_adapter(
     pinned = {**pins(base.identity, settings, rows, held_out), **objective.pins}
     binding = bind(pinned, rows, held_out)
     all_checkpoints = folder.with_name(folder.name + ".checkpoints")
-    checkpoints = all_checkpoints / binding.digest[:16]
+    checkpoints = place_of(all_checkpoints, binding)
     finished = read_finished(folder, binding, anew=anew)
     if not isinstance(finished, Tuned):
         if finished is not None:

@@ -321,6 +321,25 @@ def test_changed_data_settings_or_base_are_refused_with_the_difference(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("how", ["truncate", "empty", "delete"])
+def test_changed_data_are_refused_also_where_the_binding_is_lost(
+    at_step_eight: Path, tmp_path: Path, whole: Tuned, how: str
+) -> None:
+    shutil.copytree(at_step_eight, tmp_path, dirs_exist_ok=True)
+    damage(next((tmp_path / "a.checkpoints").glob("*/binding.json")), how)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(
+        RunError, match="belongs to other data, .*; its binding.json, which would say what differs, cannot be read"
+    ):
+        tune(build_base(), tmp_path / "a", rows=build_rows(10, seed=3))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    broken_off(tmp_path / "a", 9)
+    assert json.loads(next((tmp_path / "a.checkpoints").glob("*/binding.json")).read_text())["rows"]["training"].keys()
+    tuned, notes = continued(tmp_path / "a")
+    assert "Continuing the training behind step 7." in notes
+    assert tuned.adapter_sha256 == whole.adapter_sha256
+
+
 def test_a_new_training_may_be_asked_for_and_the_old_checkpoints_stay(at_step_eight: Path, tmp_path: Path, whole: Tuned) -> None:
     shutil.copytree(at_step_eight, tmp_path, dirs_exist_ok=True)
     tuned, notes = continued(tmp_path / "a", seed=1, anew=True)
