@@ -81,10 +81,7 @@ def tune_rows(
     """
     if not rows:
         raise ModelError("there are no rows to train on.", "Add examples, or lower the share that is held out.")
-    settings = settings_for(base, wanted, len(rows), seed)
-    if start is not None:
-        check_start(start, base)
-        settings = shaped_as(start, base, settings)
+    settings = settings_from(start, base, wanted, len(rows), seed)
     return train_adapter(
         base,
         rows,
@@ -97,6 +94,19 @@ def tune_rows(
         save_every_seconds=save_every_seconds,
         watch=watch,
     )
+
+
+def settings_from(start: Path | None, base: Base, wanted: LoraSettings, rows: int, seed: int) -> TrainSettings:
+    """The preset for so many rows, in the shape of the adapter to go on from where there is one.
+
+    Raises:
+        ModelError: `start` is no adapter of this base.
+    """
+    settings = settings_for(base, wanted, rows, seed)
+    if start is None:
+        return settings
+    check_start(start, base)
+    return shaped_as(start, base, settings)
 
 
 def check_start(start: Path, base: Base) -> None:

@@ -40,13 +40,12 @@ class LoraTuner:
         """Train on `rows`, stop by `held_out`, leave a PEFT folder at `folder`; see `finetune.tune_rows`.
 
         Args:
-            watch: Told of every step.
+            watch: Told of every step; of a search for the learning rate, only asked whether it may go on.
             start: An adapter of this base to go on from.
         """
         learned, unseen = ([self.encode(row) for row in part] for part in (rows, held_out))
-        if settings.search_learning_rate:
-            return tune_searching(self._base, learned, unseen, settings, folder=folder, seed=seed, progress=progress)
-        return tune_rows(
+        train = tune_searching if settings.search_learning_rate else tune_rows
+        return train(
             self._base,
             learned,
             unseen,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,17 @@ from typing import Any
 import pytest
 import torch
 
-from stepladder.domain.errors import ModelError
-from stepladder.domain.protocols import ModelIdentity, SilentProgress
+from stepladder.domain.errors import DiskError, ModelError
+from stepladder.domain.protocols import ModelIdentity, SilentProgress, Tuned, Unwatched
 from stepladder.domain.task import LoraSettings
+from stepladder.files import FailingDisk, writing_to
 from stepladder.models.prefix.rows import EncodedRow
 from stepladder.training.finetune import Base
 from stepladder.training.loop import Diverged
 from stepladder.training.presets import search_epochs
 from stepladder.training.search import choose_rate, tune_searching
+from tiny_training import Watcher, build_base, tune
+from tiny_training import build_rows as rows_of
 
 IDENTITY = ModelIdentity("tiny", "transformers", "aa" * 32, "bb" * 32, "cc" * 32, context_tokens=96, dtype="float32")
 LOW = LoraSettings(rank=2, learning_rate=1e-4, epochs=4, batch_size=4, search_learning_rate=True)
@@ -94,3 +99,106 @@ def test_a_search_without_held_out_rows_is_refused(
 ) -> None:
     with pytest.raises(ModelError, match="rows held out to choose by"):
         tune_searching(base, build_rows(8), [], LOW, folder=tmp_path / "a", seed=0, progress=SilentProgress())
+
+
+# What happens in between
+
+FEW = LoraSettings(rank=2, learning_rate=5e-3, epochs=1, batch_size=4, search_learning_rate=True)
+
+
+def search(folder: Path, **options: Any) -> tuple[Tuned, list[str]]:
+    """A search over two steps a rate, and the training after it."""
+    watcher = Watcher()
+    given = {"folder": folder, "seed": 0, "progress": watcher, **options}
+    return tune_searching(build_base(), rows_of(6), rows_of(3, seed=9, name="unseen"), FEW, **given), watcher.notes
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    return search(tmp_path_factory.mktemp("searched") / "a")[0]
+
+
+def fails_and_goes_on(folder: Path, at: int, searched: Tuned) -> None:
+    with writing_to(FailingDisk(at, errno.ENOSPC)), pytest.raises(DiskError, match="cannot be written below .*: No space left"):
+        search(folder)
+    tuned, notes = search(folder)
+    assert not any("cannot be" in note for note in notes)
+    assert (tuned.adapter_sha256, tuned.history) == (searched.adapter_sha256, searched.history)
+    assert not list(folder.parent.glob(".*.tmp"))
+    shutil.rmtree(folder.parent)
+
+
+def touches(folder: Path) -> int:
+    with writing_to(FailingDisk()) as counting:
+        search(folder)
+    return counting.operations
+
+
+def test_a_full_disk_ends_a_search_with_what_to_do_and_it_goes_on_when_there_is_room(tmp_path: Path, searched: Tuned) -> None:
+    operations = touches(tmp_path / "counted")
+    for at in range(1, operations, 17):
+        fails_and_goes_on(tmp_path / str(at) / "a", at, searched)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_full_disk_at_every_single_touch_of_a_search_loses_nothing(tmp_path: Path, searched: Tuned) -> None:
+    for at in range(1, touches(tmp_path / "counted") + 1):
+        fails_and_goes_on(tmp_path / str(at) / "a", at, searched)
+
+
+class Asked(Unwatched):
+    """Leaves in order when it is asked for the `leave_at`th time whether the training may go on."""
+
+    def __init__(self, leave_at: int = 0) -> None:
+        self.leave_at, self.asked, self.steps = leave_at, 0, 0
+
+    def stepped(self, point: Any) -> None:
+        self.steps += 1
+
+    def may_go_on(self) -> None:
+        self.asked += 1
+        if self.asked == self.leave_at:
+            raise KeyboardInterrupt
+
+
+def test_a_search_may_be_paused_between_any_two_steps_and_goes_on(tmp_path: Path, searched: Tuned) -> None:
+    search(tmp_path / "whole", watch=(whole := Asked()))
+    assert whole.steps == 3  # of the training itself: two steps, and the evaluation; the search's own are not told
+    for at in range(1, whole.asked + 1):
+        with pytest.raises(KeyboardInterrupt):
+            search(tmp_path / str(at), watch=Asked(at))
+        tuned, notes = search(tmp_path / str(at))
+        assert any(note.startswith("Continuing the training behind step") for note in notes)
+        assert (tuned.adapter_sha256, tuned.history) == (searched.adapter_sha256, searched.history)
+
+
+def test_a_search_is_saved_as_often_as_it_is_told(tmp_path: Path, searched: Tuned) -> None:
+    watcher = Watcher(2, ZeroDivisionError)  # stands for a kill
+    with pytest.raises(ZeroDivisionError):
+        search(tmp_path / "a", progress=watcher, save_every_seconds=0.0)
+    tuned, notes = search(tmp_path / "a")
+    assert "Continuing the training behind step 1." in notes
+    assert tuned.adapter_sha256 == searched.adapter_sha256
+
+
+def test_a_search_goes_on_from_the_adapter_it_is_given(tmp_path: Path, searched: Tuned) -> None:
+    with pytest.raises(ModelError, match="there is no adapter to go on from"):
+        search(tmp_path / "a", start=tmp_path / "nowhere")
+    start = tune(build_base(), tmp_path / "start", wanted=FEW.model_copy(update={"rank": 3}))
+    tuned, _ = search(tmp_path / "a", start=start.folder)
+    pinned = json.loads((tuned.folder / "stepladder.json").read_text(encoding="utf-8"))["pins"]
+    assert (pinned["start_sha256"], pinned["settings"]["rank"]) == (start.adapter_sha256, 3)
+    assert tuned.history[0].loss < searched.history[0].loss
+
+
+@pytest.mark.parametrize("content", ['{"a', "[]", "\xff", "{}"])
+def test_a_record_of_a_search_that_cannot_be_read_counts_as_none(tmp_path: Path, searched: Tuned, content: str) -> None:
+    (tmp_path / "a.search.json").write_text(content, encoding="latin-1")
+    tuned, notes = search(tmp_path / "a")
+    assert ("a.search.json cannot be read: the learning rates are tried again." in notes) == (content != "{}")
+    assert tuned.adapter_sha256 == searched.adapter_sha256
+    record = json.loads((tmp_path / "a.search.json").read_text())
+    (tmp_path / "a.search.json").write_text(json.dumps(dict.fromkeys(record, "torn")))
+    assert search(tmp_path / "a")[0] == tuned
+    assert json.loads((tmp_path / "a.search.json").read_text()) == record

@@ -12,7 +12,7 @@ import torch
 
 from stepladder.domain.errors import ModelError
 from stepladder.domain.messages import Message, ToolCall
-from stepladder.domain.protocols import Conversation, Preference, SilentProgress, Tuner
+from stepladder.domain.protocols import Conversation, Preference, SilentProgress, Tuner, Unwatched
 from stepladder.domain.task import DpoSettings, LoraSettings
 from stepladder.models.conversation import encode_prompt
 from stepladder.models.loading import LoadedModel, load, unload_all
@@ -49,6 +49,20 @@ def test_a_tuner_trains_and_the_engines_way_of_loading_accepts_the_folder(loaded
     assert (tuned.folder / "chat_template.jinja").is_file()
     with loaded.adapter(tuned.folder) as model:
         assert any("lora_A" in name for name, _ in model.named_parameters())
+
+
+def test_a_tuner_that_searches_is_watched_too_and_goes_on_from_an_adapter(loaded: LoadedModel, tmp_path: Path) -> None:
+    class Leaving(Unwatched):
+        def may_go_on(self) -> None:
+            raise KeyboardInterrupt
+
+    rows, held_out = [conversation(number) for number in range(4)], [conversation(90)]
+    searching = QUICK.model_copy(update={"search_learning_rate": True, "epochs": 1})
+    given = {"folder": tmp_path / "a", "seed": 0, "progress": SilentProgress()}
+    with pytest.raises(KeyboardInterrupt):
+        LoraTuner(loaded).tune(rows, held_out, searching, watch=Leaving(), **given)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="there is no adapter to go on from"):
+        LoraTuner(loaded).tune(rows, held_out, searching, start=tmp_path / "nowhere", **given)  # type: ignore[arg-type]
 
 
 def test_exactly_the_answer_and_its_end_of_turn_are_learned(loaded: LoadedModel) -> None:
