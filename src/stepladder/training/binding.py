@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stepladder.domain.errors import RunError
 from stepladder.files import hash_json, write_text
+from stepladder.models.hardware import cpu_model
 from stepladder.models.prefix.rows import EncodedRow
 
 BINDING_FILE = "binding.json"
 PACKAGES = ("stepladder", "torch", "transformers", "peft", "safetensors")
+PASSES = "tokens_per_pass"
 NAMES_SHOWN = 3
 HEX_SHOWN = 12
 NAME_LENGTH = 16  # of a checkpoint folder's name, from the digest of what it is bound to
@@ -33,8 +37,18 @@ class Binding:
 
     @property
     def digest(self) -> str:
-        """Equal for trainings that may continue each other. The base counts by its weights, not by its name or its place."""
+        """Equal for trainings of the same bits. The base counts by its weights, not by its name or its place."""
         return hash_json({key: value for key, value in self.pins.items() if key != "base" or not self.pins["base_sha256"]})
+
+    @property
+    def training(self) -> str:
+        """Equal for trainings that may continue each other: how rows are cut into passes changes no more than the rounding."""
+        settings = {key: value for key, value in self.pins["settings"].items() if key != PASSES}
+        return replace(self, pins={**self.pins, "settings": settings}).digest
+
+    @property
+    def tokens_per_pass(self) -> int:
+        return int(self.pins["settings"][PASSES])
 
 
 def bind(pinned: Mapping[str, Any], rows: Sequence[EncodedRow], held_out: Sequence[EncodedRow]) -> Binding:
@@ -50,9 +64,17 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
-def write_binding(folder: Path, binding: Binding) -> None:
+def circumstances(device: torch.device) -> dict[str, str]:
+    """What else decides a training's bits: where, and in how many parts at once, its sums are taken."""
+    if device.type == "cuda":
+        return {"device": torch.cuda.get_device_name(device)}
+    cpu = {"instructions": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads())}
+    return {"device": device.type, "processor": cpu_model(), **(cpu if device.type == "cpu" else {})}
+
+
+def write_binding(folder: Path, binding: Binding, device: torch.device) -> None:
     """Leave beside the checkpoints what they belong to."""
-    content = {"pins": dict(binding.pins), "rows": binding.rows, "versions": versions()}
+    content = {"pins": dict(binding.pins), "rows": binding.rows, "versions": versions(), "circumstances": circumstances(device)}
     write_text(folder / BINDING_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -61,15 +83,23 @@ def read_binding(folder: Path) -> Binding | None:
     raw = _read(folder)
     try:
         binding = Binding(dict(raw["pins"]), {part: dict(rows) for part, rows in raw["rows"].items()})
-        whole = binding.digest[:NAME_LENGTH] == folder.name and isinstance(binding.pins["settings"], dict)
+        whole = binding.digest[:NAME_LENGTH] == folder.name and binding.tokens_per_pass > 0
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
     return binding if whole else None
 
 
-def changed_versions(folder: Path) -> str:
-    """Libraries that are no longer those a training was begun with, in words; empty when all are."""
-    recorded, here = _read(folder).get("versions"), versions()
+def changed_since(folder: Path, device: torch.device) -> list[str]:
+    """What decides the bits and is no longer as it was when a training was begun, in words: libraries, then the machine."""
+    raw = _read(folder)
+    found = {
+        "with other versions": _changes(raw.get("versions"), versions()),
+        "under other circumstances": _changes(raw.get("circumstances"), circumstances(device)),
+    }
+    return [f"{what} ({changes})" for what, changes in found.items() if changes]
+
+
+def _changes(recorded: object, here: Mapping[str, str]) -> str:
     if not isinstance(recorded, dict):
         return ""
     return ", ".join(f"{name} {recorded[name]} -> {here[name]}" for name in here if recorded.get(name, here[name]) != here[name])
@@ -78,6 +108,22 @@ def changed_versions(folder: Path) -> str:
 def place_of(checkpoints: Path, binding: Binding) -> Path:
     """Where below `checkpoints` a training keeps its own."""
     return checkpoints / binding.digest[:NAME_LENGTH]
+
+
+def as_begun(checkpoints: Path, wanted: Binding) -> Binding:
+    """`wanted`, with the passes of the training that was broken off below `checkpoints` and that it continues, if there is one.
+
+    Passes are cut by the machine's memory unless the user says otherwise, so on another machine the same training wants others.
+    """
+    folders = _broken_off(checkpoints)
+    if place_of(checkpoints, wanted) in folders:
+        return wanted
+    folders.sort(key=lambda folder: max(path.name for path in folder.glob("step-*")))
+    same = [other for folder in folders if (other := read_binding(folder)) is not None and other.training == wanted.training]
+    if not same:
+        return wanted
+    settings = {**wanted.pins["settings"], PASSES: same[-1].tokens_per_pass}  # of the one that came furthest
+    return replace(wanted, pins={**wanted.pins, "settings": settings})
 
 
 def refuse_others(checkpoints: Path, wanted: Binding) -> None:
@@ -119,6 +165,7 @@ def differences(recorded: Binding, wanted: Binding) -> list[str]:
     old, new = (_flat(side.pins) for side in (recorded, wanted))
     if old.get("base_sha256") and old.get("base_sha256") == new.get("base_sha256"):
         old.pop("base", None), new.pop("base", None)
+    old.pop(PASSES, None), new.pop(PASSES, None)
     changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
     said = [f"{key} {_shown(old.get(key))} -> {_shown(new.get(key))}" for key in changed if key not in _ROW_PINS]
     for pin, part in _ROW_PINS.items():

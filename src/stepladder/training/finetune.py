@@ -30,7 +30,7 @@ from stepladder.training.adapters import (
     short_targets,
     silenced,
 )
-from stepladder.training.binding import Binding, bind, place_of, refuse_others
+from stepladder.training.binding import Binding, as_begun, bind, place_of, refuse_others
 from stepladder.training.checkpoint import Progressed, load_adapter
 from stepladder.training.compiling import compile_where_it_pays
 from stepladder.training.failures import disk_named, memory_named
@@ -93,6 +93,7 @@ def tune_rows(
         anew=anew,
         save_every_seconds=save_every_seconds,
         watch=watch,
+        passes_are_set=wanted.tokens_per_pass is not None,
     )
 
 
@@ -146,6 +147,7 @@ def train_adapter(
     save_every_seconds: float = SAVE_EVERY_SECONDS,
     shown: bool = True,
     watch: TrainWatch = UNWATCHED,
+    passes_are_set: bool = False,
 ) -> Tuned:
     """Train an adapter on `rows`, keep the step `held_out` chooses (the last without such rows), and leave it at `folder`.
 
@@ -158,6 +160,7 @@ def train_adapter(
         save_every_seconds: Longest time between two checkpoints, but for a single step that takes longer.
         shown: Whether the settings and some rows with their masks are said first.
         watch: Told of every step, unless the training was finished already.
+        passes_are_set: Whether the user chose `tokens_per_pass`; then a continued training takes it, else what it was begun with.
     Raises:
         ModelError: A row that cannot be learned from (named); the training diverged (`loop.Diverged`); the memory is used up;
             the model cannot be tuned; the saved adapter is not the trained one, or changes nothing.
@@ -167,8 +170,8 @@ def train_adapter(
     check_rows(rows, what="training", max_tokens=settings.max_tokens, stop_ids=base.stop_ids)
     check_rows(held_out, what="held-out", max_tokens=settings.max_tokens, stop_ids=base.stop_ids)
     pinned = {**pins(base.identity, settings, rows, held_out), **objective.pins}
-    binding = bind(pinned, rows, held_out)
     all_checkpoints = folder.with_name(folder.name + ".checkpoints")
+    binding = as_begun(all_checkpoints, bind(pinned, rows, held_out))
     checkpoints = place_of(all_checkpoints, binding)
     finished = read_finished(folder, binding, anew=anew)
     if not isinstance(finished, Tuned):
@@ -178,10 +181,29 @@ def train_adapter(
             refuse_others(all_checkpoints, binding)
         if shown:
             introduce(base, rows, settings, objective, progress)
+        settings = _passes_as_begun(settings, binding.tokens_per_pass, progress, are_set=passes_are_set)
         reported = Reported(progress, watch, save_every_seconds)
         finished = _train(base, rows, held_out, settings, objective, folder, checkpoints, binding, reported)
     _remove(checkpoints)
     return finished
+
+
+def _passes_as_begun(settings: TrainSettings, begun: int, progress: Progress, *, are_set: bool) -> TrainSettings:
+    """The settings that a continued training goes on with: its own passes and so its own bits, unless others are asked for."""
+    wanted = settings.tokens_per_pass
+    if wanted == begun:
+        return settings
+    if are_set:
+        progress.note(
+            f"The training was begun with {begun:,} tokens per pass and goes on with {wanted:,}, as `tokens_per_pass` says: its "
+            "last digits may differ from those of one run."
+        )
+        return settings
+    progress.note(
+        f"The training goes on with {begun:,} tokens per pass, as it was begun; this machine's memory would give {wanted:,}. "
+        "`tokens_per_pass` sets others."
+    )
+    return replace(settings, tokens_per_pass=begun)
 
 
 def settings_for(base: Base, wanted: LoraSettings, rows: int, seed: int) -> TrainSettings:
@@ -367,7 +389,9 @@ def _publish(base: Base, kept: _Kept, probe: Sequence[EncodedRow], folder: Path,
         for name, content in files.items():
             write_bytes(fresh / name, content)
         proof = Proof(*check_saved(base.model, fresh, probe, kept.logits, kept.files[WEIGHTS]), kept.stopping)
-        write_papers(fresh, side=side_file(binding, tuned, proof, files), card=model_card(binding.pins, tuned, proof))
+        write_papers(
+            fresh, side=side_file(binding, tuned, proof, files, base.model.device), card=model_card(binding.pins, tuned, proof)
+        )
     return tuned
 
 
@@ -379,7 +403,8 @@ def _memory_advice(base: Base, rows: Sequence[EncodedRow], held_out: Sequence[En
         f"To lower it: {halve}lower `tokens_per_pass` in [rungs.lora] or [rungs.dpo] (it is {settings.tokens_per_pass}); "
         f"shorten or drop the longest rows (row {longest.id} has {len(longest):,} tokens), each of which is one pass at least; "
         f"lower [rungs.lora] rank (it is {settings.rank}); or take a smaller [model] base. "
-        "What was saved is whole: with the same settings and rows it continues."
+        "What was saved is whole: with another `tokens_per_pass`, or on a machine with more memory, it continues. With other "
+        "rows, weights or another rank it is another training, for another folder."
     )
 
 

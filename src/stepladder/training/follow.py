@@ -18,7 +18,7 @@ from stepladder.domain.protocols import UNWATCHED, Progress, TrainPlan, TrainPoi
 from stepladder.models.prefix.paths import Path as ComputePath
 from stepladder.models.prefix.rows import EncodedRow
 from stepladder.training.adapters import adapter_files, adapter_tensors, is_silenced, set_adapter_tensors, silenced
-from stepladder.training.binding import BINDING_FILE, Binding, changed_versions, read_binding, write_binding
+from stepladder.training.binding import BINDING_FILE, Binding, changed_since, read_binding, write_binding
 from stepladder.training.checkpoint import (
     Progressed,
     load_adapter,
@@ -53,22 +53,22 @@ class LiveTraining:
         Raises:
             ModelError / RunError: The checkpoint does not fit the adapter tensor by tensor, or the disk has no room.
         """
+        device = self.wrapped.device
         found = newest_checkpoint(self.checkpoints, self.binding.digest, note)
         if found is None:
             refuse_full_disk(self.checkpoints, sum(value.nbytes for value in adapter_tensors(self.wrapped).values()))
             with disk_named("the training's checkpoints", self.checkpoints):
-                write_binding(self.checkpoints, self.binding)
+                write_binding(self.checkpoints, self.binding, device)
             return Progressed()
         set_adapter_tensors(self.wrapped, load_adapter(self.checkpoints, found.step))
         restore_optimizer(self.checkpoints, found.step, self.optimizer)
         note(f"Continuing the training behind step {found.step}.")
         if read_binding(self.checkpoints) is None:
-            note(f"Its {BINDING_FILE} was lost and is written anew; with which versions it was begun is no longer known.")
+            note(f"Its {BINDING_FILE} was lost and is written anew; where and with which versions it was begun is not known.")
             with disk_named("the training's checkpoints", self.checkpoints):
-                write_binding(self.checkpoints, self.binding)
-        changed = changed_versions(self.checkpoints)
-        if changed:
-            note(f"It was begun with other versions ({changed}), so its last digits may differ from those of one run.")
+                write_binding(self.checkpoints, self.binding, device)
+        for changed in changed_since(self.checkpoints, device):
+            note(f"It was begun {changed}, so its last digits may differ from those of one run.")
         return found
 
     def save(self, progressed: Progressed) -> None:

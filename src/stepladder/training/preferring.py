@@ -52,6 +52,7 @@ def tune_pairs(
         progress=progress,
         save_every_seconds=save_every_seconds,
         watch=watch,
+        passes_are_set=wanted.tokens_per_pass is not None,
     )
 
 

@@ -8,12 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stepladder.domain.errors import RunError
 from stepladder.domain.protocols import ModelIdentity, TrainPoint, Tuned
 from stepladder.files import hash_bytes, hash_file, hash_json, write_text
 from stepladder.models.prefix.rows import EncodedRow
 from stepladder.training.adapters import WEIGHTS
-from stepladder.training.binding import Binding, differences, other_training, versions
+from stepladder.training.binding import Binding, circumstances, differences, other_training, versions
 from stepladder.training.presets import TrainSettings
 from stepladder.training.proof import Proof
 
@@ -34,7 +36,10 @@ TOKENIZER_FILES = (
 def pins(
     identity: ModelIdentity, settings: TrainSettings, rows: Sequence[EncodedRow], held_out: Sequence[EncodedRow]
 ) -> dict[str, Any]:
-    """Everything an adapter depends on: weights, tokenizer, template, data and settings. Equal pins, equal adapter."""
+    """Everything an adapter depends on: weights, tokenizer, template, data and settings. Equal pins, equal adapter.
+
+    `tokens_per_pass` is the one that the training was begun with.
+    """
     return {
         "base": identity.name,
         "base_sha256": identity.base_sha256,
@@ -52,13 +57,14 @@ def fingerprint(rows: Sequence[EncodedRow]) -> str:
     return hash_json([[row.id, row.token_ids, row.weights] for row in rows])
 
 
-def side_file(binding: Binding, tuned: Tuned, proof: Proof, files: Mapping[str, bytes]) -> dict[str, Any]:
-    """The content of `stepladder.json`, beside `files`."""
+def side_file(binding: Binding, tuned: Tuned, proof: Proof, files: Mapping[str, bytes], device: torch.device) -> dict[str, Any]:
+    """The content of `stepladder.json`, beside `files`. `device`: the one trained on."""
     return {
         "format": FORMAT,
         "pins": dict(binding.pins),
         "rows": binding.rows,
         "versions": versions(),
+        "circumstances": circumstances(device),
         "adapter_sha256": tuned.adapter_sha256,
         "files_sha256": {name: hash_bytes(content) for name, content in files.items() if name != WEIGHTS},
         "held_out_nll": list(tuned.held_out_nll),
@@ -88,7 +94,7 @@ def read_finished(folder: Path, binding: Binding, *, anew: bool = False) -> Tune
         if raw["format"] != FORMAT:
             return "another version wrote it"
         recorded = Binding(raw["pins"], raw.get("rows", {}))
-        if recorded.digest != binding.digest:
+        if recorded.training != binding.training:
             if not anew:
                 raise other_training(f"the adapter at {folder}", recorded, binding)
             return f"it belongs to something else ({'; '.join(differences(recorded, binding))})"

@@ -15,8 +15,9 @@ from typing import Any
 from stepladder.domain.errors import ModelError
 from stepladder.domain.protocols import UNWATCHED, Progress, TrainWatch, Tuned, Unwatched
 from stepladder.domain.task import LoraSettings
-from stepladder.files import hash_json, write_text
+from stepladder.files import write_text
 from stepladder.models.prefix.rows import EncodedRow
+from stepladder.training.binding import bind
 from stepladder.training.failures import disk_named
 from stepladder.training.finetune import Base, settings_from, train_adapter
 from stepladder.training.follow import SAVE_EVERY_SECONDS
@@ -60,7 +61,15 @@ def tune_searching(
         raise ModelError("a learning-rate search needs rows to learn and rows held out to choose by.", "Add examples.")
     settings = settings_from(start, base, wanted, len(rows), seed)
     objective = Sft(settings.label_smoothing, start)
-    train = partial(train_adapter, base, rows, held_out, progress=progress, save_every_seconds=save_every_seconds)
+    train = partial(
+        train_adapter,
+        base,
+        rows,
+        held_out,
+        progress=progress,
+        save_every_seconds=save_every_seconds,
+        passes_are_set=wanted.tokens_per_pass is not None,
+    )
     search = Search(partial(train, watch=_MayGoOn(watch), anew=True, shown=False), base, rows, held_out, objective, folder)
     return train(search.rate(settings, progress), objective, folder=folder, watch=watch)
 
@@ -103,7 +112,8 @@ class Search:
 
     def _losses(self, trial: TrainSettings, known: dict[str, Any]) -> tuple[float, ...]:
         """What a rate reaches on each held-out row, from the record where it is known."""
-        key = hash_json({**pins(self.base.identity, trial, self.rows, self.held_out), **self.objective.pins})
+        pinned = {**pins(self.base.identity, trial, self.rows, self.held_out), **self.objective.pins}
+        key = bind(pinned, self.rows, self.held_out).training
         if not self._are_losses(known.get(key)):
             try:
                 known[key] = list(self.train(trial, self.objective, folder=self._place).held_out_nll)

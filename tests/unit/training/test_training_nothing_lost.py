@@ -18,6 +18,7 @@ import torch
 from stepladder.domain.errors import RunError
 from stepladder.domain.protocols import Tuned
 from stepladder.files import FailingDisk, hash_file, writing_to
+from stepladder.training import finetune
 from stepladder.training.adapters import WEIGHTS, adapted, adapter_tensors
 from stepladder.training.checkpoint import (
     MANIFEST,
@@ -374,6 +375,87 @@ def test_other_versions_of_libraries_are_said_aloud(at_step_eight: Path, tmp_pat
     path.write_text(json.dumps(raw))
     _, notes = continued(tmp_path / "a")
     assert any(note.startswith("It was begun with other versions (torch 1.0 -> ") for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("threads", "7"), ("processor", "Zuse Z3"), ("instructions", "AVX9"), ("device", "H1")]
+)
+def test_other_circumstances_are_said_aloud_and_not_refused(at_step_eight: Path, tmp_path: Path, name: str, other: str) -> None:
+    shutil.copytree(at_step_eight, tmp_path, dirs_exist_ok=True)
+    path = next((tmp_path / "a.checkpoints").glob("*/binding.json"))
+    raw = json.loads(path.read_text())
+    assert raw["circumstances"].pop(name)
+    path.write_text(json.dumps(raw))
+    with pytest.raises(KilledError):  # as of an older version, which did not record it
+        tune(build_base(), tmp_path / "a", progress=(watcher := Watcher(8)))
+    assert not any("It was begun" in note for note in watcher.notes)
+    raw["circumstances"][name] = other
+    path.write_text(json.dumps(raw))
+    tuned, notes = continued(tmp_path / "a")
+    assert any(note.startswith(f"It was begun under other circumstances ({name} {other} -> ") for note in notes)
+    assert json.loads((tuned.folder / "stepladder.json").read_text())["circumstances"].keys() == raw["circumstances"].keys()
+
+
+def test_a_training_goes_on_with_other_threads_and_says_so(tmp_path: Path) -> None:
+    broken_off(tmp_path / "a", 8)
+    torch.set_num_threads(2)
+    try:
+        _, notes = continued(tmp_path / "a")
+    finally:
+        torch.set_num_threads(1)
+    said = "It was begun under other circumstances (threads 1 -> 2), so its last digits may differ from those of one run."
+    assert said in notes
+
+
+# Passes that the machine's memory cuts
+
+
+def with_memory_for(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
+    """As on a machine where one pass takes `tokens` unless the user says otherwise."""
+
+    def settings_for(base: Any, wanted: Any, rows: int, seed: int) -> TrainSettings:
+        return replace(presets(base, wanted, rows, seed), tokens_per_pass=wanted.tokens_per_pass or tokens)
+
+    presets = real_settings_for
+    monkeypatch.setattr(finetune, "settings_for", settings_for)
+
+
+real_settings_for = finetune.settings_for
+
+
+@pytest.mark.parametrize("memory", [20, 1_000_000])
+def test_on_a_machine_with_other_memory_a_training_goes_on_with_its_own_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int
+) -> None:
+    with_memory_for(monkeypatch, 30)
+    once = tune(build_base(), tmp_path / "once")
+    broken_off(tmp_path / "a", 8)
+    with_memory_for(monkeypatch, memory)
+    assert tune(build_base(), tmp_path / "other").adapter_sha256 != once.adapter_sha256  # passes decide the last digits
+    tuned, notes = continued(tmp_path / "a")
+    assert "Continuing the training behind step 6." in notes
+    assert f"The training goes on with 30 tokens per pass, as it was begun; this machine's memory would give {memory:,}. " in (
+        " ".join(notes)
+    )
+    assert (tuned.adapter_sha256, tuned.history) == (once.adapter_sha256, once.history)
+    assert not (tmp_path / "a.checkpoints").exists()
+    assert continued(tmp_path / "a") == (tuned, [])  # finished, whatever the memory
+
+
+def test_other_passes_that_the_user_asks_for_are_taken_and_said(tmp_path: Path, whole: Tuned) -> None:
+    broken_off(tmp_path / "a", 8)
+    tuned, notes = continued(tmp_path / "a", wanted=QUICK.model_copy(update={"tokens_per_pass": 20}))
+    assert "Continuing the training behind step 6." in notes
+    assert any("goes on with 20, as `tokens_per_pass` says: its last digits may differ" in note for note in notes)
+    assert [point.loss for point in tuned.history] == pytest.approx([point.loss for point in whole.history], rel=1e-3)
+    assert [point.loss for point in tuned.history[6:]] != [point.loss for point in whole.history[6:]]
+    assert continued(tmp_path / "a") == (tuned, [])
+
+
+def test_a_difference_does_not_name_passes(at_step_eight: Path, tmp_path: Path) -> None:
+    shutil.copytree(at_step_eight, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(RunError, match=r"another base: seed 0 -> 1\."):
+        tune(build_base(), tmp_path / "a", seed=1, wanted=QUICK.model_copy(update={"tokens_per_pass": 20}))
 
 
 # What a checkpoint must fit
