@@ -31,6 +31,7 @@ from stepladder.training.checkpoint import (
 )
 from stepladder.training.loop import build_optimizer
 from stepladder.training.presets import TrainSettings
+from stepladder.training.proof import TOLERANCE, TOLERANCE_ELSE
 from tiny_training import IDENTITY, QUICK, KilledError, Watcher, broken_off, build_base, build_llama, build_rows, continued, tune
 
 # Broken files
@@ -497,3 +498,11 @@ def test_the_manifest_names_every_file_with_its_hash(at_step_eight: Path) -> Non
     assert manifest["files"] == {path.name: hash_file(path) for path in saved.iterdir() if path.name != MANIFEST}
     assert (manifest["step"], manifest["evaluated"]) == (7, False)
     assert set(manifest["needs"]) <= {3, 6}
+
+
+def test_the_page_on_killed_trainings_says_the_tolerance_that_holds() -> None:
+    page = Path(__file__).parents[3] / "docs" / "explanation" / "killed-training.md"
+    in_16_bits = {TOLERANCE[torch.bfloat16], TOLERANCE[torch.float16]}
+    said = f"(to within {TOLERANCE_ELSE:.0e} of the largest logit; {max(in_16_bits) * 100:.0f} % in 16 bits)".replace("e-0", "e-")
+    assert len(in_16_bits) == 1
+    assert said in page.read_text(encoding="utf-8")
