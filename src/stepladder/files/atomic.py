@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stepladder.files.disk import disk
+
+OLD = ".old.tmp"
+"""Ends the name of a folder that another one is about to replace."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -38,10 +42,12 @@ def write_text(path: Path, text: str) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
 
-    An existing `path` is replaced as a whole. Leftovers of killed attempts at the same path are removed first.
+    An existing `path` is replaced as a whole. Leftovers of killed attempts at the same path are removed first, once what a
+    killed exchange has left is at its place again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+    finish_exchange(path)
+    for leftover in _leftovers(path):
         shutil.rmtree(leftover, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     try:
@@ -64,7 +70,7 @@ def _take_place(temporary: Path, path: Path) -> None:
     if not path.exists():
         disk().rename(temporary, path)
         return
-    old = temporary.with_suffix(".old.tmp")
+    old = temporary.with_suffix(OLD)
     disk().rename(path, old)
     try:
         disk().rename(temporary, path)
@@ -72,6 +78,28 @@ def _take_place(temporary: Path, path: Path) -> None:
         old.rename(path)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def finish_exchange(path: Path) -> None:
+    """End an exchange of the folder `path` that a kill broke off between its two renames, when nothing stood at its place.
+
+    The new folder was whole before the old one was moved away, so it takes the place; where it is gone, the old one comes back.
+    """
+    if path.exists() or not path.parent.is_dir():
+        return
+    leftovers = _leftovers(path)
+    for old in leftovers:
+        if old.name.endswith(OLD):
+            new = old.with_name(old.name.removesuffix(OLD) + ".tmp")
+            disk().rename(new if new in leftovers else old, path)
+            fsync_folder(path.parent)
+            return
+
+
+def _leftovers(path: Path) -> list[Path]:
+    """What attempts at the folder `path` have left beside it; none of a folder with a longer name."""
+    named = re.compile(rf"\.{re.escape(path.name)}\.[^.]+(\.old)?\.tmp")
+    return sorted(other for other in path.parent.iterdir() if named.fullmatch(other.name) and other.is_dir())
 
 
 def append_line(path: Path, line: str) -> None:

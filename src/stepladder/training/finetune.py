@@ -15,7 +15,7 @@ import torch
 from stepladder.domain.errors import ModelError
 from stepladder.domain.protocols import UNWATCHED, ModelIdentity, Progress, TrainWatch, Tuned
 from stepladder.domain.task import LoraSettings
-from stepladder.files import hash_bytes, new_folder, write_bytes
+from stepladder.files import finish_exchange, hash_bytes, new_folder, write_bytes
 from stepladder.models.adapter import check_pins, read_config
 from stepladder.models.hardware import memory_total_bytes
 from stepladder.models.prefix.paths import FusedPath
@@ -173,6 +173,8 @@ def train_adapter(
     all_checkpoints = folder.with_name(folder.name + ".checkpoints")
     binding = as_begun(all_checkpoints, bind(pinned, rows, held_out))
     checkpoints = place_of(all_checkpoints, binding)
+    with disk_named("the adapter", folder):
+        finish_exchange(folder)
     finished = read_finished(folder, binding, anew=anew)
     if not isinstance(finished, Tuned):
         if finished is not None:

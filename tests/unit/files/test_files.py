@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,61 @@ def test_a_folder_that_cannot_be_replaced_stays_as_it_was(tmp_path: Path) -> Non
         found = (tmp_path / "model" / "whole").read_text(encoding="utf-8")
         assert found == ("second" if at == counting.operations else "first")  # only the last entry was not yet durable
         assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from stepladder import files
+
+class KilledAfterRename(files.Disk):
+    left = int(sys.argv[2])
+
+    def rename(self, old, new):
+        super().rename(old, new)
+        self.left -= 1
+        if self.left == 0:
+            os._exit(9)
+
+with files.writing_to(KilledAfterRename()), files.new_folder(Path(sys.argv[1])) as folder:
+    (folder / "whole").write_text("second", encoding="utf-8")
+"""
+
+
+def replaced_and_killed(path: Path, *, after_rename: int) -> None:
+    """A process that replaces the folder `path` and is gone behind one of its renames."""
+    assert subprocess.run([sys.executable, "-c", KILLED, str(path), str(after_rename)], check=False).returncode == 9
+
+
+@pytest.mark.parametrize("name", ["model", "model.v1", "mo[d]el"])
+def test_a_kill_between_the_two_renames_of_an_exchange_loses_neither_folder(tmp_path: Path, name: str) -> None:
+    target = tmp_path / name
+    target.mkdir()
+    (target / "whole").write_text("first", encoding="utf-8")
+    replaced_and_killed(target, after_rename=1)
+    assert not target.exists()
+    with pytest.raises(RuntimeError), files.new_folder(target):
+        assert (target / "whole").read_text(encoding="utf-8") == "second"  # it was whole when the first one was moved away
+        raise RuntimeError
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    replaced_and_killed(target, after_rename=2)
+    files.finish_exchange(target)
+    assert (target / "whole").read_text(encoding="utf-8") == "second"
+
+
+def test_an_old_folder_whose_successor_is_gone_comes_back(tmp_path: Path) -> None:
+    target, other = tmp_path / "model", tmp_path / ".model.b.abcd1234.old.tmp"
+    files.finish_exchange(tmp_path / "nowhere" / "model")
+    target.mkdir()
+    other.mkdir()  # of `model.b`: none of ours
+    replaced_and_killed(target, after_rename=1)
+    (new,) = (path for path in tmp_path.glob(".model.*.tmp") if not path.name.endswith(".old.tmp"))
+    shutil.rmtree(new)
+    files.finish_exchange(target)
+    assert sorted(tmp_path.iterdir()) == [other, target]
+    with files.new_folder(target) as folder:
+        assert other.is_dir()
+        assert folder.is_dir()
 
 
 def test_a_failing_line_is_torn_and_the_lines_around_it_are_whole(tmp_path: Path) -> None:

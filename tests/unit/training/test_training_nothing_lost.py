@@ -353,6 +353,18 @@ def test_a_new_training_may_be_asked_for_and_the_old_checkpoints_stay(at_step_ei
     assert back.adapter_sha256 == whole.adapter_sha256
 
 
+def test_an_adapter_that_was_being_replaced_when_a_kill_came_is_there_again(finished: Path, tmp_path: Path, whole: Tuned) -> None:
+    old, new = tmp_path / ".a.abcd1234.old.tmp", tmp_path / ".a.abcd1234.tmp"
+    shutil.copytree(finished / "a", old)
+    assert continued(tmp_path / "a")[0].adapter_sha256 == whole.adapter_sha256
+    assert not old.exists()
+    (tmp_path / "a").rename(old)
+    tune(build_base(), tmp_path / "b", seed=1).folder.rename(new)
+    tuned, notes = continued(tmp_path / "a", seed=1, anew=True)
+    assert (tuned.folder, notes) == (tmp_path / "a", [])  # the new one was whole: nothing is trained again
+    assert tuned.adapter_sha256 != whole.adapter_sha256
+
+
 def test_a_folder_of_something_else_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.txt").write_text("years of work")
