@@ -12,12 +12,13 @@ import torch
 
 from stepladder.domain.errors import ModelError
 from stepladder.domain.messages import Message, ToolCall
-from stepladder.domain.protocols import Conversation, Preference, SilentProgress, Tuner, Unwatched
+from stepladder.domain.protocols import Conversation, Preference, SilentProgress, Tuned, Tuner, Unwatched
 from stepladder.domain.task import DpoSettings, LoraSettings
 from stepladder.models.conversation import encode_prompt
 from stepladder.models.loading import LoadedModel, load, unload_all
 from stepladder.training.tuner import LoraTuner
 from tiny_model import build_tiny_model
+from tiny_training import KilledError, Watcher
 from tool_tasks import CALLING_TEMPLATE, CITIES, TOOLS
 
 QUICK = LoraSettings(rank=2, learning_rate=1e-2, epochs=2, batch_size=4)
@@ -146,6 +147,24 @@ def test_a_training_over_4_bits_ends_with_the_same_bits_whatever_was_answered_be
         tuned = LoraTuner(four_bit).tune(rows, [], QUICK, folder=tmp_path / f"{number}", seed=0, progress=SilentProgress())
         hashes.append(tuned.adapter_sha256)
     assert hashes[0] == hashes[1]
+
+
+def test_a_training_over_4_bits_that_was_killed_ends_with_the_same_bits(tmp_path: Path) -> None:
+    folder = build_tiny_model(tmp_path / "tiny", hidden=64)
+    rows, held_out = [conversation(number) for number in range(8)], [conversation(number) for number in range(90, 93)]
+
+    def tuned_at(name: str, watcher: Watcher) -> Tuned:
+        unload_all()  # as in another process: the weights are read and rounded to 4 bits anew
+        tuner = LoraTuner(load(str(folder), device="cpu", dtype="float32", four_bit=True), save_every_seconds=0.0)
+        return tuner.tune(rows, held_out, QUICK, folder=tmp_path / name, seed=0, progress=watcher)
+
+    whole = tuned_at("whole", Watcher())
+    for at in range(1, whole.steps + 1):
+        with pytest.raises(KilledError):
+            tuned_at(f"killed-{at}", Watcher(at))
+        tuned = tuned_at(f"killed-{at}", watcher := Watcher())
+        assert (f"Continuing the training behind step {at - 1}." in watcher.notes) == (at > 1)
+        assert (tuned.adapter_sha256, tuned.history) == (whole.adapter_sha256, whole.history)
 
 
 @pytest.fixture(scope="module")
