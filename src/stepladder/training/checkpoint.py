@@ -1,9 +1,10 @@
 """Checkpoints: everything a training needs to go on as if it had never stopped, whole or not there at all.
 
 A checkpoint is a folder `step-000040` with the adapter, the optimizer's moments, what happened so far, and a manifest with the
-hash of each, written last. The folder is filled aside and renamed, so one that carries its name and matches its manifest is
-complete. The order of the rows is a pure function of seed and step, and nothing else is random (no dropout): the step is
-the cursor. A checkpoint also needs the adapters of the earlier steps that may still be the one to keep; its manifest names them.
+size and hash of each and of itself, written last. The folder is filled aside and renamed, so one that carries its name and
+matches its manifest is complete. The order of the rows is a pure function of seed and step, and nothing else is random (no
+dropout): the step is the cursor, and no state of a random generator is kept. A checkpoint also needs the adapters of the earlier
+steps that may still be the one to keep; its manifest names them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from torch import Tensor
 
 from stepladder.domain.errors import RunError
 from stepladder.domain.protocols import TrainPoint
-from stepladder.files import hash_bytes, hash_file, new_folder, write_bytes, write_text
+from stepladder.files import hash_bytes, hash_file, hash_json, new_folder, write_bytes, write_text
+from stepladder.training.binding import versions
 
 MANIFEST = "manifest.json"
 ADAPTER, OPTIMIZER, STATE = "adapter.safetensors", "optimizer.safetensors", "state.json"
@@ -67,7 +69,10 @@ def save_checkpoint(
         "needs": sorted({*(progressed.evaluations or {})} - {progressed.step}),
         "binding": binding,
         "files": {name: hash_bytes(content) for name, content in contents.items()},
+        "bytes": {name: len(content) for name, content in contents.items()},
+        "versions": versions(),
     }
+    manifest["sha256"] = hash_json(manifest)
     with new_folder(_path(folder, progressed.step)) as fresh:
         for name, content in contents.items():
             write_bytes(fresh / name, content)
@@ -168,33 +173,40 @@ def _path(folder: Path, step: int) -> Path:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    """A checkpoint's manifest; empty when it cannot be read."""
+    """A checkpoint's manifest; empty when it cannot be read or is not as it was written (older ones hold no hash of theirs)."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return manifest if isinstance(manifest, dict) else {}
+    if not isinstance(manifest, dict):
+        return {}
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return manifest if manifest.get("sha256", hash_json(rest)) == hash_json(rest) else {}
 
 
 def _fault(path: Path, binding: str) -> str | None:
     """What is wrong with a checkpoint, in a few words; None when it is whole."""
     manifest = _manifest(path)
     if not manifest:
-        return f"its {MANIFEST} cannot be read"
+        return f"its {MANIFEST} is missing or damaged"
     try:
         files: dict[str, str] = manifest["files"]
         if manifest["format"] != FORMAT:
             return "another version wrote it"
         if manifest["binding"] != binding:
             return "it belongs to other settings or data"
+        sizes = {name: (path / name).stat().st_size for name in files}
+        cut = [name for name, size in manifest.get("bytes", {}).items() if sizes[name] != size]
         damaged = [name for name in (ADAPTER, OPTIMIZER, STATE) if hash_file(path / name) != files[name]]
         misplaced = _path(path.parent, manifest["step"]) != path
         if not _is_list_of_steps(manifest["needs"]):
-            return f"its {MANIFEST} is damaged"
+            return f"its {MANIFEST} is missing or damaged"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"it is incomplete: {type(error).__name__}"
     if misplaced:
         return "its manifest is another checkpoint's"
+    if cut:
+        return f"{cut[0]} has {sizes[cut[0]]:,} bytes, not {manifest['bytes'][cut[0]]:,}"
     return f"{damaged[0]} is damaged" if damaged else None
 
 

@@ -20,6 +20,7 @@ from stepladder.domain.protocols import Tuned
 from stepladder.files import FailingDisk, hash_file, writing_to
 from stepladder.training import finetune
 from stepladder.training.adapters import WEIGHTS, adapted, adapter_tensors
+from stepladder.training.binding import versions
 from stepladder.training.checkpoint import (
     MANIFEST,
     OPTIMIZER,
@@ -135,10 +136,14 @@ def test_a_manifest_whose_needs_are_no_steps_is_passed_over_with_a_word(
 ) -> None:
     shutil.copytree(at_step_eight, tmp_path, dirs_exist_ok=True)
     path = next((tmp_path / "a.checkpoints").glob("*/step-000007")) / MANIFEST
-    path.write_text(json.dumps({**json.loads(path.read_text()), "needs": needs}))
+    manifest = {**json.loads(path.read_text()), "needs": needs}
+    del manifest["sha256"]  # as in one of an older version
+    path.write_text(json.dumps(manifest))
     prune(path.parent.parent, 8)
     tuned, notes = continued(tmp_path / "a")
-    assert any(note.startswith("Checkpoint step-000007 cannot be used (its manifest.json is damaged)") for note in notes)
+    assert any(
+        note.startswith("Checkpoint step-000007 cannot be used (its manifest.json is missing or damaged)") for note in notes
+    )
     assert "Continuing the training behind step 6." in notes
     assert tuned.adapter_sha256 == whole.adapter_sha256
 
@@ -510,6 +515,37 @@ def test_the_manifest_names_every_file_with_its_hash(at_step_eight: Path) -> Non
     assert manifest["files"] == {path.name: hash_file(path) for path in saved.iterdir() if path.name != MANIFEST}
     assert (manifest["step"], manifest["evaluated"]) == (7, False)
     assert set(manifest["needs"]) <= {3, 6}
+    assert manifest["bytes"] == {name: (saved / name).stat().st_size for name in manifest["files"]}
+    assert manifest["versions"] == versions()
+
+
+def test_a_manifest_that_was_changed_is_not_believed(at_step_eight: Path, tmp_path: Path, whole: Tuned) -> None:
+    """Without the steps it needs, the damage to one of them would show when the adapter is to be left, and not before."""
+    shutil.copytree(at_step_eight, tmp_path, dirs_exist_ok=True)
+    path = next((tmp_path / "a.checkpoints").glob("*/step-000007")) / MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_text()), "needs": []}))
+    damage(path.parent.with_name("step-000006") / "adapter.safetensors", "truncate")
+    tuned, notes = continued(tmp_path / "a")
+    said = " ".join(notes)
+    assert "Checkpoint step-000007 cannot be used (its manifest.json is missing or damaged); " in said
+    assert "Checkpoint step-000006 cannot be used (adapter.safetensors has " in said
+    assert "Continuing the training behind step 3." in notes
+    assert tuned.adapter_sha256 == whole.adapter_sha256
+
+
+def test_checkpoints_of_an_older_version_are_read_as_before(at_step_eight: Path, tmp_path: Path, whole: Tuned) -> None:
+    shutil.copytree(at_step_eight, tmp_path, dirs_exist_ok=True)
+    for path in (tmp_path / "a.checkpoints").glob("*/step-*/manifest.json"):
+        manifest = json.loads(path.read_text())
+        path.write_text(json.dumps({key: manifest[key] for key in manifest if key not in ("bytes", "versions", "sha256")}))
+    for path in (tmp_path / "a.checkpoints").glob("*/binding.json"):
+        raw = json.loads(path.read_text())
+        del raw["circumstances"]
+        path.write_text(json.dumps(raw))
+    tuned, notes = continued(tmp_path / "a")
+    assert "Continuing the training behind step 7." in notes
+    assert not any("cannot be used" in note or "It was begun" in note for note in notes)
+    assert tuned.adapter_sha256 == whole.adapter_sha256
 
 
 def test_the_page_on_killed_trainings_says_the_tolerance_that_holds() -> None:
