@@ -93,6 +93,7 @@ def finish_exchange(path: Path) -> None:
             new = old.with_name(old.name.removesuffix(OLD) + ".tmp")
             disk().rename(new if new in leftovers else old, path)
             fsync_folder(path.parent)
+            shutil.rmtree(old, ignore_errors=True)
             return
 
 

@@ -368,6 +368,7 @@ def test_an_adapter_that_was_being_replaced_when_a_kill_came_is_there_again(fini
     tuned, notes = continued(tmp_path / "a", seed=1, anew=True)
     assert (tuned.folder, notes) == (tmp_path / "a", [])  # the new one was whole: nothing is trained again
     assert tuned.adapter_sha256 != whole.adapter_sha256
+    assert not old.exists()
 
 
 def test_a_folder_of_something_else_is_never_overwritten(tmp_path: Path) -> None:
