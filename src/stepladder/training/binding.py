@@ -56,7 +56,10 @@ def bind(pinned: Mapping[str, Any], rows: Sequence[EncodedRow], held_out: Sequen
 
 
 def row_hashes(rows: Sequence[EncodedRow]) -> dict[str, str]:
-    return {row.id: hash_json([row.token_ids, row.weights])[:16] for row in rows}
+    """By id, of all that is learned of a row; what is excluded counts where there is something."""
+    return {
+        row.id: hash_json([row.token_ids, row.weights, *([row.excluded] if row.excluded else [])])[:16] for row in rows
+    }  # fmt: skip
 
 
 def versions() -> dict[str, str]:

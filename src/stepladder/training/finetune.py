@@ -247,7 +247,7 @@ def introduce(base: Base, rows: Sequence[EncodedRow], settings: TrainSettings, o
         f"LoRA of rank {settings.rank} on {groups} {of}: at most {settings.epochs} epochs of "
         f"{settings.steps_per_epoch(groups)} steps, learning rate {settings.learning_rate:.2g}. "
         f"All rows begin with the same {shared} tokens. Learned of a row: {middle:.0%} of its tokens (at least {smallest:.0%})."
-        + (f" Every other token counts {settings.prompt_loss_weight:g}." if settings.prompt_loss_weight else "")
+        + (f" What is asked counts {settings.prompt_loss_weight:g}." if settings.prompt_loss_weight else "")
     )
     for number, text in enumerate(masked_examples(rows, base.decode), 1):
         progress.note(f"Training row {number}, learned between ⟦ and ⟧:\n{text}")

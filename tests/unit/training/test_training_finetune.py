@@ -19,6 +19,7 @@ from stepladder.domain.task import LoraSettings
 from stepladder.files import hash_file
 from stepladder.models.prefix.forward import row_nll
 from stepladder.models.prefix.rows import EncodedRow
+from stepladder.training.binding import row_hashes
 from stepladder.training.finetune import Base
 from tiny_training import IDENTITY, QUICK, KilledError, Watcher, build_base
 from tiny_training import tune as tune_tiny
@@ -104,10 +105,17 @@ def test_prompts_may_count_a_little_while_held_out_answers_still_stop_it(
         total += sum(weight * nats for weight, nats in zip(counted, nll, strict=True))
         weights += sum(counted)
     assert tuned.history[0].loss == pytest.approx(total / weights, rel=1e-5)
-    assert any("Every other token counts 0.25." in note for note in watcher.notes)
+    assert any("What is asked counts 0.25." in note for note in watcher.notes)
     assert "and on prompts with weight 0.25" in (tuned.folder / "README.md").read_text(encoding="utf-8")
     example = next(note for note in watcher.notes if note.startswith("Training row 1"))
     assert example.partition("\n")[2].index("⟦") > 0  # the prompt is still shown as what is asked
+
+
+def test_an_answer_that_is_excluded_makes_another_training(rows: list[EncodedRow]) -> None:
+    before, first = row_hashes(rows), rows[0]
+    place = next(place for place in range(1, len(first)) if not first.weights[place])
+    after = row_hashes([replace(first, excluded=(place,)), *rows[1:]])
+    assert [name for name in before if after[name] != before[name]] == [first.id]
 
 
 def test_another_smoothing_is_another_training_and_is_recorded(
