@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
+from small_architectures import UNSTEADY, build
 from stepladder.domain.errors import EngineError, ModelError, NotShown
 from stepladder.domain.messages import Message
 from stepladder.domain.prediction import Generation
@@ -179,6 +180,34 @@ def test_a_sliding_window_sees_tokens_not_padding(tiny: LoadedModel, tiny_folder
     options = ["refund", "the lamp is broken, I want my money", ""]
     for prompt, scores in zip(prompts, engine.score(prompts, [options] * len(prompts)), strict=True):
         expected = [oracle.log_probability(prompt, option) for option in options]
+        assert [score.log_probability for score in scores] == pytest.approx(expected, abs=2e-4)
+
+
+@pytest.mark.parametrize("architecture", ["phi3-longrope", "llama-dynamic"])
+def test_where_angles_change_with_the_length_each_prompt_is_answered_and_scored_as_if_it_were_alone(
+    tiny: LoadedModel, tiny_folder: Path, architecture: str
+) -> None:
+    oracle = Oracle(tiny_folder)
+    long = "I want a refund for the lamp now " * 4
+    prompts = [ask(text) for text in ["where is my parcel", "refund", "lamp", f"{long}please", long]]
+    lengths = [len(oracle.ids(prompt)) for prompt in prompts]
+    threshold = (max(lengths[:3]) + min(lengths[3:])) // 2  # no answer crosses it
+    changed = {name: value for name, value in UNSTEADY[architecture].items() if isinstance(value, int)}
+    rope = dict(UNSTEADY[architecture]["rope_parameters"])
+    if "original_max_position_embeddings" in rope:
+        rope["original_max_position_embeddings"] = threshold
+    sizes = {**dict.fromkeys(changed, threshold), "rope_parameters": rope, "vocab_size": 400}
+    engine = TransformersEngine(dataclasses.replace(tiny, model=build(architecture, **sizes)))
+    answers = engine.generate(prompts, Decoding(8))
+    for prompt, answer in zip(prompts, answers, strict=True):
+        oracle.model = build(architecture, **sizes)  # anew, for it remembers the longest text it has seen
+        assert answer.text == oracle.text(prompt, 8)
+    options = ["refund", "the lamp is broken, I want my money", ""]
+    for prompt, scores in zip(prompts, engine.score(prompts, [options] * len(prompts)), strict=True):
+        expected = []
+        for option in options:
+            oracle.model = build(architecture, **sizes)
+            expected.append(oracle.log_probability(prompt, option))
         assert [score.log_probability for score in scores] == pytest.approx(expected, abs=2e-4)
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from stepladder.models.prefix.ropes import unsteady_rope
+
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped here
     """A cache layer with room for `capacity` tokens from the start.
@@ -95,8 +97,11 @@ def _room_like(states: torch.Tensor, capacity: int) -> torch.Tensor:
 def is_plain(model: Any) -> bool:
     """Whether every layer keeps all keys and values, so that padding can be masked and a prefix cut anywhere.
 
-    Sliding windows count cache slots and recurrent layers carry a state: both would take padding for tokens.
+    Sliding windows count cache slots and recurrent layers carry a state: both would take padding for tokens. Where angles change
+    with the length of the text, a longer row would change them for the shorter ones beside it.
     """
+    if unsteady_rope(model) is not None:
+        return False
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
 
 
@@ -167,11 +172,15 @@ def common_prefix_of_all(prompts: Sequence[Sequence[int]]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Whose keys and values are computed: `key` tells weights apart; `can_cut` says whether a prefix may be cut anywhere."""
+    """Whose keys and values are computed.
+
+    `key` tells weights apart; `can_cut` says whether a prefix may be cut anywhere, `can_share` whether rows may have one at all.
+    """
 
     key: str
     compute: Callable[[tuple[int, ...]], Any]
     can_cut: bool
+    can_share: bool = True
 
 
 def stock_source(model: Any, key: str) -> Source:
@@ -184,7 +193,7 @@ def stock_source(model: Any, key: str) -> Source:
         model(input_ids=torch.tensor([ids], device=device), past_key_values=cache, use_cache=True, logits_to_keep=1)
         return cache
 
-    return Source(f"stock {key}", compute, is_plain(model))
+    return Source(f"stock {key}", compute, is_plain(model), unsteady_rope(model) is None)
 
 
 class PrefixMemory:
@@ -200,6 +209,8 @@ class PrefixMemory:
 
     def prefix_of(self, source: Source, prompts: Sequence[Sequence[int]]) -> Prefix:
         """The longest worthwhile common beginning of `prompts`, remembered or computed now."""
+        if not source.can_share:
+            return NO_PREFIX
         wanted = common_prefix_of_all(prompts)
         remembered = self._best(prompts, wanted, source)
         if remembered is not None:

@@ -36,7 +36,7 @@ from stepladder.models.loading import LoadedModel
 from stepladder.models.shape import ModelShape, shape_of
 from stepladder.models.tool_calls import CallFormat, call_format
 
-FORMAT = 3
+FORMAT = 4
 """Raise it with every change after which the same weights and versions may answer otherwise, in 16 bits too: where something is
 rounded, in which order it is added up, how a token is chosen. Else answers kept before are taken for those of today.
 

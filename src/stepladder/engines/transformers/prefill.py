@@ -11,6 +11,7 @@ from transformers.cache_utils import DynamicCache
 
 from stepladder.engines.transformers.caches import Prefix, continue_rows, is_plain
 from stepladder.engines.transformers.heads import Head
+from stepladder.models.prefix.ropes import forget_length
 
 SMALLEST_GROUP = 4  # rows; below it, reading the weights once more costs more than the padding saved
 SHORTEST_IN_GROUP = 0.85  # of the group's longest row
@@ -37,6 +38,7 @@ def prefill(model: Any, head: Head, prefix: Prefix, suffixes: Sequence[Sequence[
         suffixes: At least one token each; all of one length when the model's cache is not plain.
         room: Tokens the rows will still add.
     """
+    forget_length(model)
     width = max(len(suffix) for suffix in suffixes)
     device = next(model.parameters()).device
     lengths = torch.tensor([len(suffix) for suffix in suffixes])

@@ -17,7 +17,8 @@ from stepladder.engines.transformers.caches import Prefix, continue_rows, is_pla
 from stepladder.engines.transformers.heads import Head
 from stepladder.engines.transformers.prefill import Prefilled, forward, prefill
 from stepladder.models.prefix.choice import Chooser, FineLosses
-from stepladder.models.prefix.paths import FusedPath
+from stepladder.models.prefix.paths import FusedPath, Path, StockPath
+from stepladder.models.prefix.ropes import unsteady_rope
 from stepladder.models.prefix.rows import EncodedRow
 
 LOGIT_FLOATS = 64 * 1024 * 1024  # most logits (4 bytes each) at once: 256 MiB
@@ -39,13 +40,7 @@ def score_trie(
     Raises:
         NotRead: The decoder is of no class whose arithmetic is written out.
     """
-    rows = [
-        EncodedRow(f"{number}", (*prompt, *option), (0.0,) * len(prompt) + (1.0,) * len(option))
-        for number, (prompt, options) in enumerate(zip(prompts, completions, strict=True))
-        for option in options
-    ]
-    means = iter(FusedPath(model, FineLosses(model, chooser)).row_nll(rows, tokens_per_pass=TRIE_TOKENS))
-    return [[-next(means) * len(option) for option in options] for options in completions]
+    return _by_rows(FusedPath(model, FineLosses(model, chooser)), prompts, completions)
 
 
 @torch.inference_mode()
@@ -58,6 +53,9 @@ def score_batch(
         suffixes: Each prompt's tokens after the prefix; of one length when the model's cache is not plain.
         completions: For each prompt the token ids of its completions, the end-of-turn last, at least one token each.
     """
+    if unsteady_rope(model) is not None:  # keys of a prompt would not be those of the prompt with its completion
+        prompts = [(*prefix.ids, *suffix) for suffix in suffixes]
+        return _by_rows(StockPath(model, share=False), prompts, completions)
     longest = max((len(option) - 1 for options in completions for option in options), default=0)
     most = max(1, LOGIT_FLOATS // model.config.get_text_config().vocab_size)  # positions at once
     if len(suffixes) > 1 and len(suffixes) * longest > most:
@@ -89,6 +87,17 @@ def place_logits(model: Any, head: Head, ids: Sequence[int]) -> Iterator[torch.T
     states = head.read(model, places, input_ids=torch.tensor([list(ids)], device=device), use_cache=False)[0]
     for part in torch.split(states, max(1, LOGIT_FLOATS // head.vocabulary)):
         yield from head.logits(part)
+
+
+def _by_rows(path: Path, prompts: Sequence[Sequence[int]], completions: Sequence[Options]) -> list[list[float]]:
+    """Every completion behind its prompt as a row of a training step."""
+    rows = [
+        EncodedRow(f"{number}", (*prompt, *option), (0.0,) * len(prompt) + (1.0,) * len(option))
+        for number, (prompt, options) in enumerate(zip(prompts, completions, strict=True))
+        for option in options
+    ]
+    means = iter(path.row_nll(rows, tokens_per_pass=TRIE_TOKENS))
+    return [[-next(means) * len(option) for option in options] for options in completions]
 
 
 def _inputs(options: Options) -> int:
