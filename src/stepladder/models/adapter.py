@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from stepladder.domain.errors import ModelError
 from stepladder.domain.protocols import ModelIdentity
+from stepladder.files import hash_file
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -123,21 +124,27 @@ def read_config(folder: Path) -> LoraConfig:
 
 
 def check_pins(folder: Path, identity: ModelIdentity) -> None:
-    """Whether an adapter that says what it was trained on was trained on this base, tokenizer and template.
+    """Whether an adapter that says what it was trained on was trained on this base, tokenizer and template, with these settings.
 
     Raises:
-        ModelError: It was not; named.
+        ModelError: It was not, or the settings beside its weights were changed since; named.
     """
     path = folder / SIDE_FILE
     if not path.is_file():
         return  # an adapter from elsewhere: only its keys can be checked
     try:
-        pins = json.loads(path.read_text(encoding="utf-8"))["pins"]
-        recorded = {pin: str(pins.get(pin, "")) for pin in _PINNED}
+        side = json.loads(path.read_text(encoding="utf-8"))
+        recorded = {pin: str(side["pins"].get(pin, "")) for pin in _PINNED}
+        settings = side.get("files_sha256", {}).get(CONFIG_FILE)  # not in those of earlier versions
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{path}: the side file cannot be read.", "Restore it, or remove it to use the adapter unchecked."
         ) from error
+    if settings and settings != hash_file(folder / CONFIG_FILE):
+        raise ModelError(
+            f"{folder / CONFIG_FILE}: the settings are not those that the adapter was saved with.",
+            f"Restore the file, or remove {SIDE_FILE} to use the adapter unchecked.",
+        )
     for pin, what in _PINNED.items():
         here = getattr(identity, pin)
         if recorded[pin] and here and recorded[pin] != here:

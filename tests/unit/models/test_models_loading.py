@@ -185,6 +185,18 @@ def test_an_adapter_of_another_base_is_refused_by_its_side_file(tiny, adapter_fo
         pass
 
 
+def test_an_adapter_whose_settings_were_changed_since_it_was_saved_is_refused(tiny, adapter_folder):
+    config = adapter_folder / "adapter_config.json"
+    side = {"pins": {}, "files_sha256": {config.name: hash_file(config)}}
+    (adapter_folder / "stepladder.json").write_text(json.dumps(side), encoding="utf-8")
+    with tiny.adapter(adapter_folder):
+        pass
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**settings, "lora_alpha": settings["lora_alpha"] + 1}), encoding="utf-8")
+    with pytest.raises(ModelError, match="not those that the adapter was saved with"), tiny.adapter(adapter_folder):
+        pass
+
+
 @pytest.mark.parametrize(
     "setting",
     [
