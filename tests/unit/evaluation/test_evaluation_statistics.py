@@ -277,7 +277,7 @@ def trained(rng: np.random.Generator, level: float, spread: float, rows: int, se
     [
         (0.10, 200, 2, 80),
         *(
-            pytest.param(spread, rows, seeds, 1_500, marks=pytest.mark.long)
+            pytest.param(spread, rows, seeds, 1_000, marks=pytest.mark.long)
             for spread, rows, seeds in ((0.0, 120, 2), (0.03, 120, 2), (0.06, 120, 2), (0.06, 300, 2), (0.06, 300, 3))
         ),
     ],
